@@ -1,0 +1,1 @@
+"""The SynthTunnel wire: callers' HTTP into frames, and frames into the local app."""

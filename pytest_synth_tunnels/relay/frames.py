@@ -1,0 +1,335 @@
+"""The frames that relay and agent exchange: typed, decoded and validated here and nowhere else.
+
+No I/O. In memory a frame is one of the structs below; on a WebSocket it is the JSON text that
+:func:`encode` gives, with the names of the published protocol (protocol, section 3). ``chunk``,
+``data`` and ``body`` are bytes here and base64 there; msgspec converts them.
+
+:class:`Window` is this project's own addition. It is sent only to a peer that announced
+``flow_control`` when it attached, because published agents and relays know no windows.
+"""
+
+import re
+from typing import Final, Literal
+
+import msgspec
+
+__all__ = [
+    "MAX_CHUNK_BYTES",
+    "WINDOW_BYTES",
+    "AgentCapabilities",
+    "AgentFrame",
+    "Attach",
+    "AttachAck",
+    "AttachLease",
+    "Cancel",
+    "Frame",
+    "FrameError",
+    "Headers",
+    "LocalTarget",
+    "RelayCapabilities",
+    "RelayFrame",
+    "ReqBody",
+    "ReqEnd",
+    "ReqHeaders",
+    "RespBody",
+    "RespEnd",
+    "RespError",
+    "RespHeaders",
+    "Window",
+    "WsClose",
+    "WsFrame",
+    "WsOpen",
+    "WsOpenAck",
+    "WsOpenReject",
+    "decode",
+    "encode",
+]
+
+Headers = list[tuple[str, str]]
+
+MAX_CHUNK_BYTES: Final = 65_536
+"""The largest body chunk on the wire (protocol, section 3: one agent dies on large frames)."""
+
+WINDOW_BYTES: Final = 262_144
+"""What a sender may have under way for one stream before the receiver has taken it."""
+
+
+class FrameError(ValueError):
+    """A frame that names a known type and cannot be used.
+
+    Attributes:
+        rid: the request it belongs to, which is the only thing that fails; ``None`` where the
+            frame does not say.
+    """
+
+    def __init__(self, message: str, rid: str | None = None) -> None:
+        super().__init__(message)
+        self.rid = rid
+
+
+class _Frame(msgspec.Struct, tag_field="type", frozen=True, gc=False, omit_defaults=False):
+    """Base of all frames. ``gc=False``: frames hold no cycles, and there are many of them."""
+
+
+class LocalTarget(msgspec.Struct, frozen=True, gc=False):
+    """Where a lease's traffic goes on the agent's machine."""
+
+    host: str
+    port: int
+
+
+class AttachLease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One lease that an agent offers to serve."""
+
+    lease_id: str
+    local_target: LocalTarget | None = None
+
+
+class AgentCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What an agent can do; a published agent may leave any of them out."""
+
+    streaming: bool = False
+    max_inflight: int | None = None
+    max_body_chunk_bytes: int | None = None
+    supports_cancel: bool = False
+    websocket: bool = False
+    flow_control: bool = False
+
+
+class RelayCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the relay says of itself in ``ATTACH_ACK``; published relays leave it out."""
+
+    flow_control: bool = False
+
+
+class Attach(_Frame, tag="ATTACH", omit_defaults=True):
+    """Agent → relay, the first frame: the leases it serves."""
+
+    leases: list[AttachLease]
+    agent_id: str | None = None
+    capabilities: AgentCapabilities = AgentCapabilities()
+
+
+class AttachAck(_Frame, tag="ATTACH_ACK", omit_defaults=True):
+    """Relay → agent, the first frame: the leases it may serve."""
+
+    agent_id: str
+    accepted_leases: list[str]
+    capabilities: RelayCapabilities = RelayCapabilities()
+
+
+class ReqHeaders(_Frame, tag="REQ_HEADERS"):
+    """Relay → agent: a caller's request. ``path`` and ``query`` are raw, still percent-encoded."""
+
+    lease_id: str
+    rid: str
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    deadline_ms: int
+
+
+class ReqBody(_Frame, tag="REQ_BODY"):
+    """Relay → agent: a piece of the request body."""
+
+    rid: str
+    chunk: bytes = msgspec.field(name="chunk_b64")
+    lease_id: str = ""
+
+
+class ReqEnd(_Frame, tag="REQ_END"):
+    """Relay → agent: the request is complete."""
+
+    rid: str
+    lease_id: str = ""
+
+
+class Cancel(_Frame, tag="CANCEL"):
+    """Relay → agent: nobody waits for this request any more."""
+
+    rid: str
+    lease_id: str = ""
+
+
+class RespHeaders(_Frame, tag="RESP_HEADERS"):
+    """Agent → relay: the app's status and headers."""
+
+    rid: str
+    status: int
+    headers: Headers
+    lease_id: str = ""
+
+
+class RespBody(_Frame, tag="RESP_BODY"):
+    """Agent → relay: a piece of the response body."""
+
+    rid: str
+    chunk: bytes = msgspec.field(name="chunk_b64")
+    eof: bool = False
+    lease_id: str = ""
+
+
+class RespEnd(_Frame, tag="RESP_END"):
+    """Agent → relay: the response is complete."""
+
+    rid: str
+    lease_id: str = ""
+
+
+class RespError(_Frame, tag="RESP_ERROR"):
+    """Agent → relay: the request failed; after ``RESP_HEADERS`` it cuts the response off."""
+
+    rid: str
+    code: str
+    message: str = ""
+    lease_id: str = ""
+
+
+class WsOpen(_Frame, tag="WS_OPEN"):
+    """Relay → agent: a caller wants a WebSocket."""
+
+    rid: str
+    path: str
+    query: str
+    headers: Headers
+    deadline_ms: int
+    lease_id: str = ""
+
+
+class WsOpenAck(_Frame, tag="WS_OPEN_ACK"):
+    """Agent → relay: the app took it; ``headers`` names the subprotocol it chose, if any."""
+
+    rid: str
+    headers: Headers = []
+    lease_id: str = ""
+
+
+class WsOpenReject(_Frame, tag="WS_OPEN_REJECT"):
+    """Agent → relay: the app's own HTTP answer to the upgrade, to be passed on as it is."""
+
+    rid: str
+    status: int
+    headers: Headers = []
+    body: bytes = msgspec.field(name="body_b64", default=b"")
+    lease_id: str = ""
+
+
+class WsFrame(_Frame, tag="WS_FRAME"):
+    """Both ways: a message, or a piece of one where ``fin`` is false."""
+
+    rid: str
+    data: bytes = msgspec.field(name="data_b64")
+    opcode: Literal["text", "binary"] = "binary"
+    fin: bool = True
+    lease_id: str = ""
+
+
+class WsClose(_Frame, tag="WS_CLOSE"):
+    """Both ways: the stream is over. Closing twice is harmless."""
+
+    rid: str
+    code: int = 1000
+    reason: str = ""
+    lease_id: str = ""
+
+
+class Window(_Frame, tag="WINDOW"):
+    """Both ways: ``credit_bytes`` of this stream's body were taken; as many more may follow."""
+
+    rid: str
+    credit_bytes: int
+    lease_id: str = ""
+
+
+RelayFrame = (
+    AttachAck | ReqHeaders | ReqBody | ReqEnd | Cancel | WsOpen | WsFrame | WsClose | Window
+)
+"""What a relay says."""
+
+AgentFrame = (
+    Attach
+    | RespHeaders
+    | RespBody
+    | RespEnd
+    | RespError
+    | WsOpenAck
+    | WsOpenReject
+    | WsFrame
+    | WsClose
+    | Window
+)
+"""What an agent says."""
+
+Frame = RelayFrame | AgentFrame
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Frame)
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    """What a malformed frame may still tell: whose failure it is."""
+
+    type: str = ""
+    rid: str | None = None
+
+
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_TYPES: Final = frozenset(kind.__struct_config__.tag for kind in _Frame.__subclasses__())
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
+
+
+def encode(frame: Frame) -> bytes:
+    """Return the frame as JSON, ready for a WebSocket text message."""
+    return _encoder.encode(frame)
+
+
+def decode(data: bytes | str) -> Frame | None:
+    """Read one WebSocket text message.
+
+    Args:
+        data: the message.
+
+    Returns:
+        The frame, or ``None`` for a type that this version does not know.
+
+    Raises:
+        FrameError: not JSON, a field of the wrong type, or a value that may not travel in HTTP.
+    """
+    try:
+        frame = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return _refuse(data, error)
+    if isinstance(frame, ReqHeaders | RespHeaders | WsOpen | WsOpenAck | WsOpenReject):
+        _check(frame)
+    return frame
+
+
+def _refuse(data: bytes | str, error: Exception) -> None:
+    try:
+        envelope = _envelope_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise FrameError("not a JSON object with a type and a rid") from None
+    if envelope.type not in _TYPES:
+        return
+    raise FrameError(f"{envelope.type}: {error}", envelope.rid) from None
+
+
+def _check(frame: ReqHeaders | RespHeaders | WsOpen | WsOpenAck | WsOpenReject) -> None:
+    """Refuse what would change the HTTP message that the frame becomes."""
+    for name, value in frame.headers:
+        if not _TOKEN.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+            raise FrameError(f"header {name[:40]!r} cannot travel in HTTP", frame.rid)
+    if isinstance(frame, RespHeaders | WsOpenReject):
+        if not 200 <= frame.status <= 999:
+            raise FrameError(f"status {frame.status} is not a final HTTP status", frame.rid)
+    elif isinstance(frame, ReqHeaders | WsOpen):
+        target = f"{frame.path}?{frame.query}"
+        if not frame.path.startswith("/") or not target.isascii() or _UNSAFE_TARGET.search(target):
+            raise FrameError("path or query cannot travel in a request line", frame.rid)
+        if isinstance(frame, ReqHeaders) and not _TOKEN.fullmatch(frame.method):
+            raise FrameError("method is not an HTTP token", frame.rid)
+
+
+_UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f#]")
