@@ -4,20 +4,15 @@ Command line > environment > ini file > default. Keys are no settings: they come
 environment alone (:data:`API_KEY_VARIABLE`) and are never stored here.
 """
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 __all__ = [
     "API_KEY_VARIABLE",
     "BACKEND_URL_VARIABLE",
     "DEFAULT_BACKEND_URL",
-    "OPTIONS",
-    "Option",
     "Settings",
     "SettingsError",
-    "resolve",
 ]
 
 API_KEY_VARIABLE = "SYNTH_API_KEY"

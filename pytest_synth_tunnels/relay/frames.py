@@ -67,25 +67,25 @@ class FrameError(ValueError):
         self.rid = rid
 
 
-class _Frame(msgspec.Struct, tag_field="type", frozen=True, gc=False, omit_defaults=False):
+class _Frame(msgspec.Struct, tag_field="type", gc=False, omit_defaults=False):
     """Base of all frames. ``gc=False``: frames hold no cycles, and there are many of them."""
 
 
-class LocalTarget(msgspec.Struct, frozen=True, gc=False):
+class LocalTarget(msgspec.Struct, gc=False):
     """Where a lease's traffic goes on the agent's machine."""
 
     host: str
     port: int
 
 
-class AttachLease(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class AttachLease(msgspec.Struct, gc=False, omit_defaults=True):
     """One lease that an agent offers to serve."""
 
     lease_id: str
     local_target: LocalTarget | None = None
 
 
-class AgentCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class AgentCapabilities(msgspec.Struct, gc=False, omit_defaults=True):
     """What an agent can do; a published agent may leave any of them out."""
 
     streaming: bool = False
@@ -96,7 +96,7 @@ class AgentCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     flow_control: bool = False
 
 
-class RelayCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class RelayCapabilities(msgspec.Struct, gc=False, omit_defaults=True):
     """What the relay says of itself in ``ATTACH_ACK``; published relays leave it out."""
 
     flow_control: bool = False
@@ -277,6 +277,7 @@ class _Envelope(msgspec.Struct, gc=False):
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 _TYPES: Final = frozenset(kind.__struct_config__.tag for kind in _Frame.__subclasses__())
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f#]")
 _FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
 
 
@@ -298,22 +299,26 @@ def decode(data: bytes | str) -> Frame | None:
         FrameError: not JSON, a field of the wrong type, or a value that may not travel in HTTP.
     """
     try:
-        frame = _decoder.decode(data)
+        frame: Frame = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _refuse(data, error)
+        refusal = _refuse(data, error)
+        if refusal is None:
+            return None
+        raise refusal from None
     if isinstance(frame, ReqHeaders | RespHeaders | WsOpen | WsOpenAck | WsOpenReject):
         _check(frame)
     return frame
 
 
-def _refuse(data: bytes | str, error: Exception) -> None:
+def _refuse(data: bytes | str, error: Exception) -> FrameError | None:
+    """Return the error that a bad frame is, or nothing for a frame of an unknown type."""
     try:
         envelope = _envelope_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise FrameError("not a JSON object with a type and a rid") from None
+        return FrameError("not a JSON object with a type and a rid")
     if envelope.type not in _TYPES:
-        return
-    raise FrameError(f"{envelope.type}: {error}", envelope.rid) from None
+        return None
+    return FrameError(f"{envelope.type}: {error}", envelope.rid)
 
 
 def _check(frame: ReqHeaders | RespHeaders | WsOpen | WsOpenAck | WsOpenReject) -> None:
@@ -330,6 +335,3 @@ def _check(frame: ReqHeaders | RespHeaders | WsOpen | WsOpenAck | WsOpenReject) 
             raise FrameError("path or query cannot travel in a request line", frame.rid)
         if isinstance(frame, ReqHeaders) and not _TOKEN.fullmatch(frame.method):
             raise FrameError("method is not an HTTP token", frame.rid)
-
-
-_UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f#]")

@@ -1,0 +1,1 @@
+"""The embedded backend: control plane, ingress and relay on one loopback port."""

@@ -1,0 +1,1 @@
+"""The Synth tunnels SDK. Needs no pytest."""
