@@ -1,0 +1,100 @@
+"""The tunnels of ``/v1/tunnels/``: a subdomain for a local port. Pure state."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from .values import Refusal, TokenMaker, make_room
+
+__all__ = ["Tunnels"]
+
+MAX_TUNNELS: Final = 4_096
+
+
+@dataclass(slots=True, eq=False)
+class Tunnel:
+    """One tunnel, with the fields of its JSON."""
+
+    id: str
+    provider: str
+    status: str
+    """``active`` or ``deleted``."""
+    subdomain: str
+    local_host: str
+    local_port: int
+    public_url: str
+
+    @property
+    def ended(self) -> bool:
+        return self.status == "deleted"
+
+
+class Tunnels:
+    """All tunnels of a backend.
+
+    Args:
+        public_base_url: the origin under which they are reached.
+        token: makes their ids.
+    """
+
+    def __init__(self, *, public_base_url: str, token: TokenMaker) -> None:
+        self._public_base_url = public_base_url
+        self._token = token
+        self._tunnels: dict[str, Tunnel] = {}
+        """By id, oldest first; ended ones stay as history until room is needed."""
+
+    def list(self, *, status: str | None = None, include_deleted: bool = False) -> list[Any]:
+        """Return the tunnels, those of one ``status`` if one is given."""
+        return [
+            asdict(tunnel)
+            for tunnel in self._tunnels.values()
+            if (include_deleted or not tunnel.ended) and status in (None, tunnel.status)
+        ]
+
+    def create(self, *, subdomain: str, local_host: str, local_port: int) -> dict[str, Any]:
+        """Open a tunnel.
+
+        Raises:
+            Refusal: 409, an active tunnel has the subdomain; 429, too many are open.
+        """
+        subdomain = subdomain.lower()
+        if any(t.subdomain == subdomain and not t.ended for t in self._tunnels.values()):
+            raise Refusal(
+                409, "conflict", f"subdomain {subdomain!r} is taken: delete its tunnel or rename"
+            )
+        make_room(self._tunnels, MAX_TUNNELS, "tunnels")
+        tunnel = Tunnel(
+            id=self._token("tun"),
+            provider="cloudflared",
+            status="active",
+            subdomain=subdomain,
+            local_host=local_host,
+            local_port=local_port,
+            public_url=f"{self._public_base_url}/t/{subdomain}",
+        )
+        self._tunnels[tunnel.id] = tunnel
+        return asdict(tunnel)
+
+    def delete(self, tunnel_id: str) -> dict[str, Any]:
+        """End a tunnel; ending it again changes nothing.
+
+        Raises:
+            Refusal: 404, there is none of this id.
+        """
+        tunnel = self._tunnels.get(tunnel_id)
+        if tunnel is None:
+            raise Refusal(404, "not_found", f"no tunnel has the id {tunnel_id[:80]!r}")
+        tunnel.status = "deleted"
+        return asdict(tunnel)
+
+    def rotate(self, *, local_host: str, local_port: int, reason: str | None) -> dict[str, Any]:
+        """Move the newest active tunnel to another local target; its URL stays.
+
+        Raises:
+            Refusal: 404, no tunnel is active.
+        """
+        newest = next((t for t in reversed(self._tunnels.values()) if not t.ended), None)
+        if newest is None:
+            raise Refusal(404, "not_found", "no tunnel is active, so there is none to rotate")
+        newest.local_host = local_host
+        newest.local_port = local_port
+        return asdict(newest) | {"status": "rotated", "reason": reason}
