@@ -85,7 +85,7 @@ class AttachLease(msgspec.Struct, gc=False, omit_defaults=True):
     local_target: LocalTarget | None = None
 
 
-class AgentCapabilities(msgspec.Struct, gc=False, omit_defaults=True):
+class AgentCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What an agent can do; a published agent may leave any of them out."""
 
     streaming: bool = False
@@ -96,7 +96,7 @@ class AgentCapabilities(msgspec.Struct, gc=False, omit_defaults=True):
     flow_control: bool = False
 
 
-class RelayCapabilities(msgspec.Struct, gc=False, omit_defaults=True):
+class RelayCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the relay says of itself in ``ATTACH_ACK``; published relays leave it out."""
 
     flow_control: bool = False
