@@ -1,0 +1,409 @@
+"""Frames over a WebSocket: the :class:`~.link.Link` that leaves the process.
+
+The framing is the ``websockets`` library's protocol core, which does no I/O; this module puts it
+on an asyncio transport. One tick of the event loop is one write, however many frames it sent,
+since system calls are what costs here.
+
+A server answers the upgrade with :func:`accept` and hands its transport to
+:meth:`WebSocketLink.adopt`; a client calls :func:`connect`.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import ssl
+from collections.abc import Iterable
+from typing import Final, cast
+
+from websockets.client import ClientProtocol
+from websockets.datastructures import Headers as WireHeaders
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.frames import Frame as WireFrame
+from websockets.frames import Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import Protocol as WireProtocol
+from websockets.protocol import Side, State
+from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
+
+from .frames import MAX_CHUNK_BYTES, Frame, FrameError, ReqBody, RespBody, decode, encode
+from .link import LinkHandler
+
+__all__ = ["MAX_MESSAGE_BYTES", "HandshakeError", "WebSocketLink", "accept", "connect"]
+
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""The longest message that is taken; a longer one ends the connection (close code 1009)."""
+
+PING_INTERVAL_S: Final = 20.0
+"""Between pings; a peer that was silent from one to the next is dead."""
+
+_CLOSE_TIMEOUT_S: Final = 2.0
+"""For the other end to answer a close frame."""
+
+_WRITE_BUFFER_BYTES: Final = 512 * 1024
+"""Above it the handler is asked to pause its bodies."""
+
+_MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
+"""A peer that lets this much wait is gone: frames that are no bodies are never held back."""
+
+_QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)
+
+# The library logs every frame and header at debug level, and headers hold tokens.
+_logger = logging.getLogger(f"{__name__}.wire")
+_logger.setLevel(logging.WARNING)
+
+
+class HandshakeError(Exception):
+    """The WebSocket handshake failed.
+
+    Attributes:
+        status: the HTTP status: what to answer (server), or what was answered (client; 0 where
+            the answer was no HTTP).
+        headers: what the answer needs besides (server), such as ``Upgrade`` with a 426.
+    """
+
+    def __init__(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = list(headers)
+
+
+def accept(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Answer a client's opening handshake.
+
+    Args:
+        headers: of the GET request.
+
+    Returns:
+        The head of the 101 response, to be written before :meth:`WebSocketLink.adopt`.
+
+    Raises:
+        HandshakeError: with the status and headers to answer instead.
+    """
+    protocol = ServerProtocol(logger=_logger)
+    response = protocol.accept(Request("/", WireHeaders(headers)))
+    if response.status_code != 101:
+        extra = [pair for pair in response.headers.raw_items() if pair[0].lower() == "upgrade"]
+        raise HandshakeError(response.status_code, str(protocol.handshake_exc), extra)
+    return response.serialize()
+
+
+async def connect(
+    url: str, *, token: str, handler: LinkHandler, timeout_s: float = 10.0
+) -> "WebSocketLink":
+    """Dial a relay.
+
+    Args:
+        url: ``ws://`` or ``wss://``.
+        token: sent as ``Authorization: Bearer``.
+        handler: takes what arrives.
+        timeout_s: for connection and handshake together, in seconds.
+
+    Returns:
+        The open link.
+
+    Raises:
+        HandshakeError: the other end answered something else than 101.
+        OSError: no connection (``TimeoutError`` is one).
+        ValueError: ``url`` is no WebSocket URL, or a token for it would travel in clear text.
+    """
+    try:
+        uri = parse_uri(url)
+    except InvalidURI as error:
+        raise ValueError(f"not a WebSocket URL: {url}") from error
+    if not uri.secure and not _is_loopback(uri.host):
+        raise ValueError(f"{url}: an agent token goes over wss:// only, except to this machine")
+    protocol = ClientProtocol(uri, max_size=MAX_MESSAGE_BYTES, logger=_logger)
+    link = WebSocketLink(protocol, handler, bearer=token)
+    tls = ssl.create_default_context() if uri.secure else None
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await loop.create_connection(lambda: link, uri.host, uri.port, ssl=tls)
+            await link.opened
+    except TimeoutError:
+        link.abort()
+        raise TimeoutError(f"no WebSocket handshake within {timeout_s:g} s") from None
+    except BaseException:
+        link.abort()
+        raise
+    return link
+
+
+class WebSocketLink(asyncio.Protocol):
+    """One end of a WebSocket that carries frames (see :class:`~.link.Link`).
+
+    Args:
+        protocol: the library's state machine; by default a server's, its handshake done.
+        handler: takes what arrives; may be replaced at any time through :attr:`handler`.
+        bearer: a client's token for the handshake.
+        quick_ack: acknowledge at once on TCP. For a peer that writes a response in several small
+            pieces with Nagle's algorithm on, which would wait 40 ms for each acknowledgement.
+    """
+
+    def __init__(
+        self,
+        protocol: WireProtocol | None = None,
+        handler: LinkHandler | None = None,
+        *,
+        bearer: str = "",
+        quick_ack: bool = True,
+    ) -> None:
+        self.handler = handler
+        """Takes what arrives. Frames that arrive while there is none are lost."""
+        self._protocol = protocol or WireProtocol(
+            Side.SERVER, state=State.OPEN, max_size=MAX_MESSAGE_BYTES, logger=_logger
+        )
+        self._loop = asyncio.get_running_loop()
+        self._bearer = bearer
+        self.quick_ack = quick_ack and _QUICK_ACK is not None
+        """Whether to acknowledge at once; switch it off for a peer that writes whole ticks."""
+        self.opened: asyncio.Future[None] = self._loop.create_future()
+        """A client's handshake."""
+        self._opening = self._protocol.state is State.CONNECTING
+        self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None
+        self._silenced = False
+        """The handler has heard the last of this link: it was lost, or closed from here."""
+        self._flush_due = False
+        """A write at the end of this tick is scheduled."""
+        self._write_paused = False
+        self._read_paused = False
+        self._heard = True
+        """Something arrived since the last ping."""
+        self._parts = bytearray()
+        """The beginning of a fragmented message; the library bounds it."""
+        self._timer: asyncio.TimerHandle | None = None
+        """The next ping, or the end of patience once a close is under way."""
+
+    # --- Link
+
+    def send(self, frame: Frame) -> None:
+        """Send one frame at the end of this tick. Does nothing once the link is closed."""
+        if self._silenced:
+            return
+        if isinstance(frame, RespBody | ReqBody) and len(frame.chunk) > MAX_CHUNK_BYTES:
+            kind, chunk = type(frame), frame.chunk
+            for start in range(0, len(chunk), MAX_CHUNK_BYTES):
+                piece = chunk[start : start + MAX_CHUNK_BYTES]
+                self.send(kind(frame.rid, piece, lease_id=frame.lease_id))
+            return
+        self._protocol.send_text(encode(frame))
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the link with a WebSocket close code. The handler is not told."""
+        if self._silenced:
+            return
+        self._silenced = True
+        self._protocol.send_close(code, reason.encode()[:120].decode(errors="ignore"))
+        self._flush()
+
+    def abort(self) -> None:
+        """End the connection without a word, to the handler neither."""
+        self._silenced = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause_reading(self) -> None:
+        """Let the other end wait (see :class:`~.link.Link`)."""
+        self._read_paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on after :meth:`pause_reading`."""
+        self._read_paused = False
+        self._heard = True
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    # --- the transport
+
+    def adopt(self, transport: asyncio.Transport, received: bytes = b"") -> None:
+        """Take over a connection whose upgrade was answered with :func:`accept`.
+
+        Args:
+            transport: the connection.
+            received: what came behind the request already.
+        """
+        transport.set_protocol(self)
+        self.connection_made(transport)
+        transport.resume_reading()
+        if received:
+            self.data_received(received)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin: the client's handshake, and the pings."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        self._socket = transport.get_extra_info("socket")
+        if self._socket is not None and self._socket.family in (socket.AF_INET, socket.AF_INET6):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            self.quick_ack = False
+        self._timer = self._loop.call_later(PING_INTERVAL_S, self._beat)
+        if self._opening and isinstance(self._protocol, ClientProtocol):
+            request = self._protocol.connect()
+            request.headers["Authorization"] = f"Bearer {self._bearer}"
+            self._protocol.send_request(request)
+            self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand every frame in ``data`` to the handler."""
+        self._heard = True
+        if self.quick_ack and self._socket is not None and _QUICK_ACK is not None:
+            # The kernel forgets it again and again, so it is said with every read.
+            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+        protocol = self._protocol
+        protocol.receive_data(data)
+        if self._opening:
+            self._check_handshake()
+        for event in protocol.events_received():
+            if isinstance(event, WireFrame):
+                self._wire_frame(event)
+        if protocol.writes or protocol.state is not State.OPEN:
+            self._flush()
+        if protocol.parser_exc is not None:
+            self._lost(f"protocol error: {protocol.parser_exc}")
+
+    def eof_received(self) -> None:
+        """Let the transport close: :meth:`connection_lost` tells the handler."""
+        self._protocol.receive_eof()
+        if self._opening:
+            self._check_handshake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the handler, unless it knows."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport = self._socket = None
+        reason = f"connection lost: {exc}" if exc else "connection closed without a close frame"
+        if self._opening and not self.opened.done():
+            self._silenced = True
+            self.opened.set_exception(ConnectionResetError(reason))
+        self._lost(reason)
+
+    def pause_writing(self) -> None:
+        """Pass the transport's wish on."""
+        self._write_paused = True
+        if not self._silenced and self.handler is not None:
+            self.handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass the transport's wish on."""
+        self._write_paused = False
+        if not self._silenced and self.handler is not None:
+            self.handler.resume_writing()
+
+    # --- inside
+
+    def _check_handshake(self) -> None:
+        """End a client's handshake, well or badly, once the answer is complete."""
+        error = self._protocol.handshake_exc
+        if error is None and self._protocol.state is State.CONNECTING:
+            return
+        self._opening = False
+        if self.opened.done():  # cancelled: nobody waits for it any more
+            return
+        if error is None:
+            self.opened.set_result(None)
+            return
+        self._silenced = True
+        status = error.response.status_code if isinstance(error, InvalidStatus) else 0
+        self.opened.set_exception(HandshakeError(status, _explain(error)))
+
+    def _wire_frame(self, event: WireFrame) -> None:
+        """Take one WebSocket frame."""
+        opcode = event.opcode
+        if opcode is Opcode.CLOSE:
+            close = self._protocol.close_rcvd
+            self._lost(f"closed by the other end: {close}")
+            return
+        if opcode is Opcode.PING or opcode is Opcode.PONG:
+            return  # the library has queued the answer
+        data = cast("bytes", event.data)
+        if not event.fin:
+            self._parts += data
+            return
+        if opcode is Opcode.CONT:
+            data = bytes(self._parts + data)
+            self._parts.clear()
+        if self._silenced or self.handler is None:
+            return
+        try:
+            frame = decode(data)
+        except FrameError as error:
+            self.handler.frame_failed(error)
+            return
+        if frame is not None:
+            self.handler.frame_received(frame)
+
+    def _flush(self) -> None:
+        """Write what the protocol has to say, in one call."""
+        self._flush_due = False
+        transport = self._transport
+        writes = self._protocol.data_to_send()
+        if transport is None or transport.is_closing():
+            return
+        if len(writes) == 1 and writes[0]:
+            transport.write(writes[0])
+        elif writes:
+            transport.writelines([data for data in writes if data])
+            if not writes[-1]:  # the library's mark for the end of the stream
+                transport.close()
+                return
+        if self._protocol.close_expected():
+            self._expect_close()
+        elif self._write_paused and transport.get_write_buffer_size() > _MAX_BACKLOG_BYTES:
+            self._lost(f"the other end reads nothing: {_MAX_BACKLOG_BYTES >> 20} MiB wait")
+            transport.abort()
+
+    def _expect_close(self) -> None:
+        """Bound the wait for the other end to close."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._read_paused:
+            self.resume_reading()
+        self._timer = self._loop.call_later(_CLOSE_TIMEOUT_S, self.abort)
+
+    def _beat(self) -> None:
+        """Ping, or give a silent peer up. A peer that we do not read is not silent."""
+        if not self._heard and not self._read_paused:
+            self._lost(f"no answer to a ping within {PING_INTERVAL_S:g} s")
+            self.abort()
+            return
+        self._heard = False
+        self._timer = self._loop.call_later(PING_INTERVAL_S, self._beat)
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_ping(b"synth")
+            self._flush()
+
+    def _lost(self, reason: str) -> None:
+        """Tell the handler once that nothing more will come."""
+        if self._silenced:
+            return
+        self._silenced = True
+        if self.handler is not None:
+            self.handler.link_lost(reason)
+
+
+def _explain(error: Exception) -> str:
+    """Return what a person needs to know of a failed handshake."""
+    if not isinstance(error, InvalidStatus):
+        cause = error.__cause__
+        return f"{error}: {cause}" if cause and isinstance(error, InvalidHandshake) else str(error)
+    response: Response = error.response
+    body = bytes(response.body or b"")[:300].decode(errors="replace")
+    return f"the relay answered {response.status_code} {body}".strip()
+
+
+def _is_loopback(host: str) -> bool:
+    """Tell whether ``host`` is this machine without asking a resolver."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
