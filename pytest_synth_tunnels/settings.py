@@ -1,23 +1,27 @@
 """The settings of a run: one frozen dataclass, and where each value came from.
 
 Command line > environment > ini file > default. Keys are no settings: they come from the
-environment alone (:data:`API_KEY_VARIABLE`) and are never stored here.
+environment alone (:data:`.options.API_KEY_VARIABLE`) and are never stored here.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from .options import (
+    API_KEY_VARIABLE,
+    BACKEND_URL_VARIABLE,
+    DEFAULT_BACKEND_URL,
+    OPTIONS,
+    Option,
+    is_url,
+)
 
 __all__ = [
-    "API_KEY_VARIABLE",
-    "BACKEND_URL_VARIABLE",
-    "DEFAULT_BACKEND_URL",
     "Settings",
     "SettingsError",
+    "resolve",
 ]
-
-API_KEY_VARIABLE = "SYNTH_API_KEY"
-BACKEND_URL_VARIABLE = "SYNTH_BACKEND_URL"
-DEFAULT_BACKEND_URL = "https://api.usesynth.ai"
 
 
 class SettingsError(ValueError):
@@ -56,3 +60,71 @@ class Settings:
     allow_remote_targets: bool = False
     pass_env: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the keeper needs of this, as builtin types."""
+        return {name: value for name, value in asdict(self).items() if name != "sources"}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Settings":
+        """Read what :meth:`to_json` gave."""
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        return cls(**{**known, "pass_env": tuple(known.get("pass_env", ()))})
+
+
+_DEFAULTS = Settings()
+
+
+def resolve(
+    command_line: Callable[[Option], str | None],
+    environ: Mapping[str, str],
+    ini: Callable[[Option], str | None],
+) -> Settings:
+    """Work out the settings of a run.
+
+    Args:
+        command_line: gives an option's text from the command line, or ``None``.
+        environ: the environment.
+        ini: gives an option's text from the ini file, or ``None``.
+
+    Raises:
+        SettingsError: a value cannot be used; the message names the setting and its source.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for option in OPTIONS:
+        candidates = (
+            (option.flag, command_line(option)),
+            (f"${option.variable}", environ.get(option.variable) or None),
+            (f"{option.ini} in the ini file", ini(option)),
+        )
+        source, text = next((c for c in candidates if c[1] is not None), ("", None))
+        if text is None:
+            continue
+        try:
+            value = option.parse(text.strip())
+        except ValueError as error:
+            # A URL may carry a password, which no message shows.
+            shown = "" if "@" in text else f" is {text!r}: it"
+            raise SettingsError(f"{source}{shown} {error}") from None
+        if value != getattr(_DEFAULTS, option.name):
+            values[option.name] = value
+            sources[option.name] = source
+    return _with_backend_url(Settings(**values, sources=sources), environ)
+
+
+def _with_backend_url(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """Decide between the embedded backend and a URL."""
+    url = environ.get(BACKEND_URL_VARIABLE, "").strip()
+    if settings.backend == "embedded":
+        return settings
+    if settings.backend == "auto":
+        if not (url and environ.get(API_KEY_VARIABLE, "").strip()):
+            return settings
+    elif settings.backend == "hosted":
+        url = url or DEFAULT_BACKEND_URL
+    else:
+        url = settings.backend
+    if not is_url(url):
+        raise SettingsError(f"${BACKEND_URL_VARIABLE} must be an http(s) URL without credentials")
+    return replace(settings, backend_url=url)

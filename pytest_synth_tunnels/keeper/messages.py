@@ -10,8 +10,8 @@ the keeper sends :class:`Challenge`, the process answers :class:`Hello`, the kee
 import hashlib
 import hmac
 import json
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from inspect import get_annotations
+from typing import Any, ClassVar, dataclass_transform
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -45,26 +45,42 @@ __all__ = [
 MAX_LINE_BYTES = 1 << 20
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Message:
-    """Base of all messages; a subclass's name is its type on the wire."""
+    """Base of all messages; a subclass's name is its type on the wire.
+
+    Its annotations are its fields, as in a dataclass; real dataclasses would cost every pytest
+    start 20 ms. No ``repr`` of the values: some are secret.
+    """
 
     types: ClassVar[dict[str, type["Message"]]] = {}
+    names: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
+        cls.names = frozenset(get_annotations(cls))
         Message.types[cls.__name__] = cls
+
+    def __init__(self, **values: Any) -> None:
+        if values.keys() != self.names:
+            wrong = sorted(values.keys() ^ self.names)
+            raise TypeError(f"{type(self).__name__}: wrong or missing fields: {', '.join(wrong)}")
+        self.__dict__.update(values)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.__dict__ == self.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 # --- the handshake
 
 
-@dataclass(frozen=True, slots=True)
 class Challenge(Message):
     """Keeper, first: prove that you know the secret, over this nonce."""
 
     nonce: str
 
 
-@dataclass(frozen=True, slots=True)
 class Hello(Message):
     """Process: who it is. ``address`` is its part of a shared URL, empty without xdist."""
 
@@ -74,7 +90,6 @@ class Hello(Message):
     address: str
 
 
-@dataclass(frozen=True, slots=True)
 class Welcome(Message):
     """Keeper: it knows the secret too, and counts this process as a holder from now on."""
 
@@ -85,18 +100,15 @@ class Welcome(Message):
 # --- what a process asks
 
 
-@dataclass(frozen=True, slots=True)
 class ReservePort(Message):
     """The local port that this process's lease exposes; the same one each time. → Port"""
 
 
-@dataclass(frozen=True, slots=True)
 class OpenLease(Message):
     """The lease of this run (or of this process, as ``share`` says), once it is active or
     failed. → LeaseInfo"""
 
 
-@dataclass(frozen=True, slots=True)
 class Expose(Message):
     """A lease of its own for ``target`` (an http URL), held until closed or the process ends.
     → LeaseInfo"""
@@ -107,14 +119,12 @@ class Expose(Message):
     require_token: bool
 
 
-@dataclass(frozen=True, slots=True)
 class CloseLease(Message):
     """Release a lease that Expose opened. → Done"""
 
     lease_id: str
 
 
-@dataclass(frozen=True, slots=True)
 class WaitReady(Message):
     """Until a nonce has come through the public URL and the target accepts. → Done"""
 
@@ -122,33 +132,28 @@ class WaitReady(Message):
     timeout_s: float
 
 
-@dataclass(frozen=True, slots=True)
 class Status(Message):
     """→ StatusInfo"""
 
     lease_id: str
 
 
-@dataclass(frozen=True, slots=True)
 class Token(Message):
     """The worker token in force. → LeaseInfo"""
 
     lease_id: str
 
 
-@dataclass(frozen=True, slots=True)
 class RefreshToken(Message):
     """Rotate the worker token; the old one stops working. → LeaseInfo"""
 
     lease_id: str
 
 
-@dataclass(frozen=True, slots=True)
 class Backend(Message):
     """→ BackendInfo"""
 
 
-@dataclass(frozen=True, slots=True)
 class Finish(Message):
     """From the run's owner: release everything, and end. → Report, then the connection closes
     when the keeper is gone"""
@@ -157,32 +162,28 @@ class Finish(Message):
 # --- what the keeper answers
 
 
-@dataclass(frozen=True, slots=True)
 class Failure(Message):
-    """The request failed. ``code`` is stable, ``hint`` says what to do."""
+    """The request failed. ``code`` is stable, ``hint`` says what to do, or is empty."""
 
     code: str
     message: str
-    hint: str = ""
+    hint: str
 
 
-@dataclass(frozen=True, slots=True)
 class Done(Message):
     """The request succeeded."""
 
 
-@dataclass(frozen=True, slots=True)
 class Port(Message):
     port: int
 
 
-@dataclass(frozen=True, slots=True)
 class LeaseInfo(Message):
     """All that a test may know of a lease. ``public_url`` includes this process's address."""
 
     lease_id: str
     public_url: str
-    worker_token: str | None = field(repr=False)
+    worker_token: str | None
     local_host: str
     local_port: int
     expires_at: str
@@ -190,7 +191,6 @@ class LeaseInfo(Message):
     backend: str
 
 
-@dataclass(frozen=True, slots=True)
 class StatusInfo(Message):
     """``state`` is the keeper's (:mod:`.life`), ``answer`` the backend's own words."""
 
@@ -198,14 +198,12 @@ class StatusInfo(Message):
     answer: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
 class BackendInfo(Message):
     url: str
-    api_key: str = field(repr=False)
+    api_key: str
     embedded: bool
 
 
-@dataclass(frozen=True, slots=True)
 class Event(Message):
     """Something happened to a lease: ``kind`` is ``lost``, ``expiring`` or ``failed``."""
 
@@ -214,7 +212,6 @@ class Event(Message):
     message: str
 
 
-@dataclass(frozen=True, slots=True)
 class Report(Message):
     """What the run did. ``unreleased`` holds a line for each lease that could not be closed."""
 
@@ -226,7 +223,7 @@ class Report(Message):
 
 def encode(message: Message) -> bytes:
     """Return the message as a line."""
-    body = {"type": type(message).__name__} | asdict(message)  # type: ignore[call-overload]
+    body = {"type": type(message).__name__, **message.__dict__}
     return json.dumps(body, separators=(",", ":")).encode() + b"\n"
 
 
@@ -237,14 +234,13 @@ def decode(line: bytes) -> Message:
         ValueError: it is no message of this version.
     """
     body = json.loads(line)
-    if not isinstance(body, dict) or body.get("type") not in Message.types:
+    kind = Message.types.get(body.pop("type", "")) if isinstance(body, dict) else None
+    if kind is None:
         raise ValueError("not a keeper message")
-    kind = Message.types[body["type"]]
-    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     try:
-        return kind(**{name: value for name, value in body.items() if name in names})
+        return kind(**body)
     except TypeError as error:
-        raise ValueError(f"incomplete {kind.__name__}: {error}") from None
+        raise ValueError(str(error)) from None
 
 
 def proof(secret: str, role: str, nonce: str) -> str:

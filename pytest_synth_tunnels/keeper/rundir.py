@@ -1,15 +1,14 @@
 """The directory of a run: where its processes find their keeper.
 
-Standard library only, since the pytest process imports it. It works under pyfakefs, under
-``mock.patch("os.open")`` and with HOME, TMPDIR or the working directory changed by a test: its
-path is fixed early, and the functions that touch it were taken from ``os`` at import and live in
-a class, where no patcher of module globals reaches them.
+Standard library only, since the pytest process imports it. It stays a real directory whatever a
+test patches, and in its place whatever a test does to HOME, TMPDIR or the working directory: its
+path is fixed early, and :mod:`.real` has the functions that touch it.
 """
 
 import os
 import stat
-import tempfile
-from collections.abc import Mapping
+
+from .real import Real
 
 __all__ = ["RunDirectory", "RunDirectoryError"]
 
@@ -19,20 +18,6 @@ _MAX_SOCKET_PATH_BYTES = 100
 
 class RunDirectoryError(OSError):
     """The run directory cannot be used; the message says which and why."""
-
-
-class _Os:
-    """The real functions, whatever a test patches later."""
-
-    close = staticmethod(os.close)
-    getuid = staticmethod(getattr(os, "getuid", lambda: -1))
-    listdir = staticmethod(os.listdir)
-    lstat = staticmethod(os.lstat)
-    mkdir = staticmethod(os.mkdir)
-    open = staticmethod(os.open)
-    read = staticmethod(os.read)
-    rmdir = staticmethod(os.rmdir)
-    unlink = staticmethod(os.unlink)
 
 
 class RunDirectory:
@@ -53,20 +38,7 @@ class RunDirectory:
         self.lock = f"{path}/keeper.lock"
         self.log = f"{path}/keeper.log"
         self._claim = f"{path}/claim"
-
-    @classmethod
-    def choose(cls, environ: Mapping[str, str], run_id: str) -> "RunDirectory":
-        """Fix the path of a run's directory, without making it.
-
-        Args:
-            environ: the environment, for ``XDG_RUNTIME_DIR``.
-            run_id: 16 characters or more of hexadecimal digits.
-        """
-        base = environ.get("XDG_RUNTIME_DIR", "")
-        if not (os.path.isabs(base) and os.access(base, os.W_OK)):
-            base = tempfile.gettempdir()
-        user = f"synth-tunnels-{_Os.getuid()}" if os.name == "posix" else "synth-tunnels"
-        return cls(f"{base}/{user}/{run_id[:16]}")
+        self._failed = f"{path}/failed"
 
     def create(self) -> None:
         """Make the directory, or check the one that is there.
@@ -92,7 +64,7 @@ class RunDirectory:
 
     def _make_private(self, path: str) -> None:
         try:
-            _Os.mkdir(path, 0o700)
+            Real.mkdir(path, 0o700)
         except FileExistsError:
             pass
         except FileNotFoundError:
@@ -110,32 +82,32 @@ class RunDirectory:
     def claim(self) -> bool:
         """Take the right to start a candidate; true for one process of the run."""
         try:
-            _Os.mkdir(self._claim, 0o700)
+            Real.mkdir(self._claim, 0o700)
         except FileExistsError:
             return False
         return True
 
     def is_claimed(self) -> bool:
         """Whether any process of this run has started a candidate."""
-        try:
-            _Os.lstat(self._claim)
-        except OSError:
-            return False
-        return True
+        return _exists(self._claim)
+
+    def has_failed(self) -> bool:
+        """Whether a candidate gave up before it could listen; its log says why."""
+        return _exists(self._failed)
 
     def read(self, path: str, size_bytes: int = 65_536) -> bytes | None:
         """Return the last ``size_bytes`` of a file of this directory; ``None`` without it."""
         try:
-            fd = _Os.open(path, os.O_RDONLY)
+            fd = Real.open(path, os.O_RDONLY)
         except OSError:
             return None
         try:
             data = b""
-            while chunk := _Os.read(fd, 65_536):
+            while chunk := Real.read(fd, 65_536):
                 data = (data + chunk)[-size_bytes:]
             return data
         finally:
-            _Os.close(fd)
+            Real.close(fd)
 
     def last_log_lines(self, count: int = 5) -> list[str]:
         """Return the end of the keeper's log."""
@@ -145,22 +117,30 @@ class RunDirectory:
     def remove(self) -> None:
         """Remove the directory and what is in it; and its parent, if this was the last run."""
         try:
-            for name in _Os.listdir(self.path):
+            for name in Real.listdir(self.path):
                 entry = f"{self.path}/{name}"
-                is_directory = stat.S_ISDIR(_Os.lstat(entry).st_mode)
-                (_Os.rmdir if is_directory else _Os.unlink)(entry)
-            _Os.rmdir(self.path)
-            _Os.rmdir(self.path.rpartition("/")[0])
+                is_directory = stat.S_ISDIR(Real.lstat(entry).st_mode)
+                (Real.rmdir if is_directory else Real.unlink)(entry)
+            Real.rmdir(self.path)
+            Real.rmdir(self.path.rpartition("/")[0])
         except OSError:
             # Gone already, or another run of this user still has its directory beside ours.
             pass
 
 
+def _exists(path: str) -> bool:
+    try:
+        Real.lstat(path)
+    except OSError:
+        return False
+    return True
+
+
 def _check_private(path: str) -> None:
-    found = _Os.lstat(path)
+    found = Real.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
         problem = "is not a directory"
-    elif found.st_uid != _Os.getuid():
+    elif found.st_uid != Real.getuid():
         problem = f"belongs to user {found.st_uid}"
     elif stat.S_IMODE(found.st_mode) & 0o077:
         problem = f"is open to others (mode {stat.S_IMODE(found.st_mode):o})"

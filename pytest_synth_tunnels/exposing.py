@@ -1,0 +1,72 @@
+"""What the fixtures ``exposed_socket`` and ``synth_expose`` do."""
+
+import os
+import socket
+from collections.abc import Callable
+
+from .keeper.client import Keeper
+from .keeper.messages import Expose, LeaseInfo
+from .keeper.real import Real
+from .lease import ExposedLease
+
+__all__ = ["exposer", "listen"]
+
+_BACKLOG = 128
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens on 127.0.0.1.
+
+    Args:
+        port: the local port.
+
+    Raises:
+        OSError: somebody else listens there.
+    """
+    listener = Real.python_socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            # The keeper holds this port with the same option, and does not listen on it.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def exposer(keeper: Keeper) -> Callable[..., ExposedLease]:
+    """Return the function that the fixture ``synth_expose`` gives to a test."""
+
+    def synth_expose(
+        target: int | str,
+        *,
+        provider: str | None = None,
+        ttl_s: float | None = None,
+        name: str | None = None,
+        require_token: bool = True,
+    ) -> ExposedLease:
+        """Open a lease of its own.
+
+        Args:
+            target: a port of 127.0.0.1, or a URL such as ``http://localhost:8000``, whose host
+                the app then sees as ``Host``.
+            provider: ``synthtunnel``, the one there is.
+            ttl_s: how long it lasts, in seconds; by default as ``synth_tunnels_ttl_s`` says.
+            name: what the backend's listings call it.
+            require_token: whether a caller must send ``headers``. Without, whoever knows the URL
+                gets through, which only the embedded backend grants.
+
+        Raises:
+            KeeperError: the backend or the keeper refused.
+            ValueError: there is no such provider.
+        """
+        __tracebackhide__ = True
+        if provider not in (None, "synthtunnel"):
+            raise ValueError(f"provider {provider!r} is unknown: use 'synthtunnel' or leave it out")
+        url = f"http://127.0.0.1:{target}" if isinstance(target, int) else target
+        request = Expose(target=url, ttl_s=ttl_s, name=name, require_token=require_token)
+        return ExposedLease(keeper, keeper.ask(request, LeaseInfo))
+
+    return synth_expose

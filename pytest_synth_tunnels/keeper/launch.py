@@ -1,0 +1,198 @@
+"""Start a candidate keeper from a pytest process, whatever the tests have patched.
+
+The candidate is nobody's child: it forks at once and the first process is reaped here, so a
+user's ``os.wait()`` never sees it. It has a session of its own, so Ctrl-C does not reach it. It
+inherits no standard stream (an xdist worker's stdout is execnet's channel). Its configuration
+comes through a pipe, its keys by environment, and neither is ever in its arguments.
+"""
+
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from json import dumps
+from typing import Any
+
+from ..options import API_KEY_VARIABLE, BACKEND_URL_VARIABLE
+from ..settings import Settings
+from .real import Real
+from .rundir import RunDirectory
+
+__all__ = ["Run", "launch", "pause"]
+
+_REAP_TIMEOUT_MS = 10_000
+
+# The first statements run before anything is imported: the sooner the parent is reaped, the less
+# the user's suite waits for it.
+_BOOTSTRAP = """\
+import os, sys
+if hasattr(os, "fork"):
+    if os.fork():
+        os._exit(0)
+    os.closerange(3, 4096)
+import json
+config = json.loads(sys.stdin.buffer.read())
+sys.path[:] = config.pop("sys_path")
+try:
+    from pytest_synth_tunnels.keeper.server import main
+    main(config)
+except Exception:
+    import traceback
+    traceback.print_exc()
+    os.mkdir(config["run_dir"] + "/failed")
+    sys.exit(1)
+"""
+
+_PASSED_VARIABLES = {
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+    *("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT"),
+    *("APPDATA", "LOCALAPPDATA", "USERPROFILE"),
+    API_KEY_VARIABLE,
+    BACKEND_URL_VARIABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One pytest invocation, as each of its processes knows it.
+
+    Attributes:
+        run_id: names the run.
+        directory: where its processes find the keeper.
+        owner_pid: the process whose last hook ends the run: the single one, or the xdist
+            controller.
+        address: this process's part of a shared URL (``gw1``), empty without xdist.
+        settings: the resolved settings.
+        environ: the environment as it was when pytest was configured.
+        cwd: where pytest was started.
+    """
+
+    run_id: str
+    directory: RunDirectory
+    owner_pid: int
+    address: str
+    settings: Settings
+    environ: Mapping[str, str]
+    cwd: str
+
+
+def process_start(pid: int) -> str | None:
+    """Return the start time of a process in the kernel's own words (Linux), else ``None``."""
+    stat = RunDirectory(f"/proc/{pid}").read(f"/proc/{pid}/stat")
+    # The second field is the program's name, in brackets, and may hold anything.
+    return stat.rpartition(b")")[2].split()[19].decode() if stat else None
+
+
+def launch(run: Run) -> None:
+    """Start a candidate, and return as soon as it is nobody's child.
+
+    Raises:
+        OSError: no process can be started.
+    """
+    config: dict[str, Any] = {
+        "run_dir": run.directory.path,
+        "run_id": run.run_id,
+        "owner_pid": run.owner_pid,
+        "owner_start": process_start(run.owner_pid),
+        "settings": run.settings.to_json(),
+        "environ": {k: v for k, v in run.environ.items() if k != API_KEY_VARIABLE},
+        "cwd": run.cwd,
+        "sys_path": [os.path.join(run.cwd, entry) for entry in sys.path],
+    }
+    start = _spawn if os.name == "posix" else _spawn_windows
+    start(run, dumps(config).encode())
+
+
+def keeper_environment(run: Run) -> dict[str, str]:
+    """Return the environment of the keeper: an allow-list, and what ``pass_env`` names."""
+    allowed = _PASSED_VARIABLES.union(run.settings.pass_env)
+    return {
+        name: value
+        for name, value in run.environ.items()
+        if name in allowed or name.startswith("LC_")
+    }
+
+
+def pause(timeout_ms: int) -> None:
+    """Wait in the kernel: a test may have frozen Python's clocks and replaced ``sleep``."""
+    Real.select([], [], [], timeout_ms / 1000)
+
+
+def _spawn(run: Run, config: bytes) -> None:
+    reader, writer = Real.pipe()
+    try:
+        pid = Real.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-c", _BOOTSTRAP],
+            keeper_environment(run),
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, reader, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (
+                    os.POSIX_SPAWN_OPEN,
+                    2,
+                    run.directory.log,
+                    os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+                    0o600,
+                ),
+            ],
+            setsid=True,
+        )
+        Real.close(reader)
+        reader = -1
+        _feed(writer, config)
+    finally:
+        Real.close(writer)
+        if reader != -1:
+            Real.close(reader)
+    _reap(pid)
+
+
+def _feed(writer: int, config: bytes) -> None:
+    """Write all of it; the pipe takes 64 KiB at once, the rest as the candidate reads."""
+    Real.set_blocking(writer, False)
+    writable = Real.poll()
+    writable.register(writer, select.POLLOUT)
+    while config:
+        if not writable.poll(_REAP_TIMEOUT_MS):
+            return  # the candidate hangs; it will miss its configuration and fail
+        try:
+            config = config[Real.write(writer, config) :]
+        except BrokenPipeError:
+            return  # it died; its log says why
+
+
+def _reap(pid: int) -> None:
+    for _ in range(_REAP_TIMEOUT_MS):
+        try:
+            if Real.waitpid(pid, os.WNOHANG)[0]:
+                return
+        except ChildProcessError:
+            return  # SIGCHLD is ignored here, or a waiting loop of the user's was faster
+        pause(1)
+
+
+def _spawn_windows(run: Run, config: bytes) -> None:
+    log = Real.open(run.directory.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        process = Real.popen(
+            [sys.executable, "-I", "-c", _BOOTSTRAP],
+            env=keeper_environment(run),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            creationflags=getattr(subprocess, "DETACHED_PROCESS", 0)
+            | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+    finally:
+        Real.close(log)
+    if process.stdin is not None:
+        process.stdin.write(config)
+        process.stdin.close()
+    # It lives on by itself; without this Popen would warn that nobody waited for it.
+    process.returncode = 0

@@ -1,0 +1,166 @@
+"""What a test holds: a lease, its URL and its tokens."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from .keeper.client import Keeper, KeeperError
+from .keeper.messages import (
+    CloseLease,
+    Done,
+    LeaseInfo,
+    RefreshToken,
+    Status,
+    StatusInfo,
+    Token,
+    WaitReady,
+)
+from .secret import Secret
+
+__all__ = ["WORKER_TOKEN_HEADER", "ExposedLease", "Lease"]
+
+WORKER_TOKEN_HEADER = "X-SynthTunnel-Worker-Token"  # noqa: S105 - the header's name
+
+
+class Lease:
+    """A process's handle on a lease that the keeper holds.
+
+    Attributes:
+        lease_id: the backend's name for it.
+        public_url: what a caller needs to know, without a trailing slash. Under xdist it contains
+            this worker's address (``…/~gw1``).
+        local_host: the host that the traffic goes to.
+        local_port: the port that the traffic goes to.
+        expires_at: when the backend ends the lease by itself, with a time zone.
+        provider: ``synthtunnel``.
+        backend: the backend's URL.
+    """
+
+    def __init__(self, keeper: Keeper, info: LeaseInfo) -> None:
+        self._keeper = keeper
+        self.lease_id = info.lease_id
+        self.public_url = info.public_url
+        self.local_host = info.local_host
+        self.local_port = info.local_port
+        self.expires_at = datetime.fromisoformat(info.expires_at)
+        self.provider = info.provider
+        self.backend = info.backend
+
+    def __repr__(self) -> str:
+        target = f"{self.local_host}:{self.local_port}"
+        return f"<{type(self).__name__} {self.lease_id} {self.public_url} -> {target}>"
+
+    @property
+    def worker_token(self) -> str:
+        """The token in force that callers must send; it never shows in a ``repr``.
+
+        Raises:
+            KeeperError: the lease or its keeper is gone.
+        """
+        __tracebackhide__ = True
+        info = self._keeper.ask(Token(lease_id=self.lease_id), LeaseInfo)
+        return Secret(info.worker_token or "")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What a caller sends along: the worker token, in a header of its own, so that the
+        caller's ``Authorization`` is left to the app (protocol, section 2)."""
+        __tracebackhide__ = True
+        return {WORKER_TOKEN_HEADER: self.worker_token}
+
+    def url(self, path: str = "/") -> str:
+        """Return the public URL of a path of the app.
+
+        Args:
+            path: with or without its leading slash; a query may follow.
+        """
+        return f"{self.public_url}/{path.removeprefix('/')}"
+
+    def wait_ready(self, timeout_s: float = 30.0) -> None:
+        """Wait until a nonce has come through the public URL and the app accepts.
+
+        Args:
+            timeout_s: how long to wait, in seconds.
+
+        Raises:
+            KeeperError: it is not ready in time; the message says which link is missing.
+        """
+        __tracebackhide__ = True
+        self._keeper.ask(WaitReady(lease_id=self.lease_id, timeout_s=timeout_s), Done, timeout_s)
+
+    async def wait_ready_async(self, timeout_s: float = 30.0) -> None:
+        """The same as :meth:`wait_ready`, for asyncio and trio, without a thread."""
+        __tracebackhide__ = True
+        import anyio
+
+        connection = self._keeper.connect()
+        try:
+            connection.send(WaitReady(lease_id=self.lease_id, timeout_s=timeout_s))
+            with anyio.fail_after(timeout_s + 5):
+                while connection.poll(Done) is None:
+                    await anyio.wait_readable(connection.fileno())
+        except TimeoutError:
+            raise KeeperError(
+                f"the keeper did not say within {timeout_s:g} s whether the lease is ready",
+                code="KEEPER_TIMEOUT",
+            ) from None
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        """Return what the backend says of the lease, and the keeper's own ``state``.
+
+        Raises:
+            KeeperError: the lease or its keeper is gone, or the backend does not answer.
+        """
+        __tracebackhide__ = True
+        found = self._keeper.ask(Status(lease_id=self.lease_id), StatusInfo)
+        return {**found.answer, "state": found.state}
+
+    def refresh_worker_token(self) -> str:
+        """Rotate the worker token, for all that share this lease, and return the new one.
+
+        Raises:
+            KeeperError: the lease or its keeper is gone, or the backend refuses.
+        """
+        __tracebackhide__ = True
+        info = self._keeper.ask(RefreshToken(lease_id=self.lease_id), LeaseInfo)
+        return Secret(info.worker_token or "")
+
+    def close(self) -> None:
+        """Refuse: other tests and workers use this lease, and it is released with the run.
+
+        Raises:
+            KeeperError: always.
+        """
+        __tracebackhide__ = True
+        raise KeeperError(
+            "the run's lease is shared by all tests and workers, and is released when the run ends",
+            code="LEASE_SHARED",
+            hint="For a lease that a test may close, use synth_expose",
+        )
+
+
+class ExposedLease(Lease):
+    """A lease of one's own, from ``synth_expose``; also a context manager that closes it."""
+
+    def close(self) -> None:
+        """Release it; a second time is harmless.
+
+        Raises:
+            KeeperError: the keeper is gone, or the backend does not answer.
+        """
+        __tracebackhide__ = True
+        self._keeper.ask(CloseLease(lease_id=self.lease_id), Done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,167 @@
+"""Every setting as a user gives it: its names, its help and what makes a value of its text.
+
+Loaded with pytest whether or not tunnels are used, so it is small.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+__all__ = [
+    "API_KEY_VARIABLE",
+    "BACKEND_URL_VARIABLE",
+    "DEFAULT_BACKEND_URL",
+    "OPTIONS",
+    "Option",
+    "is_url",
+]
+
+API_KEY_VARIABLE = "SYNTH_API_KEY"
+BACKEND_URL_VARIABLE = "SYNTH_BACKEND_URL"
+DEFAULT_BACKEND_URL = "https://api.usesynth.ai"
+
+
+class Option(NamedTuple):
+    """One setting as a user gives it.
+
+    Attributes:
+        name: its field in :class:`Settings`.
+        parse: makes the value from text; raises ``ValueError`` that says what is wrong.
+        help: one line for ``--help``.
+        metavar: what ``--help`` calls the value.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    help: str
+    metavar: str
+
+    @property
+    def ini(self) -> str:
+        return f"synth_tunnels_{self.name}"
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.ini.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return self.ini.upper()
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be {' or '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _backend(text: str) -> str:
+    if text in ("auto", "embedded", "hosted") or is_url(text):
+        return text
+    raise ValueError(
+        "must be auto, embedded, hosted or an http(s) URL (without credentials: the key belongs "
+        f"in {API_KEY_VARIABLE})"
+    )
+
+
+def is_url(text: str) -> bool:
+    url = urlsplit(text)
+    return url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
+
+
+def _positive_seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86_400:
+        raise ValueError("must be a number of seconds, above 0 and up to 86400")
+    return value
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65_535):
+        raise ValueError("must be a port, 1 to 65535")
+    return int(text)
+
+
+def _command(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must be a command such as: uvicorn app:app --port {port}")
+    return text
+
+
+def _boolean(text: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True}
+    known |= {"0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in known:
+        raise ValueError("must be true or false")
+    return known[text.lower()]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+OPTIONS = (
+    Option(
+        "backend",
+        _backend,
+        "which backend gives the leases: auto (hosted when both SYNTH_API_KEY and "
+        "SYNTH_BACKEND_URL are set, else embedded), embedded, hosted, or a URL",
+        "BACKEND",
+    ),
+    Option("ttl_s", _positive_seconds, "how long a lease lasts, in seconds", "SECONDS"),
+    Option(
+        "port",
+        _port,
+        "expose this local port in every process, instead of a free one for each",
+        "PORT",
+    ),
+    Option(
+        "command",
+        _command,
+        "start this once for the run to serve the exposed port; {port} stands for the port",
+        "COMMAND",
+    ),
+    Option(
+        "command_timeout_s",
+        _positive_seconds,
+        "how long the command may take until its port accepts, in seconds",
+        "SECONDS",
+    ),
+    Option(
+        "share",
+        _one_of("run", "worker"),
+        "run: one lease for all xdist workers; worker: a lease for each",
+        "run|worker",
+    ),
+    Option(
+        "start_timeout_s",
+        _positive_seconds,
+        "how long a fixture waits for the keeper and its lease, in seconds",
+        "SECONDS",
+    ),
+    Option(
+        "request_timeout_s",
+        _positive_seconds,
+        "how long a caller waits for the app's answer, in seconds",
+        "SECONDS",
+    ),
+    Option(
+        "allow_remote_targets",
+        _boolean,
+        "let a lease expose another machine's port, not only this one's",
+        "BOOL",
+    ),
+    Option(
+        "pass_env",
+        _names,
+        "names of further environment variables that the keeper process gets",
+        "NAMES",
+    ),
+)
+"""Every setting, in the order of ``--help``."""

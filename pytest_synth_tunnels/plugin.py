@@ -1,0 +1,193 @@
+"""The pytest plugin: options, marks, hooks and fixtures.
+
+Loaded by every pytest run of an environment that has it, so it imports nothing but pytest and
+what is tiny; the rest comes when a test asks for a fixture.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .options import OPTIONS
+from .session import SESSION, Session, uses_tunnels
+
+if TYPE_CHECKING:
+    import socket
+
+    from .lease import ExposedLease, Lease
+    from .sdk import TunnelsClient
+    from .settings import Settings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("synth-tunnels", "tunnels (pytest-synth-tunnels)")
+    for option in OPTIONS:
+        group.addoption(option.flag, dest=option.ini, metavar=option.metavar, help=option.help)
+        parser.addini(option.ini, f"{option.help} (also ${option.variable})", default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "synth_hosted: needs the hosted Synth backend; skipped where none is configured"
+    )
+    session = config.stash[SESSION] = Session(config)
+    if session.has_settings():
+        _ = session.settings  # a wrong value is told now, not in the middle of the run
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Make a worker part of this run; one on another host has a run of its own."""
+    spec = node.gateway.spec
+    if spec.popen and not (spec.via or spec.ssh or spec.socket):
+        session = node.config.stash[SESSION]
+        node.workerinput["synth_tunnels"] = session.worker_input(node.workerinput["workerid"])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    hosted = [item for item in items if item.get_closest_marker("synth_hosted")]
+    if hosted and config.stash[SESSION].settings.backend_url is None:
+        skip = pytest.mark.skip(
+            reason="no hosted Synth backend: set SYNTH_API_KEY and SYNTH_BACKEND_URL, "
+            "or synth_tunnels_backend = hosted"
+        )
+        for item in hosted:
+            item.add_marker(skip)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not session.config.option.collectonly:
+        session.config.stash[SESSION].start(session.items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test that needs a tunnel at once, with the one cause, when there is none any more."""
+    if not uses_tunnels(item):
+        return
+    session = item.config.stash[SESSION]
+    with _failures_shown_plainly():
+        session.check()
+    if session.lost is not None:
+        pytest.fail(session.lost, pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    session = item.config.stash[SESSION]
+    if session.has_keeper:
+        from .reporting import complete
+
+        complete(report, session)
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session.config.stash[SESSION].finish()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    session = config.stash.get(SESSION, None)
+    if session is not None:
+        session.close()
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    session = config.stash[SESSION]
+    if config.get_verbosity() > 0 or session.has_settings():
+        from .reporting import header
+
+        return header(session.settings)
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    session = terminalreporter.config.stash[SESSION]
+    if session.report is not None or session.trouble:
+        from .reporting import summarize
+
+        summarize(terminalreporter, session)
+
+
+@contextmanager
+def _failures_shown_plainly() -> Iterator[None]:
+    """Show a user the cause, and not our way to it."""
+    from .keeper.client import KeeperError
+
+    try:
+        yield
+    except KeeperError as error:
+        message = str(error)
+    else:
+        return
+    pytest.fail(message, pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def synth_settings(pytestconfig: pytest.Config) -> "Settings":
+    """The resolved settings of pytest-synth-tunnels, each with its source."""
+    return pytestconfig.stash[SESSION].settings
+
+
+@pytest.fixture(scope="session")
+def exposed_port(pytestconfig: pytest.Config) -> int:
+    """The local port that synth_lease exposes: bind your app to it, on 127.0.0.1."""
+    from .keeper.messages import Port, ReservePort
+
+    with _failures_shown_plainly():
+        return pytestconfig.stash[SESSION].keeper.ask(ReservePort(), Port).port
+
+
+@pytest.fixture(scope="session")
+def exposed_socket(exposed_port: int) -> "Iterator[socket.socket]":
+    """A listening socket on exposed_port, for servers that take one."""
+    from .exposing import listen
+
+    try:
+        listener = listen(exposed_port)
+    except OSError as error:
+        pytest.fail(
+            f"exposed_socket cannot listen on 127.0.0.1:{exposed_port}: {error.strerror}. Another "
+            "process listens there: stop it, or do not set synth_tunnels_port",
+            pytrace=False,
+        )
+    with listener:
+        yield listener
+
+
+@pytest.fixture(scope="session")
+def synth_lease(pytestconfig: pytest.Config) -> "Lease":
+    """The run's tunnel: its public_url forwards to exposed_port. Send its headers along."""
+    from .keeper.messages import LeaseInfo, OpenLease
+    from .lease import Lease
+
+    keeper = pytestconfig.stash[SESSION].keeper
+    with _failures_shown_plainly():
+        return Lease(keeper, keeper.ask(OpenLease(), LeaseInfo))
+
+
+@pytest.fixture(scope="session")
+def synth_expose(pytestconfig: pytest.Config) -> "Callable[..., ExposedLease]":
+    """synth_expose(target, *, ttl_s=None, name=None, require_token=True): a lease of its own for
+    a port or a URL, also a context manager; released with the run if nobody closes it."""
+    from .exposing import exposer
+
+    return exposer(pytestconfig.stash[SESSION].keeper)
+
+
+@pytest.fixture(scope="session")
+def synth_tunnels(pytestconfig: pytest.Config) -> "Iterator[TunnelsClient]":
+    """A TunnelsClient for the backend in use, embedded or hosted."""
+    from .keeper.messages import Backend, BackendInfo
+    from .sdk import TunnelsClient
+
+    with _failures_shown_plainly():
+        backend = pytestconfig.stash[SESSION].keeper.ask(Backend(), BackendInfo)
+    with TunnelsClient(api_key=backend.api_key, backend_base=backend.url) as client:
+        yield client

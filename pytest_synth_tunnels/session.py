@@ -1,0 +1,189 @@
+"""What one pytest process knows of its run's tunnels.
+
+Made in every pytest process, used or not: so it notes the environment while nothing has patched
+it yet, and imports everything else on first use.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .keeper.real import Real
+from .options import OPTIONS, Option
+
+if TYPE_CHECKING:
+    from .keeper.client import Keeper
+    from .keeper.messages import Event, Report
+    from .settings import Settings
+
+__all__ = ["FIXTURES", "SESSION", "Session"]
+
+FIXTURES = frozenset(
+    {"synth_lease", "exposed_port", "exposed_socket", "synth_expose", "synth_tunnels"}
+)
+"""The fixtures that need a keeper."""
+
+_FINISH_TIMEOUT_S = 20.0
+
+
+class Session:
+    """The tunnels of this process's run.
+
+    Attributes:
+        environ: the environment as pytest was configured with it.
+        report: what the run did, once its owner has finished it.
+        trouble: lines for the terminal summary.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.environ = dict(os.environ)
+        self.report: Report | None = None
+        self.trouble: list[str] = []
+        self._lost: str | None = None
+        """Why the run's lease carries nothing any more."""
+        given: dict[str, Any] = getattr(config, "workerinput", {}).get("synth_tunnels", {})
+        self._run_id: str = given.get("run_id") or os.urandom(8).hex()
+        self._base: str = given.get("base") or _runtime_base(self.environ)
+        self._owner_pid: int = given.get("owner_pid") or Real.getpid()
+        self._address: str = given.get("address", "")
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this process ends the run."""
+        return self._owner_pid == Real.getpid()
+
+    @property
+    def directory_path(self) -> str:
+        """Where the run's processes meet."""
+        return f"{self._base}/{self._run_id}"
+
+    @cached_property
+    def settings(self) -> "Settings":
+        """The resolved settings.
+
+        Raises:
+            pytest.UsageError: one of them cannot be used.
+        """
+        from .settings import SettingsError, resolve
+
+        try:
+            return resolve(self._command_line, self.environ, self._ini)
+        except SettingsError as error:
+            raise pytest.UsageError(f"synth-tunnels: {error}") from None
+
+    def _command_line(self, option: Option) -> str | None:
+        value: str | None = self.config.getoption(option.ini)
+        return value
+
+    def _ini(self, option: Option) -> str | None:
+        value: str = self.config.getini(option.ini)
+        return value or None
+
+    def has_settings(self) -> bool:
+        """Whether any setting was given at all, without working it out."""
+        return any(
+            self._command_line(option) or self.environ.get(option.variable) or self._ini(option)
+            for option in OPTIONS
+        )
+
+    @cached_property
+    def keeper(self) -> "Keeper":
+        """This process's hold on the run's keeper."""
+        from .keeper.client import Keeper
+        from .keeper.launch import Run
+        from .keeper.rundir import RunDirectory
+
+        return Keeper(
+            Run(
+                run_id=self._run_id,
+                directory=RunDirectory(self.directory_path),
+                owner_pid=self._owner_pid,
+                address=self._address,
+                settings=self.settings,
+                environ=self.environ,
+                cwd=str(self.config.invocation_params.dir),
+            )
+        )
+
+    @property
+    def has_keeper(self) -> bool:
+        """Whether this process has had to do with the keeper."""
+        return "keeper" in self.__dict__
+
+    def worker_input(self, worker_id: str) -> dict[str, Any]:
+        """Return what makes a worker on this host part of this run; builtin types only."""
+        return {
+            "run_id": self._run_id,
+            "base": self._base,
+            "owner_pid": self._owner_pid,
+            "address": worker_id,
+        }
+
+    def start(self, items: Iterable[pytest.Item]) -> None:
+        """Start the keeper if a test needs it, without waiting for it."""
+        if any(uses_tunnels(item) for item in items):
+            self.keeper.start()
+
+    def check(self) -> "list[Event]":
+        """Return what happened to this process's tunnels since the last call.
+
+        Raises:
+            KeeperError: the keeper died.
+        """
+        if not self.has_keeper:
+            return []
+        events = self.keeper.check()
+        for event in events:
+            if event.kind != "expiring":
+                self._lost = event.message
+        return events
+
+    @property
+    def lost(self) -> str | None:
+        """Why later tests cannot use the lease, if so."""
+        return self._lost
+
+    def finish(self) -> None:
+        """End the run, if this process owns it and any process of it needed a keeper."""
+        if not self.is_owner:
+            return
+        try:
+            Real.lstat(self.directory_path)
+        except OSError:
+            return  # no process of this run ever needed a tunnel
+        from .keeper.client import KeeperError
+
+        try:
+            self.report = self.keeper.finish(_FINISH_TIMEOUT_S)
+        except KeeperError as error:
+            self.trouble.append(str(error))
+        if self.report is not None:
+            self.trouble += self.report.events + self.report.unreleased
+
+    def close(self) -> None:
+        """Let go of what this process holds."""
+        if self.has_keeper:
+            self.keeper.close()
+
+
+SESSION = pytest.StashKey[Session]()
+
+
+def uses_tunnels(item: pytest.Item) -> bool:
+    """Whether a test asks for one of our fixtures, itself or through others."""
+    return not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def _runtime_base(environ: dict[str, str]) -> str:
+    """Return where this user's run directories lie, fixed before a test changes TMPDIR."""
+    base = environ.get("XDG_RUNTIME_DIR", "")
+    if not (os.path.isabs(base) and os.access(base, os.W_OK)):
+        base = tempfile.gettempdir()
+    return (
+        f"{base}/synth-tunnels-{Real.getuid()}" if os.name == "posix" else f"{base}/synth-tunnels"
+    )
