@@ -1,0 +1,19 @@
+"""Why a request of a process fails, as an exception inside the keeper."""
+
+from .messages import Failure
+
+__all__ = ["FailureError"]
+
+
+class FailureError(Exception):
+    """What a process asked for cannot be had.
+
+    Args:
+        code: stable, for programs.
+        message: what went wrong, for people, without secrets.
+        hint: what to do about it.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.failure = Failure(code=code, message=message, hint=hint)
