@@ -234,7 +234,7 @@ def decode(line: bytes) -> Message:
         ValueError: it is no message of this version.
     """
     body = json.loads(line)
-    kind = Message.types.get(body.pop("type", "")) if isinstance(body, dict) else None
+    kind = Message.types.get(str(body.pop("type", ""))) if isinstance(body, dict) else None
     if kind is None:
         raise ValueError("not a keeper message")
     try:

@@ -1,0 +1,127 @@
+from collections.abc import Mapping
+
+import pytest
+
+from pytest_synth_tunnels.options import OPTIONS, Option
+from pytest_synth_tunnels.settings import Settings, SettingsError, resolve
+
+
+def resolved(
+    command_line: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    ini: Mapping[str, str] | None = None,
+) -> Settings:
+    def lookup(values: Mapping[str, str] | None):  # type: ignore[no-untyped-def]
+        return lambda option: (values or {}).get(option.name)
+
+    return resolve(lookup(command_line), environ or {}, lookup(ini))
+
+
+def option(name: str) -> Option:
+    return next(option for option in OPTIONS if option.name == name)
+
+
+def test_defaults() -> None:
+    assert resolved() == Settings()
+    assert resolved().sources == {}
+
+
+def test_every_setting_but_the_derived_ones_is_an_option() -> None:
+    fields = set(Settings.__dataclass_fields__)
+
+    assert {option.name for option in OPTIONS} == fields - {"backend_url", "sources"}
+
+
+@pytest.mark.parametrize(
+    ("given", "ttl_s", "source"),
+    [
+        ({"ini": {"ttl_s": "100"}}, 100, "synth_tunnels_ttl_s in the ini file"),
+        (
+            {"ini": {"ttl_s": "100"}, "environ": {"SYNTH_TUNNELS_TTL_S": "200"}},
+            200,
+            "$SYNTH_TUNNELS_TTL_S",
+        ),
+        (
+            {"environ": {"SYNTH_TUNNELS_TTL_S": "200"}, "command_line": {"ttl_s": "300"}},
+            300,
+            "--synth-tunnels-ttl-s",
+        ),
+    ],
+)
+def test_the_nearest_source_wins_and_is_remembered(
+    given: dict[str, dict[str, str]], ttl_s: float, source: str
+) -> None:
+    settings = resolved(**given)
+
+    assert settings.ttl_s == ttl_s
+    assert settings.sources == {"ttl_s": source}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("backend", "ftp://backend"),
+        ("backend", "hostedd"),
+        ("backend", "https://"),
+        ("ttl_s", "0"),
+        ("ttl_s", "nan"),
+        ("ttl_s", "86401"),
+        ("ttl_s", "soon"),
+        ("port", "0"),
+        ("port", "65536"),
+        ("port", "-1"),
+        ("port", "٣"),
+        ("command", "  "),
+        ("share", "everyone"),
+        ("start_timeout_s", "-3"),
+        ("allow_remote_targets", "perhaps"),
+    ],
+)
+def test_a_wrong_value_names_itself_and_its_source(name: str, text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolved(environ={option(name).variable: text})
+
+    assert str(caught.value).startswith(
+        f"${option(name).variable} is {text.strip()!r}: it must "
+    ) or (text.strip() == "" and "must be a command" in str(caught.value))
+
+
+def test_a_password_in_a_url_is_refused_and_not_shown() -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolved(command_line={"backend": "https://user:hunter2@backend.test"})
+
+    assert "hunter2" not in str(caught.value)
+    assert "--synth-tunnels-backend" in str(caught.value)
+
+
+KEY = {"SYNTH_API_KEY": "sk"}
+URL = {"SYNTH_BACKEND_URL": "https://backend.test"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "environ", "url"),
+    [
+        ("auto", {}, None),
+        ("auto", KEY, None),
+        ("auto", URL, None),
+        ("auto", KEY | URL, "https://backend.test"),
+        ("embedded", KEY | URL, None),
+        ("hosted", KEY, "https://api.usesynth.ai"),
+        ("hosted", KEY | URL, "https://backend.test"),
+        ("http://127.0.0.1:9", KEY | URL, "http://127.0.0.1:9"),
+    ],
+)
+def test_which_backend(backend: str, environ: dict[str, str], url: str | None) -> None:
+    assert resolved({"backend": backend}, environ).backend_url == url
+
+
+def test_a_wrong_backend_url_names_its_variable() -> None:
+    with pytest.raises(SettingsError, match=r"^\$SYNTH_BACKEND_URL must be"):
+        resolved({"backend": "hosted"}, {"SYNTH_BACKEND_URL": "backend.test"})
+
+
+def test_settings_survive_the_way_to_the_keeper() -> None:
+    settings = resolved({"pass_env": "A, B C", "port": "8000", "share": "worker"})
+
+    assert settings.pass_env == ("A", "B", "C")
+    assert Settings.from_json(settings.to_json()) == settings
