@@ -1,0 +1,227 @@
+"""One HTTP request and its response, as a request handler sees them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from .head import Head, Headers, response_head
+
+if TYPE_CHECKING:
+    from .http11 import ServerConnection
+
+__all__ = ["IGNORE", "Exchange", "RequestHandler", "Router"]
+
+_log = logging.getLogger(__name__)
+
+
+class RequestHandler(Protocol):
+    """What takes a request's body, and hears of the connection. Nothing here may block."""
+
+    def body_received(self, data: bytes) -> None:
+        """Take a piece of the body, never empty."""
+
+    def body_ended(self) -> None:
+        """Take the end of the body; told at once, after the router, where there is none."""
+
+    def aborted(self) -> None:
+        """The caller is gone, or what it sends is no HTTP: nobody reads a response any more."""
+
+    def pause_writing(self) -> None:
+        """The caller reads slowly: write no more for now (what is written is kept)."""
+
+    def resume_writing(self) -> None:
+        """Go on after :meth:`pause_writing`."""
+
+
+class _Ignore:
+    """Takes the rest of a request that is answered already."""
+
+    def body_received(self, data: bytes) -> None: ...
+    def body_ended(self) -> None: ...
+    def aborted(self) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+IGNORE: Final[RequestHandler] = _Ignore()
+"""For a router that has answered from the head alone."""
+
+
+class Exchange:
+    """One request and its response. After :meth:`end`, :meth:`abort` or the caller's departure
+    every method does nothing.
+
+    Attributes:
+        head: the request's.
+        started: the response's head is written.
+    """
+
+    __slots__ = ("_bodiless", "_chunked", "_connection", "_left", "head", "started")
+
+    def __init__(self, connection: "ServerConnection", head: Head) -> None:
+        self.head = head
+        self.started = False
+        self._connection: ServerConnection | None = connection
+        """``None`` once the exchange is over."""
+        self._left: int | None = None
+        """Response bytes still due; ``None`` where the length was not told."""
+        self._chunked = False
+        self._bodiless = False
+
+    @property
+    def done(self) -> bool:
+        """Whether the exchange is over, one way or another."""
+        return self._connection is None
+
+    @property
+    def writable(self) -> bool:
+        """False from ``pause_writing`` to ``resume_writing``."""
+        connection = self._connection
+        return connection is not None and not connection.write_paused
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole response.
+
+        Args:
+            status: the HTTP status.
+            headers: all but the hop-by-hop ones and ``Content-Length``.
+            body: left out where the request or the status allows none.
+
+        Raises:
+            ValueError: a header cannot travel in HTTP; nothing was sent.
+        """
+        self._start(status, headers, len(body))
+        self.write(body)
+        self.end()
+
+    def start_response(
+        self, status: int, headers: Headers, content_length: int | None = None
+    ) -> None:
+        """Send a response's head, together with what follows in this tick of the loop.
+
+        Args:
+            status: the HTTP status.
+            headers: as in :meth:`respond`; :func:`end_to_end` prepares an app's.
+            content_length: of the body, in bytes; ``None`` if only its end will tell.
+
+        Raises:
+            ValueError: a header cannot travel in HTTP; nothing was sent.
+        """
+        self._start(status, headers, content_length)
+        if self._connection is not None:
+            self._connection.server.write_soon(self._connection)
+
+    def _start(self, status: int, headers: Headers, content_length: int | None) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        head = self.head
+        bodiless = status in (204, 304) or head.method == "HEAD"
+        framing = ""
+        if content_length is not None:
+            if status != 204:
+                framing = f"Content-Length: {content_length}\r\n"
+        elif not bodiless and head.http_version == "1.1":
+            self._chunked = True
+            framing = "Transfer-Encoding: chunked\r\n"
+        keep = connection.may_be_kept(head)
+        if content_length is None and not bodiless and not self._chunked:
+            keep = False
+        if not keep:
+            framing += "Connection: close\r\n"
+        elif head.http_version == "1.0":
+            framing += "Connection: keep-alive\r\n"
+        data = response_head(status, headers, framing)
+        self.started = True
+        self._bodiless = bodiless
+        self._left = content_length
+        connection.keep = keep
+        connection.collect(data)
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body, together with what follows in this tick of the loop."""
+        connection = self._connection
+        if connection is None or self._bodiless or not data:
+            return
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                _log.warning("a response longer than its Content-Length was cut off")
+                self.abort()
+            else:
+                connection.collect(data)
+        elif self._chunked:
+            connection.collect(b"%x\r\n" % len(data))
+            connection.collect(data)
+            connection.collect(b"\r\n")
+        else:
+            connection.collect(data)
+
+    def end(self) -> None:
+        """End the body. One that is shorter than announced is aborted instead."""
+        connection = self._connection
+        if connection is None:
+            return
+        if not self._bodiless:
+            if self._left:
+                self.abort()
+                return
+            if self._chunked:
+                connection.collect(b"0\r\n\r\n")
+        self._connection = None
+        connection.exchange_ended()
+
+    def abort(self) -> None:
+        """Cut the response off so that the caller sees it: without a clean end."""
+        connection = self._connection
+        if connection is None:
+            return
+        self._connection = None
+        # Only the connection's own end would tell a caller that no length was announced to.
+        connection.cut(reset=not self._bodiless and self._left is None and not self._chunked)
+
+    def pause_body(self) -> None:
+        """Let the caller wait with the body; what is read already still comes."""
+        if self._connection is not None:
+            self._connection.pause_body()
+
+    def resume_body(self) -> None:
+        """Go on after :meth:`pause_body`."""
+        if self._connection is not None:
+            self._connection.resume_body()
+
+    def continue_(self) -> None:
+        """Tell a caller that waits for it to send the body."""
+        if self._connection is not None and self.head.expects_continue and not self.started:
+            self.head.expects_continue = False
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def upgrade(self) -> tuple[asyncio.Transport, bytes]:
+        """Leave HTTP: hand over the connection, before any response.
+
+        Returns:
+            The transport, which needs another protocol before control goes back to the loop,
+            and the bytes that came after the request.
+
+        Raises:
+            ConnectionError: the exchange is over.
+        """
+        connection = self._connection
+        if connection is None:
+            raise ConnectionResetError("the caller is gone")
+        self._connection = None
+        return connection.detach()
+
+    def lose(self) -> bool:
+        """End the exchange without a word, for the connection's sake.
+
+        Returns:
+            False if it was over already.
+        """
+        connection, self._connection = self._connection, None
+        return connection is not None
+
+
+Router = Callable[[Exchange], RequestHandler]
+"""Looks at ``exchange.head`` and returns who takes the body; it may answer at once."""

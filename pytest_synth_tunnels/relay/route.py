@@ -1,0 +1,82 @@
+"""What the relay knows of one lease."""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from .relay import AgentSession
+
+__all__ = ["Limits", "Route"]
+
+
+@dataclass(slots=True)
+class Limits:
+    """What one lease may use, as advertised with it.
+
+    Attributes:
+        max_inflight: requests under way at the same time.
+        max_request_bytes: the largest request body, in bytes.
+        max_response_bytes: the largest response body, in bytes.
+    """
+
+    max_inflight: int = 128
+    max_request_bytes: int = 1 << 36
+    max_response_bytes: int = 1 << 36
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """One lease's way through the relay. The backend makes it and may change its first part.
+
+    Attributes:
+        lease_id: the lease.
+        route_token: the path segment after ``/s/`` by which callers name it; no secret.
+        agent_token: what an agent must show to serve it.
+        worker_token: what a caller must show; ``None`` where knowing the URL is enough. Assign
+            another to rotate it: the old one stops working at once.
+        expires_at: when the lease ends, in unix seconds.
+        public_base_url: the origin under which callers reach the relay.
+        limits: what the lease may use.
+        require_token: false where callers pass without the worker token; one that they send all
+            the same still never reaches the app.
+        closed: the lease is over. Set by :meth:`.relay.Relay.close`.
+        session: the agent that serves it now, or ``None``. The relay's own.
+        inflight: requests under way. The relay's own.
+        last_seen_at: when an agent was last known to be attached, in unix seconds.
+        prefix: the path of the public URL, ``/s/{route_token}``.
+    """
+
+    lease_id: str
+    route_token: str
+    agent_token: str = field(repr=False)
+    worker_token: str | None = field(default=None, repr=False)
+    expires_at: float = inf
+    public_base_url: str = ""
+    limits: Limits = field(default_factory=Limits)
+    require_token: bool = True
+    closed: bool = False
+    session: "AgentSession | None" = field(default=None, init=False, repr=False)
+    inflight: int = field(default=0, init=False)
+    last_seen_at: float | None = field(default=None, init=False)
+    prefix: str = field(init=False)
+    forwarded: list[tuple[str, str]] = field(init=False, repr=False)
+    """Headers that every request of this lease gets."""
+
+    def __post_init__(self) -> None:
+        self.prefix = f"/s/{self.route_token}"
+        self.forwarded = [
+            ("X-Forwarded-Prefix", urlsplit(self.public_base_url).path.rstrip("/") + self.prefix),
+            ("X-SynthTunnel-Lease-Id", self.lease_id),
+        ]
+
+    @property
+    def connected(self) -> bool:
+        """Whether an agent is attached."""
+        return self.session is not None
+
+    @property
+    def public_url(self) -> str:
+        """Where callers reach the app."""
+        return f"{self.public_base_url}{self.prefix}"
