@@ -123,10 +123,7 @@ def _failures_shown_plainly() -> Iterator[None]:
     try:
         yield
     except KeeperError as error:
-        message = str(error)
-    else:
-        return
-    pytest.fail(message, pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture(scope="session")

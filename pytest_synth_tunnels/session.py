@@ -161,7 +161,9 @@ class Session:
         try:
             self.report = self.keeper.finish(_FINISH_TIMEOUT_S)
         except KeeperError as error:
-            self.trouble.append(str(error))
+            # Whoever needed a keeper that did not start has said so already.
+            if error.code != "KEEPER_NOT_STARTED":
+                self.trouble.append(str(error))
         if self.report is not None:
             self.trouble += self.report.events + self.report.unreleased
 

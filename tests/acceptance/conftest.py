@@ -1,0 +1,190 @@
+"""Real pytest runs in subprocesses, each with a runtime directory of its own to look into."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+API_KEY = "sk-test-0123456789abcdef"
+
+SERVE_OWN_APP = """
+import json, os, threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+class App(BaseHTTPRequestHandler):
+    def do_GET(self):
+        seen = {"pid": os.getpid(), "path": self.path, "headers": dict(self.headers)}
+        answer = json.dumps(seen).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+@pytest.fixture(scope="session")
+def app(exposed_port):
+    server = ThreadingHTTPServer(("127.0.0.1", exposed_port), App)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+"""
+"""A conftest.py: each process serves an app that tells who it is."""
+
+CALL_OWN_APP = """
+import json, os
+from urllib.request import Request, urlopen
+
+import pytest
+
+def ask(lease, path="/"):
+    call = Request(lease.url(path), headers=lease.headers)
+    with urlopen(call, timeout=20) as answer:
+        return json.load(answer)
+
+@pytest.mark.parametrize("number", range(12))
+def test_own_app_answers(synth_lease, app, number):
+    seen = ask(synth_lease, f"/{number}?n={number}")
+    assert seen["pid"] == os.getpid()
+    assert seen["path"] == f"/{number}?n={number}"
+"""
+"""A test module: 12 tests, each of which must reach the app of its own process."""
+
+
+@dataclass
+class RuntimeDirectory:
+    """The run directories of one test's pytest runs, and only those."""
+
+    path: Path
+
+    def processes(self) -> list[str]:
+        """Return the command lines of the living processes that were started with this one."""
+        found = []
+        mark = f"XDG_RUNTIME_DIR={self.path}".encode()
+        for process in Path("/proc").iterdir():
+            try:
+                environ = (process / "environ").read_bytes().split(b"\0")
+                state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except (OSError, ValueError):
+                continue
+            if mark in environ and state != "Z":
+                found.append(command)
+        return found
+
+    def assert_nothing_left(self) -> None:
+        """Check that the runs have left no process (so no open port) and no file."""
+        assert self.processes() == []
+        assert list(self.path.rglob("*")) == []
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeDirectory]:
+    """A runtime directory with a short path (a socket lies in it), empty at the start."""
+    path = Path(tempfile.mkdtemp(prefix="st-"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+    yield RuntimeDirectory(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, runtime: RuntimeDirectory) -> pytest.Pytester:
+    """A suite of 12 tests that call their own process's app through the lease."""
+    pytester.makeconftest(SERVE_OWN_APP)
+    pytester.makepyfile(test_app=CALL_OWN_APP)
+    return pytester
+
+
+@dataclass
+class CountingBackend:
+    """A real backend in a process of its own, behind a proxy that notes each call."""
+
+    url: str
+    calls: list[str] = field(default_factory=list)
+
+    @property
+    def creates(self) -> int:
+        return self.calls.count("POST /api/v1/synthtunnel/leases")
+
+    @property
+    def releases(self) -> int:
+        return len({call for call in self.calls if call.startswith("DELETE ")})
+
+
+@pytest.fixture
+def hosted(
+    runtime: RuntimeDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[CountingBackend]:
+    """A hosted backend: runs started in this test use it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest_synth_tunnels.backend", "--port", "0"],
+        env={**os.environ, "SYNTH_API_KEY": API_KEY, "XDG_RUNTIME_DIR": "/none"},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    backend_url = json.loads(process.stdout.readline())["backend_url"]
+    counted = CountingBackend("")
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _forwarder(backend_url, counted.calls))
+    counted.url = f"http://127.0.0.1:{proxy.server_port}"
+    thread = threading.Thread(target=proxy.serve_forever)
+    thread.start()
+    monkeypatch.setenv("SYNTH_API_KEY", API_KEY)
+    monkeypatch.setenv("SYNTH_BACKEND_URL", counted.url)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    yield counted
+    proxy.shutdown()
+    proxy.server_close()
+    thread.join()
+    process.terminate()
+    assert process.wait(10) == 0
+    process.stdout.close()
+
+
+def _forwarder(backend_url: str, calls: list[str]) -> type[BaseHTTPRequestHandler]:
+    class Forwarder(BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            calls.append(f"{self.command} {self.path}")
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
+            headers = {
+                name: self.headers[name]
+                for name in ("Authorization", "Content-Type")
+                if name in self.headers
+            }
+            request = Request(backend_url + self.path, body, headers, method=self.command)
+            try:
+                answer = urlopen(request, timeout=10)
+            except HTTPError as error:
+                answer = error
+            with answer:
+                data = answer.read()
+                self.send_response(answer.status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_DELETE = forward  # noqa: N815 - the names that http.server calls
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Stay quiet."""
+
+    return Forwarder
