@@ -116,8 +116,11 @@ def suite(pytester: pytest.Pytester, runtime: RuntimeDirectory) -> pytest.Pytest
 class CountingBackend:
     """A real backend in a process of its own, behind a proxy that notes each call."""
 
-    url: str
+    url: str = ""
     calls: list[str] = field(default_factory=list)
+    """The calls that the backend has answered."""
+    is_down: bool = False
+    """Whether it hangs up on every caller."""
 
     @property
     def creates(self) -> int:
@@ -142,8 +145,8 @@ def hosted(
     )
     assert process.stdout is not None
     backend_url = json.loads(process.stdout.readline())["backend_url"]
-    counted = CountingBackend("")
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _forwarder(backend_url, counted.calls))
+    counted = CountingBackend()
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _forwarder(backend_url, counted))
     counted.url = f"http://127.0.0.1:{proxy.server_port}"
     thread = threading.Thread(target=proxy.serve_forever)
     thread.start()
@@ -159,10 +162,13 @@ def hosted(
     process.stdout.close()
 
 
-def _forwarder(backend_url: str, calls: list[str]) -> type[BaseHTTPRequestHandler]:
+def _forwarder(backend_url: str, counted: CountingBackend) -> type[BaseHTTPRequestHandler]:
     class Forwarder(BaseHTTPRequestHandler):
         def forward(self) -> None:
-            calls.append(f"{self.command} {self.path}")
+            if counted.is_down:
+                self.close_connection = True
+                return
+            counted.calls.append(f"{self.command} {self.path}")
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
             headers = {
                 name: self.headers[name]
