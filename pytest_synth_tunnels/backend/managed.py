@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from .values import Clock, Refusal, TokenMaker, clamp_ttl, make_room, timestamp
+from .values import Clock, RefusedError, TokenMaker, clamp_ttl, make_room, timestamp
 
 __all__ = ["LeaseRequest", "ManagedLeases"]
 
@@ -78,14 +78,14 @@ class ManagedLeases:
             The whole lease, its tokens included.
 
         Raises:
-            Refusal: 409, the key belongs to another request; 429, too many leases are live.
+            RefusedError: 409, the key belongs to another request; 429, too many leases are live.
         """
         if request.idempotency_key:
             key = (request.client_instance_id, request.idempotency_key)
             known = self._by_key.get(key)
             if known is not None:
                 if known.request != request:
-                    raise Refusal(
+                    raise RefusedError(
                         409,
                         "conflict",
                         "this idempotency_key was used for another request: choose a new one",
@@ -133,7 +133,7 @@ class ManagedLeases:
         is the app's affair and changes nothing.
 
         Raises:
-            Refusal: 404, unknown; 410, the lease has ended.
+            RefusedError: 404, unknown; 410, the lease has ended.
         """
         lease = self._live(lease_id)
         lease.status = "active" if connected_to_edge and gateway_ready else "pending"
@@ -151,7 +151,7 @@ class ManagedLeases:
         """Let a live lease begin its time anew.
 
         Raises:
-            Refusal: 404, unknown; 410, the lease has ended.
+            RefusedError: 404, unknown; 410, the lease has ended.
         """
         lease = self._live(lease_id)
         lease.requested_ttl_seconds = requested_ttl_seconds
@@ -162,7 +162,7 @@ class ManagedLeases:
         """End a lease and keep its record; ending it again changes nothing.
 
         Raises:
-            Refusal: 404, unknown.
+            RefusedError: 404, unknown.
         """
         lease = self._known(lease_id)
         if not lease.ended:
@@ -173,7 +173,7 @@ class ManagedLeases:
         """End a lease and hide its record; ending it again changes nothing.
 
         Raises:
-            Refusal: 404, unknown.
+            RefusedError: 404, unknown.
         """
         lease = self._known(lease_id)
         lease.status = "deleted"
@@ -182,13 +182,13 @@ class ManagedLeases:
     def _known(self, lease_id: str) -> ManagedLease:
         lease = self._leases.get(lease_id)
         if lease is None:
-            raise Refusal(404, "not_found", f"no lease has the id {lease_id[:80]!r}")
+            raise RefusedError(404, "not_found", f"no lease has the id {lease_id[:80]!r}")
         return self._settled(lease)
 
     def _live(self, lease_id: str) -> ManagedLease:
         lease = self._known(lease_id)
         if lease.ended:
-            raise Refusal(
+            raise RefusedError(
                 410,
                 "lease_expired",
                 f"lease_expired: lease {lease_id} is {lease.status}; create a new one",

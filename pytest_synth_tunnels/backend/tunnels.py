@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from .values import Refusal, TokenMaker, make_room
+from .values import RefusedError, TokenMaker, make_room
 
 __all__ = ["Tunnels"]
 
@@ -54,11 +54,11 @@ class Tunnels:
         """Open a tunnel.
 
         Raises:
-            Refusal: 409, an active tunnel has the subdomain; 429, too many are open.
+            RefusedError: 409, an active tunnel has the subdomain; 429, too many are open.
         """
         subdomain = subdomain.lower()
         if any(t.subdomain == subdomain and not t.ended for t in self._tunnels.values()):
-            raise Refusal(
+            raise RefusedError(
                 409, "conflict", f"subdomain {subdomain!r} is taken: delete its tunnel or rename"
             )
         make_room(self._tunnels, MAX_TUNNELS, "tunnels")
@@ -78,11 +78,11 @@ class Tunnels:
         """End a tunnel; ending it again changes nothing.
 
         Raises:
-            Refusal: 404, there is none of this id.
+            RefusedError: 404, there is none of this id.
         """
         tunnel = self._tunnels.get(tunnel_id)
         if tunnel is None:
-            raise Refusal(404, "not_found", f"no tunnel has the id {tunnel_id[:80]!r}")
+            raise RefusedError(404, "not_found", f"no tunnel has the id {tunnel_id[:80]!r}")
         tunnel.status = "deleted"
         return asdict(tunnel)
 
@@ -90,11 +90,11 @@ class Tunnels:
         """Move the newest active tunnel to another local target; its URL stays.
 
         Raises:
-            Refusal: 404, no tunnel is active.
+            RefusedError: 404, no tunnel is active.
         """
         newest = next((t for t in reversed(self._tunnels.values()) if not t.ended), None)
         if newest is None:
-            raise Refusal(404, "not_found", "no tunnel is active, so there is none to rotate")
+            raise RefusedError(404, "not_found", "no tunnel is active, so there is none to rotate")
         newest.local_host = local_host
         newest.local_port = local_port
         return asdict(newest) | {"status": "rotated", "reason": reason}

@@ -9,7 +9,7 @@ __all__ = [
     "MAX_TTL_S",
     "MIN_TTL_S",
     "Clock",
-    "Refusal",
+    "RefusedError",
     "TokenMaker",
     "clamp_ttl",
     "make_room",
@@ -28,20 +28,29 @@ TokenMaker = Callable[[str], str]
 """From a prefix to something that nobody can guess."""
 
 
-class Refusal(Exception):
-    """The backend's no: a status, a stable code, and a sentence for the person who asked.
+class RefusedError(Exception):
+    """The backend says no: a status, a stable code, and a sentence for the person who asked.
 
     Attributes:
         status: the HTTP status.
         code: for programs; it does not change between versions.
         message: for people; it never holds a secret.
+        headers: what else the answer says.
     """
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
+        self.headers = headers
 
 
 class Ending(Protocol):
@@ -62,7 +71,7 @@ def make_token(prefix: str) -> str:
 
 def clamp_ttl(requested_s: float) -> float:
     """Return the time to live, in seconds, that a request for ``requested_s`` gets."""
-    return min(max(float(requested_s), MIN_TTL_S), MAX_TTL_S)
+    return float(min(max(requested_s, MIN_TTL_S), MAX_TTL_S))
 
 
 def timestamp(unix_s: float) -> str:
@@ -83,15 +92,15 @@ def make_room(records: dict[str, _E], limit: int, what: str) -> _E | None:
         The forgotten record, if there was one.
 
     Raises:
-        Refusal: 429, all of them are live.
+        RefusedError: 429, all of them are live.
     """
     if len(records) < limit:
         return None
     oldest = next((key for key, record in records.items() if record.ended), None)
     if oldest is None:
-        raise Refusal(
+        raise RefusedError(
             429,
-            "capacity_exceeded",
+            "rate_limited",
             f"all {limit} {what} that this backend can hold are live: release some of them",
         )
     return records.pop(oldest)

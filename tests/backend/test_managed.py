@@ -6,7 +6,7 @@ import pytest
 
 from pytest_synth_tunnels.backend import managed as module
 from pytest_synth_tunnels.backend.managed import LeaseRequest, ManagedLeases
-from pytest_synth_tunnels.backend.values import Refusal
+from pytest_synth_tunnels.backend.values import RefusedError
 
 REQUEST = LeaseRequest(
     client_instance_id="client-12345678",
@@ -105,7 +105,7 @@ def test_an_idempotency_key_makes_one_lease(world: World) -> None:
 
 def test_an_idempotency_key_is_for_one_request(world: World) -> None:
     world.create(idempotency_key="k")
-    with pytest.raises(Refusal, match="another request") as caught:
+    with pytest.raises(RefusedError, match="another request") as caught:
         world.create(idempotency_key="k", local_port=9)
     assert caught.value.status == 409
 
@@ -147,7 +147,7 @@ def test_a_lease_expires_unless_it_is_refreshed(world: World) -> None:
         lambda: world.leases.heartbeat(left, **HEALTHY),
         lambda: world.leases.refresh(left, 600),
     ):
-        with pytest.raises(Refusal, match="lease_expired: .* is expired") as caught:
+        with pytest.raises(RefusedError, match=r"lease_expired: .* is expired") as caught:
             call()
         assert caught.value.status == 410
     assert world.leases.release(left)["status"] == "released"
@@ -183,7 +183,7 @@ def test_leases_are_listed_by_client(world: World) -> None:
 
 @pytest.mark.parametrize("call", ["release", "delete"])
 def test_an_unknown_lease_is_refused(world: World, call: str) -> None:
-    with pytest.raises(Refusal, match="'lease_x'") as caught:
+    with pytest.raises(RefusedError, match="'lease_x'") as caught:
         getattr(world.leases, call)("lease_x")
     assert caught.value.status == 404
 
@@ -206,7 +206,7 @@ def test_leases_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module, "MAX_LEASES", 2)
     first = world.create(idempotency_key="k")
     world.create()
-    with pytest.raises(Refusal, match="all 2 leases"):
+    with pytest.raises(RefusedError, match="all 2 leases"):
         world.create()
     world.leases.release(first["lease_id"])
     world.create()

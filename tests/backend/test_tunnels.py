@@ -4,7 +4,7 @@ import pytest
 
 from pytest_synth_tunnels.backend import tunnels as module
 from pytest_synth_tunnels.backend.tunnels import Tunnels
-from pytest_synth_tunnels.backend.values import Refusal
+from pytest_synth_tunnels.backend.values import RefusedError
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_tunnel_says_all_of_itself(tunnels: Tunnels) -> None:
 
 def test_a_subdomain_belongs_to_one_active_tunnel(tunnels: Tunnels) -> None:
     first = open_one(tunnels)
-    with pytest.raises(Refusal, match="'demo' is taken") as caught:
+    with pytest.raises(RefusedError, match="'demo' is taken") as caught:
         open_one(tunnels, "DEMO")
     assert caught.value.status == 409
     tunnels.delete(str(first["id"]))
@@ -54,7 +54,7 @@ def test_deleted_tunnels_are_listed_on_request(tunnels: Tunnels) -> None:
 
 
 def test_deleting_an_unknown_tunnel_is_refused(tunnels: Tunnels) -> None:
-    with pytest.raises(Refusal, match="'tun_9'") as caught:
+    with pytest.raises(RefusedError, match="'tun_9'") as caught:
         tunnels.delete("tun_9")
     assert caught.value.status == 404
 
@@ -76,7 +76,7 @@ def test_the_newest_active_tunnel_rotates(tunnels: Tunnels) -> None:
 
 
 def test_without_an_active_tunnel_nothing_rotates(tunnels: Tunnels) -> None:
-    with pytest.raises(Refusal, match="no tunnel is active") as caught:
+    with pytest.raises(RefusedError, match="no tunnel is active") as caught:
         tunnels.rotate(local_host="127.0.0.1", local_port=8000, reason=None)
     assert caught.value.status == 404
 
@@ -85,7 +85,7 @@ def test_tunnels_are_bounded(tunnels: Tunnels, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "MAX_TUNNELS", 2)
     first = open_one(tunnels, "a")
     open_one(tunnels, "b")
-    with pytest.raises(Refusal, match="all 2 tunnels"):
+    with pytest.raises(RefusedError, match="all 2 tunnels"):
         open_one(tunnels, "c")
     tunnels.delete(str(first["id"]))
     open_one(tunnels, "c")

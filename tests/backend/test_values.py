@@ -7,7 +7,7 @@ import pytest
 from pytest_synth_tunnels.backend.values import (
     MAX_TTL_S,
     MIN_TTL_S,
-    Refusal,
+    RefusedError,
     clamp_ttl,
     make_room,
     make_token,
@@ -54,7 +54,7 @@ def test_room_is_made_by_forgetting_the_oldest_that_ended() -> None:
 
 def test_what_is_live_is_never_forgotten() -> None:
     records = {"a": Record(ended=False)}
-    with pytest.raises(Refusal, match="all 1 things") as caught:
+    with pytest.raises(RefusedError, match="all 1 things") as caught:
         make_room(records, 1, "things")
     assert caught.value.status == 429
     assert list(records) == ["a"]

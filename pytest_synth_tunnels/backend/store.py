@@ -1,0 +1,46 @@
+"""All state of the embedded backend, in memory. Pure: the time and the tokens come from outside."""
+
+import time
+
+from .managed import ManagedLeases
+from .synth import RouteTable, SynthLeases
+from .tunnels import Tunnels
+from .values import Clock, TokenMaker, make_token
+
+__all__ = ["Store"]
+
+
+class Store:
+    """What the control plane reads and changes.
+
+    Args:
+        relay: carries the traffic of SynthTunnel leases.
+        public_base_url: the origin under which callers come.
+        agent_url: the WebSocket URL that agents dial.
+        now: unix seconds.
+        token: makes ids and tokens.
+
+    Attributes:
+        tunnels: those of ``/v1/tunnels/``.
+        leases: the managed ones of ``/v1/tunnels/lease``.
+        synth: the SynthTunnel ones of ``/api/v1/synthtunnel/leases``.
+    """
+
+    def __init__(
+        self,
+        *,
+        relay: RouteTable,
+        public_base_url: str,
+        agent_url: str,
+        now: Clock = time.time,
+        token: TokenMaker = make_token,
+    ) -> None:
+        self.tunnels = Tunnels(public_base_url=public_base_url, token=token)
+        self.leases = ManagedLeases(now=now, token=token, public_base_url=public_base_url)
+        self.synth = SynthLeases(
+            now=now,
+            token=token,
+            relay=relay,
+            public_base_url=public_base_url,
+            agent_url=agent_url,
+        )

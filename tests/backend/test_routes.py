@@ -1,0 +1,268 @@
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from pytest_synth_tunnels.backend import bodies
+from pytest_synth_tunnels.backend.routes import Routes
+from pytest_synth_tunnels.backend.store import Store
+from pytest_synth_tunnels.backend.values import RefusedError
+from pytest_synth_tunnels.relay.head import Response
+from pytest_synth_tunnels.relay.route import Route
+
+KEY = "sk-test"
+SYNTH = "/api/v1/synthtunnel/leases"
+LEASE = {"client_instance_id": "client-12345678", "local_host": "127.0.0.1", "local_port": 8000}
+SYNTH_LEASE = {
+    "client_instance_id": "client-12345678",
+    "local_target": {"host": "127.0.0.1", "port": 8000},
+}
+TUNNEL = {"subdomain": "demo", "local_port": 8000}
+
+
+class Relay:
+    def __init__(self) -> None:
+        self.routes: dict[str, Route] = {}
+
+    def add(self, route: Route) -> None:
+        self.routes[route.lease_id] = route
+
+    def close(self, lease_id: str, reason: str) -> None:
+        self.routes[lease_id].closed = True
+
+    def remove(self, lease_id: str) -> None:
+        del self.routes[lease_id]
+
+
+class Caller:
+    """Speaks to the control plane as HTTP would."""
+
+    def __init__(self) -> None:
+        self.routes = Routes(
+            Store(
+                relay=Relay(),
+                public_base_url="http://127.0.0.1:8787",
+                agent_url="ws://127.0.0.1:8787/api/v1/synthtunnel/agent",
+            ),
+            api_key=KEY,
+        )
+
+    def answer(
+        self,
+        method: str,
+        target: str,
+        body: Any = b"",
+        authorization: str | None = f"Bearer {KEY}",
+    ) -> Response:
+        path, _, query = target.partition("?")
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.routes.handle(method, path, query, authorization, raw)
+
+    def ok(self, method: str, target: str, body: Any = b"", status: int = 200) -> Any:
+        got, _, raw = self.answer(method, target, body)
+        assert got == status, raw
+        return json.loads(raw)
+
+    def refused(self, status: int, method: str, target: str, body: Any = b"") -> str:
+        got, _, raw = self.answer(method, target, body)
+        assert got == status, raw
+        error = json.loads(raw)
+        assert error.keys() == {"code", "detail", "message", "request_id"}
+        assert error["detail"] == error["message"]
+        return str(error["message"])
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return Caller()
+
+
+def test_health_names_the_providers(caller: Caller) -> None:
+    assert caller.ok("GET", "/v1/tunnels/health") == {
+        "status": "ok",
+        "providers": ["ngrok", "cloudflared", "synthtunnel"],
+    }
+
+
+@pytest.mark.parametrize("prefix", ["/v1/tunnels", "/api/v1/tunnels"])
+def test_tunnels_live_under_both_prefixes(caller: Caller, prefix: str) -> None:
+    tunnel = caller.ok("POST", f"{prefix}/", TUNNEL)
+    assert (tunnel["local_host"], tunnel["status"]) == ("127.0.0.1", "active")
+    assert caller.ok("GET", f"{prefix}/") == [tunnel]
+    rotated = caller.ok("POST", f"{prefix}/rotate", {"local_port": 9, "reason": "why"})
+    assert (rotated["status"], rotated["local_port"], rotated["reason"]) == ("rotated", 9, "why")
+    assert caller.ok("POST", f"{prefix}/rotate", {})["local_port"] == 8000
+    assert caller.ok("DELETE", f"{prefix}/{tunnel['id']}")["status"] == "deleted"
+    assert caller.ok("GET", f"{prefix}/") == []
+    assert len(caller.ok("GET", f"{prefix}/?include_deleted=true")) == 1
+    assert caller.ok("GET", f"{prefix}/?include_deleted=true&status_filter=active") == []
+
+
+@pytest.mark.parametrize("prefix", ["/v1/tunnels/lease", "/api/v1/tunnels/lease"])
+def test_managed_leases_live_under_both_prefixes(caller: Caller, prefix: str) -> None:
+    lease = caller.ok("POST", prefix, LEASE)
+    assert (lease["provider_preference"], lease["requested_ttl_seconds"]) == ("ngrok", 3600)
+    assert lease["reuse_connector"] is True
+    one = f"{prefix}/{lease['lease_id']}"
+    assert caller.ok("POST", f"{one}/heartbeat", {"last_error": None})["status"] == "heartbeat_ok"
+    assert caller.ok("POST", f"{one}/refresh", {"requested_ttl_seconds": 90.5})[
+        "requested_ttl_seconds"
+    ] == 90.5  # fmt: skip
+    assert len(caller.ok("GET", prefix)) == 1
+    assert caller.ok("GET", f"{prefix}?client_instance_id=other") == []
+    assert caller.ok("POST", f"{one}/release")["status"] == "released"
+    assert caller.ok("GET", prefix) == []
+    assert len(caller.ok("GET", f"{prefix}?include_expired=True")) == 1
+    assert caller.ok("DELETE", one)["status"] == "deleted"
+    assert caller.ok("GET", f"{prefix}?include_expired=1") == []
+
+
+def test_synth_leases_live_under_api(caller: Caller) -> None:
+    lease = caller.ok("POST", SYNTH, SYNTH_LEASE, status=201)
+    one = f"{SYNTH}/{lease['lease_id']}"
+    assert caller.ok("GET", one)["status"] == "PENDING"
+    fresh = caller.ok("POST", f"{one}/token:refresh")
+    assert fresh["worker_token"] != lease["worker_token"]
+    assert caller.ok("POST", f"{one}/token%3Arefresh")["worker_token"] != fresh["worker_token"]
+    assert caller.ok("DELETE", one)["status"] == "EXPIRED"
+    assert "lease_expired" in caller.refused(410, "POST", f"{one}/token:refresh")
+
+
+@pytest.mark.parametrize(
+    ("authorization", "says"),
+    [
+        (None, "wants the header"),
+        ("", "wants the header"),
+        ("Bearer ", "wants the header"),
+        ("Basic abc", "wants the header"),
+        ("Bearer wrong-secret", "not the backend's"),
+        ("Bearer sk-tesé", "not the backend's"),
+        (f"Bearer {KEY}x", "not the backend's"),
+    ],
+)
+def test_the_key_is_checked_before_the_body(
+    caller: Caller, authorization: str | None, says: str
+) -> None:
+    status, headers, raw = caller.answer("POST", "/v1/tunnels/", b"{", authorization)
+    error = json.loads(raw)
+    assert (status, error["code"]) == (401, "unauthorized")
+    assert says in error["message"]
+    assert ("WWW-Authenticate", "Bearer") in headers
+    assert b"wrong-secret" not in raw
+    assert KEY.encode() not in raw
+
+
+def test_the_scheme_is_case_insensitive(caller: Caller) -> None:
+    assert caller.answer("GET", "/v1/tunnels/health", b"", f"bearer {KEY}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/v1",
+        "/v1/synthtunnel/leases",
+        "/api/v1/tunnelsx",
+        "/v1/tunnels/lease/a/b",
+        "/v1/tunnels/a/b/c/d/e",
+        "",
+        "*",
+    ],
+)
+def test_elsewhere_is_nothing(caller: Caller, target: str) -> None:
+    assert "nothing at" in caller.refused(404, "GET", target)
+
+
+def test_a_wrong_method_names_the_right_ones(caller: Caller) -> None:
+    status, headers, raw = caller.answer("PUT", "/v1/tunnels/")
+    assert status == 405
+    assert ("Allow", "GET, POST") in headers
+    assert "takes GET, POST, not 'PUT'" in json.loads(raw)["message"]
+
+
+@pytest.mark.parametrize(
+    ("target", "body", "says"),
+    [
+        ("/v1/tunnels/", TUNNEL | {"subdomain": ""}, "subdomain must be"),
+        ("/v1/tunnels/", TUNNEL | {"subdomain": "a/b"}, "subdomain must be"),
+        ("/v1/tunnels/", TUNNEL | {"subdomain": "a\n"}, "subdomain must be"),
+        ("/v1/tunnels/", TUNNEL | {"local_port": 0}, "local_port must be an integer from 1"),
+        ("/v1/tunnels/", TUNNEL | {"local_port": 65536}, "local_port must be"),
+        ("/v1/tunnels/", TUNNEL | {"local_port": True}, "local_port must be"),
+        ("/v1/tunnels/", TUNNEL | {"local_port": "8000"}, "local_port must be"),
+        ("/v1/tunnels/", TUNNEL | {"local_host": ""}, "local_host must be"),
+        ("/v1/tunnels/", {"local_port": 1}, "missing required field `subdomain`"),
+        ("/v1/tunnels/", [], "got `array`"),
+        ("/v1/tunnels/rotate", {"local_port": -1}, "local_port must be"),
+        ("/v1/tunnels/lease", LEASE | {"provider_preference": "x"}, "'ngrok' or 'cloudflared'"),
+        ("/v1/tunnels/lease", LEASE | {"client_instance_id": ""}, "client_instance_id must be"),
+        ("/v1/tunnels/lease", LEASE | {"client_instance_id": " "}, "client_instance_id must be"),
+        ("/v1/tunnels/lease", LEASE | {"requested_ttl_seconds": 0}, "must be a positive number"),
+        ("/v1/tunnels/lease", LEASE | {"requested_ttl_seconds": -0.5}, "must be a positive"),
+        ("/v1/tunnels/lease", LEASE | {"requested_ttl_seconds": "1"}, "must be a positive"),
+        ("/v1/tunnels/lease", LEASE | {"requested_ttl_seconds": None}, "must be a positive"),
+        ("/v1/tunnels/lease", LEASE | {"requested_ttl_seconds": 10**400}, "must be a positive"),
+        ("/v1/tunnels/lease", LEASE | {"reuse_connector": 1}, "reuse_connector"),
+        (SYNTH, SYNTH_LEASE | {"client_instance_id": ""}, "client_instance_id must be"),
+        (SYNTH, SYNTH_LEASE | {"local_target": {"host": "h", "port": 0}}, "port must be"),
+        (SYNTH, SYNTH_LEASE | {"local_target": {"host": "h h", "port": 1}}, "host must be"),
+        (SYNTH, SYNTH_LEASE | {"local_target": None}, "local_target"),
+        (SYNTH, SYNTH_LEASE | {"requested_ttl_seconds": 0}, "must be a positive number"),
+        (SYNTH, SYNTH_LEASE | {"metadata": []}, "metadata"),
+        (SYNTH, SYNTH_LEASE | {"metadata": {"require_token": "no"}}, "require_token must be"),
+        (SYNTH, SYNTH_LEASE | {"capabilities": {"max_inflight": 0}}, "max_inflight must be"),
+        (SYNTH, SYNTH_LEASE | {"capabilities": {"max_inflight": "9"}}, "max_inflight must be"),
+    ],
+)
+def test_what_does_not_validate_is_explained(
+    caller: Caller, target: str, body: Any, says: str
+) -> None:
+    assert says in caller.refused(422, "POST", target, body)
+
+
+def test_a_flag_of_the_query_is_true_or_false(caller: Caller) -> None:
+    message = caller.refused(422, "GET", "/v1/tunnels/?include_deleted=maybe")
+    assert message == "include_deleted is true or false, not 'maybe'"
+
+
+def test_a_query_is_bounded(caller: Caller) -> None:
+    assert "100 fields" in caller.refused(400, "GET", "/v1/tunnels/?" + "a=1&" * 101)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"subdomain": "\xff"}', b"x {}"])
+def test_what_is_not_json_is_refused(caller: Caller, body: bytes) -> None:
+    assert "not JSON" in caller.refused(400, "POST", "/v1/tunnels/", body)
+
+
+@pytest.mark.parametrize("where", ["metadata", "unknown"])
+def test_deep_json_is_refused(caller: Caller, where: str) -> None:
+    body = json.dumps(SYNTH_LEASE)[:-1] + f', "{where}": ' + '{"a":' * 50_000 + "1" + "}" * 50_001
+    assert "too deep" in caller.refused(400, "POST", SYNTH, body.encode())
+
+
+def test_what_cannot_be_echoed_never_becomes_a_lease(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(value: object) -> bytes:
+        raise OverflowError("64 bits")
+
+    raw = json.dumps(SYNTH_LEASE | {"metadata": {"n": 10**30}}).encode()
+    with monkeypatch.context() as patch:
+        patch.setattr(msgspec.json, "encode", encode)
+        with pytest.raises(RefusedError, match="64-bit") as caught:
+            bodies.read(raw, bodies.CreateSynthLease)
+    assert caught.value.status == 422
+
+
+def test_conflicts_and_unknown_ids_reach_the_caller(caller: Caller) -> None:
+    caller.ok("POST", "/v1/tunnels/", TUNNEL)
+    assert "taken" in caller.refused(409, "POST", "/v1/tunnels/", TUNNEL)
+    caller.refused(404, "DELETE", "/v1/tunnels/tun_x")
+    caller.refused(404, "POST", "/v1/tunnels/lease/x/release")
+    caller.refused(404, "GET", f"{SYNTH}/x")
+
+
+def test_each_refusal_has_its_own_request_id(caller: Caller) -> None:
+    ids = {json.loads(caller.answer("GET", "/x")[2])["request_id"] for _ in range(3)}
+    assert len(ids) == 3
