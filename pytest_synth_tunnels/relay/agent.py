@@ -1,0 +1,392 @@
+"""The agent: takes requests off a link and brings them to the local app."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import uuid4
+
+from .deadlines import Deadlines
+from .forward import STALL_S, Forward, answer
+from .frames import (
+    MAX_CHUNK_BYTES,
+    AgentCapabilities,
+    Attach,
+    AttachLease,
+    Cancel,
+    Frame,
+    FrameError,
+    Headers,
+    LocalTarget,
+    ReqBody,
+    ReqEnd,
+    ReqHeaders,
+    RespBody,
+    RespEnd,
+    RespError,
+    RespHeaders,
+    Window,
+    WsOpen,
+    WsOpenReject,
+)
+from .head import error_response
+from .link import Link
+from .origin import Origin
+from .target import Mount, Target, split_address
+
+__all__ = ["NONCE_PATH", "Agent", "Target"]
+
+NONCE_PATH: Final = "/__synth/nonce/"
+"""Below it the agent itself answers with the rest of the path: proof that a URL leads here."""
+
+_NONCE = re.compile(r"[0-9a-fA-F]{8,128}")
+
+
+class _Lease:
+    """A lease that the agent serves."""
+
+    def __init__(self, public_url: str, max_inflight: int) -> None:
+        self.public_url = public_url
+        self.max_inflight = max_inflight
+        self.inflight = 0
+        self.mounts: dict[str, tuple[Mount, Origin]] = {}
+        """By address."""
+
+
+class Agent:
+    """Serves leases over one link (a :class:`~.link.LinkHandler`), with their own targets only.
+
+    A relay takes one attachment for each agent token, and a token belongs to one lease: leases
+    with tokens of their own have an agent each.
+
+    Args:
+        agent_id: what it calls itself; a random name unless given.
+        timeout_s: the longest wait for the beginning of an app's answer, in seconds, where the
+            relay sets no shorter one.
+        patience_s: how long a refused connection is tried again while the app has never accepted
+            one, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        agent_id: str | None = None,
+        timeout_s: float = 3600.0,
+        patience_s: float = 5.0,
+    ) -> None:
+        self.agent_id = agent_id or f"agent-{uuid4().hex[:12]}"
+        self.flow_control = False
+        """The relay knows windows."""
+        self.link_paused = False
+        """The link takes no bodies now."""
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._loop = asyncio.get_running_loop()
+        self.now: Callable[[], float] = self._loop.time
+        """The loop's time."""
+        self.deadlines = Deadlines(self._loop)
+        """Of requests, and of idle connections."""
+        self._link: Link | None = None
+        self._leases: dict[str, _Lease] = {}
+        self._forwards: dict[str, Forward] = {}
+        """What is under way, by rid."""
+        self._held: list[Forward] = []
+        """Requests that wait until the end of this tick for more of themselves."""
+        self._stalled: set[Forward] = set()
+        """Requests for which the link waits."""
+        self._origins: set[Origin] = set()
+        """All of them, also those of targets that were replaced while requests were under way."""
+        self._takes: dict[type[Any], Callable[[Any], None]] = {
+            ReqHeaders: self._request,
+            ReqBody: self._body,
+            ReqEnd: self._end,
+            Cancel: self._cancel,
+            Window: self._window,
+            WsOpen: self._websocket,
+        }
+
+    # --- what is served
+
+    def serve(self, lease_id: str, public_url: str, *, max_inflight: int = 128) -> None:
+        """Serve a lease, or change what is known of it. To be called before attaching.
+
+        Args:
+            lease_id: the lease.
+            public_url: where callers reach it, without any address.
+            max_inflight: how many requests may be under way at the same time.
+        """
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            self._leases[lease_id] = _Lease(public_url, max_inflight)
+            return
+        lease.public_url, lease.max_inflight = public_url, max_inflight
+        for address, (mount, origin) in lease.mounts.items():
+            moved = Mount(lease_id, public_url, address, mount.target)
+            lease.mounts[address] = moved, origin
+
+    def set_target(self, lease_id: str, address: str, target: Target) -> None:
+        """Lead an address of a lease to a target. Requests under way end where they began.
+
+        Args:
+            lease_id: a lease that is served.
+            address: ``gw1`` of ``{public_url}/~gw1``, or ``""`` for the public URL itself.
+            target: the app.
+
+        Raises:
+            KeyError: the lease is not served.
+        """
+        lease = self._leases[lease_id]
+        current = lease.mounts.get(address)
+        if current is not None and current[0].target == target:
+            return
+        self.remove_target(lease_id, address)
+        origin = Origin(target.host, target.port, self.deadlines, patience_s=self._patience_s)
+        self._origins.add(origin)
+        lease.mounts[address] = Mount(lease_id, lease.public_url, address, target), origin
+
+    def remove_target(self, lease_id: str, address: str) -> None:
+        """Stop leading an address anywhere. Requests under way go on."""
+        lease = self._leases.get(lease_id)
+        mounted = lease.mounts.pop(address, None) if lease is not None else None
+        if mounted is not None:
+            mounted[1].close()
+            self._origins = {origin for origin in self._origins if not origin.closed}
+            self._origins.add(mounted[1])
+
+    def drop(self, lease_id: str) -> None:
+        """Stop serving a lease; its requests under way fail."""
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            return
+        for forward in [f for f in self._forwards.values() if f.lease_id == lease_id]:
+            forward.abort("LEASE_NOT_SERVED", "the lease is over")
+        for address in list(lease.mounts):
+            self.remove_target(lease_id, address)
+        del self._leases[lease_id]
+
+    # --- the link
+
+    @property
+    def attached(self) -> bool:
+        """Whether a link is there."""
+        return self._link is not None
+
+    @property
+    def inflight(self) -> int:
+        """Requests under way."""
+        return len(self._forwards)
+
+    def attach_frame(self) -> Attach:
+        """Return the first frame: the leases served, and what this agent can do."""
+        leases = []
+        for lease_id, lease in self._leases.items():
+            targets = [mount.target for mount, _ in lease.mounts.values()]
+            local = LocalTarget(targets[0].host, targets[0].port) if len(targets) == 1 else None
+            leases.append(AttachLease(lease_id, local))
+        return Attach(
+            leases,
+            agent_id=self.agent_id,
+            capabilities=AgentCapabilities(
+                streaming=True,
+                max_inflight=max((x.max_inflight for x in self._leases.values()), default=None),
+                max_body_chunk_bytes=MAX_CHUNK_BYTES,
+                supports_cancel=True,
+                flow_control=True,
+            ),
+        )
+
+    def connected(self, link: Link, flow_control: bool) -> None:
+        """Begin to serve over a link whose relay has accepted the leases.
+
+        Args:
+            link: its handler is this agent.
+            flow_control: whether ``ATTACH_ACK`` announced it.
+        """
+        self._forget_all()
+        self._link = link
+        self.flow_control = flow_control
+        self.link_paused = False
+
+    def link_lost(self, reason: str) -> None:
+        """Forget the link and whatever was under way on it."""
+        self._link = None
+        self.link_paused = False
+        self._forget_all()
+
+    async def close(self) -> None:
+        """End everything: the link, the requests, the connections to the apps."""
+        link, self._link = self._link, None
+        self._forget_all()
+        if link is not None:
+            link.close(1001, "the agent is closing")
+        for lease_id in list(self._leases):
+            self.drop(lease_id)
+        await asyncio.gather(*(origin.aclose() for origin in self._origins))
+        self._origins.clear()
+        self.deadlines.close()
+
+    def frame_received(self, frame: Frame) -> None:
+        """Take a frame; what an agent does not understand it ignores."""
+        take = self._takes.get(type(frame))
+        if take is not None:
+            take(frame)
+
+    def frame_failed(self, error: FrameError) -> None:
+        """Fail the request that the frame names."""
+        if error.rid is None:
+            return
+        forward = self._forwards.get(error.rid)
+        if forward is not None:
+            forward.abort("BAD_REQUEST_FRAME", str(error))
+        else:
+            self.send(RespError(error.rid, "BAD_REQUEST_FRAME", str(error)))
+
+    def pause_writing(self) -> None:
+        """Let all apps wait."""
+        self.link_paused = True
+        for forward in self._forwards.values():
+            forward.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on after :meth:`pause_writing`."""
+        self.link_paused = False
+        for forward in list(self._forwards.values()):
+            forward.resume_reading()
+
+    # --- frames
+
+    def _request(self, frame: ReqHeaders) -> None:
+        rid, lease_id = frame.rid, frame.lease_id
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            self._refuse(rid, lease_id, "LEASE_NOT_SERVED", "this agent does not serve the lease")
+            return
+        if rid in self._forwards:
+            self._forwards[rid].abort("BAD_REQUEST_FRAME", "two requests with the same rid")
+            return
+        if lease.inflight >= lease.max_inflight:
+            message = f"{lease.inflight} requests are under way, which is the lease's limit"
+            self._refuse(rid, lease_id, "TOO_MANY_IN_FLIGHT_REQUESTS", message)
+            return
+        found = self._resolve(lease, frame)
+        if found is None:
+            return
+        mount, origin, path = found
+        timeout_s = self._timeout_s
+        if frame.deadline_ms > 0:
+            timeout_s = min(timeout_s, frame.deadline_ms / 1000)
+        forward = Forward(self, frame, mount, origin, path, timeout_s)
+        self._forwards[rid] = forward
+        lease.inflight += 1
+        self.deadlines.set(forward, self.now() + timeout_s)
+        if forward.waits_for_body:
+            self.hold(forward)
+
+    def _resolve(self, lease: _Lease, frame: ReqHeaders) -> tuple[Mount, Origin, str] | None:
+        """Return where a request goes, or answer it here."""
+        mounts = lease.mounts
+        address, path = split_address(frame.path)
+        found = mounts.get(address)
+        if found is None and address and "" in mounts:
+            # The app's own path begins with a tilde.
+            address, path, found = "", frame.path, mounts[""]
+        if found is None and not address and len(mounts) == 1:
+            (found,) = mounts.values()
+        if found is None:
+            known = ", ".join(f"/~{name}" for name in sorted(mounts)) or "none yet"
+            message = f"the lease has no target at {frame.path[:200]}; its addresses: {known}"
+            head_only = frame.method == "HEAD"
+            answer(self, frame.rid, frame.lease_id, 404, "UNKNOWN_ADDRESS", message, head_only)
+            return None
+        if path.startswith(NONCE_PATH) and _NONCE.fullmatch(path, len(NONCE_PATH)):
+            headers = [("Content-Type", "text/plain"), ("X-Synth-Tunnels-Agent", self.agent_id)]
+            body = b"" if frame.method == "HEAD" else path[len(NONCE_PATH) :].encode()
+            self.respond(frame.rid, frame.lease_id, 200, headers, body)
+            return None
+        return *found, path
+
+    def _body(self, frame: ReqBody) -> None:
+        forward = self._forwards.get(frame.rid)
+        if forward is not None:
+            forward.body(frame.chunk)
+
+    def _end(self, frame: ReqEnd) -> None:
+        forward = self._forwards.get(frame.rid)
+        if forward is not None:
+            forward.end()
+
+    def _cancel(self, frame: Cancel) -> None:
+        forward = self._forwards.get(frame.rid)
+        if forward is not None:
+            forward.cancel()
+
+    def _window(self, frame: Window) -> None:
+        forward = self._forwards.get(frame.rid)
+        if forward is not None and frame.credit_bytes > 0:
+            forward.window(frame.credit_bytes)
+
+    def _websocket(self, frame: WsOpen) -> None:
+        """Refuse: this agent did not announce ``websocket``."""
+        status, headers, body = error_response(
+            501, "WEBSOCKET_UNSUPPORTED", "this agent carries no WebSockets", frame.rid
+        )
+        self.send(WsOpenReject(frame.rid, status, headers, body, frame.lease_id))
+
+    # --- for the requests
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame, if there is a link."""
+        if self._link is not None:
+            self._link.send(frame)
+
+    def respond(self, rid: str, lease_id: str, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole response of the agent's own."""
+        self.send(RespHeaders(rid, status, headers, lease_id))
+        if body:
+            self.send(RespBody(rid, body, lease_id=lease_id))
+        self.send(RespEnd(rid, lease_id))
+
+    def hold(self, forward: Forward) -> None:
+        """Start a request at the end of this tick, unless it is complete before."""
+        if not self._held:
+            self._loop.call_soon(self._release)
+        self._held.append(forward)
+
+    def stall(self, forward: Forward) -> None:
+        """Let the link wait for a slow app, for a while."""
+        if not self._stalled and self._link is not None:
+            self._link.pause_reading()
+        self._stalled.add(forward)
+        self.deadlines.set(forward, self.now() + STALL_S)
+
+    def unstall(self, forward: Forward) -> None:
+        """Go on after :meth:`stall`."""
+        self._stalled.discard(forward)
+        if not self._stalled and self._link is not None:
+            self._link.resume_reading()
+
+    def forget(self, forward: Forward) -> None:
+        """Count a request as over. Harmless if it is over already."""
+        if self._forwards.get(forward.rid) is forward:
+            del self._forwards[forward.rid]
+            self.deadlines.forget(forward)
+            lease = self._leases.get(forward.lease_id)
+            if lease is not None:
+                lease.inflight -= 1
+
+    # --- inside
+
+    def _refuse(self, rid: str, lease_id: str, code: str, message: str) -> None:
+        self.send(RespError(rid, code, message, lease_id))
+
+    def _release(self) -> None:
+        """Start what was held back in this tick."""
+        held, self._held = self._held, []
+        for forward in held:
+            if not forward.started and self._forwards.get(forward.rid) is forward:
+                forward.start()
+
+    def _forget_all(self) -> None:
+        for forward in list(self._forwards.values()):
+            forward.cancel()
+        self._stalled.clear()

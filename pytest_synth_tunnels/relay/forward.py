@@ -1,0 +1,363 @@
+"""One request on its way from the relay to the app, and its answer on the way back.
+
+The head waits for what comes with it: a request whose body arrives in the same tick of the loop
+is one write. Each direction holds at most a window of body (:data:`.frames.WINDOW_BYTES`); with
+a relay that knows no windows the link itself waits, and only for so long.
+"""
+
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from .frames import (
+    WINDOW_BYTES,
+    Headers,
+    ReqHeaders,
+    RespBody,
+    RespEnd,
+    RespError,
+    RespHeaders,
+    Window,
+)
+from .head import error_response
+from .origin import Origin, OriginConnection, OriginError
+from .target import Mount, RequestHead
+
+if TYPE_CHECKING:
+    from .agent import Agent
+
+__all__ = ["Forward", "answer"]
+
+STALL_S: Final = 10.0
+"""How long one slow app may hold up a link that knows no windows."""
+
+_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
+"""Methods that come without a body unless something says otherwise."""
+
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "PUT"})
+_EARLY_BYTES: Final = 65_536
+"""A body that grows to this is not waited for."""
+
+
+class Forward:
+    """A request (a :class:`~.origin.Responder` and a :class:`~.deadlines.Expiring`).
+
+    Args:
+        agent: whose link it came by.
+        frame: the request.
+        mount: where it goes.
+        path: as the app sees it.
+        timeout_s: from the last sign of the caller to the beginning of the answer, in seconds.
+    """
+
+    __slots__ = (
+        "_agent",
+        "_body",
+        "_chunked",
+        "_connection",
+        "_credit",
+        "_ended",
+        "_head",
+        "_method",
+        "_mount",
+        "_origin",
+        "_received",
+        "_responded",
+        "_retried",
+        "_sink_paused",
+        "_stalled",
+        "_timeout_s",
+        "_untaken",
+        "due_at",
+        "lease_id",
+        "rid",
+        "started",
+    )
+
+    def __init__(
+        self,
+        agent: "Agent",
+        frame: ReqHeaders,
+        mount: Mount,
+        origin: Origin,
+        path: str,
+        timeout_s: float,
+    ) -> None:
+        self.rid = frame.rid
+        self.started = False
+        """It has asked for a connection."""
+        self.due_at = inf
+        self._agent = agent
+        self.lease_id = frame.lease_id
+        self._method = frame.method
+        self._mount = mount
+        self._origin = origin
+        self._head: RequestHead = mount.request_head(frame, path)
+        self._timeout_s = timeout_s
+        self._connection: OriginConnection | None = None
+        self._body: list[bytes] = []
+        """What waits for the connection."""
+        self._received = 0
+        """Bytes of the body so far."""
+        self._untaken = 0
+        """Those among them for which the relay got no credit yet."""
+        self._ended = False
+        """The request is complete."""
+        self._chunked = False
+        """How the body is framed towards the app."""
+        self._sink_paused = False
+        """The app reads slowly."""
+        self._stalled = False
+        """The link waits for this request."""
+        self._retried = False
+        self._responded = False
+        """``RESP_HEADERS`` is sent."""
+        self._credit: float = WINDOW_BYTES if agent.flow_control else inf
+        """What the relay will still take of the response's body, in bytes."""
+
+    @property
+    def waits_for_body(self) -> bool:
+        """Whether a body is to come for certain, so that the head need not wait for it long."""
+        length = self._head.length
+        return length > 0 if length is not None else self._method not in _BODILESS
+
+    # --- from the relay
+
+    def body(self, chunk: bytes) -> None:
+        """Take a piece of the request's body."""
+        if self._ended or not chunk:
+            return
+        self._received += len(chunk)
+        self._untaken += len(chunk)
+        length = self._head.length
+        if length is not None and self._received > length:
+            self._fail_request(f"the body is longer than its Content-Length of {length}")
+            return
+        connection = self._connection
+        if connection is None:
+            self._body.append(chunk)
+            if self.started:
+                self._hold_back()
+            elif self._received >= _EARLY_BYTES:
+                self.start()
+            else:
+                self._agent.hold(self)
+            return
+        connection.write(_chunk(chunk) if self._chunked else chunk)
+        if self._sink_paused:
+            self._hold_back()
+        else:
+            self._grant()
+
+    def end(self) -> None:
+        """Take note that the request is complete."""
+        if self._ended:
+            return
+        length = self._head.length
+        if length is not None and self._received < length:
+            self._fail_request(f"the body ended after {self._received} of {length} bytes")
+            return
+        self._ended = True
+        if not self.started:
+            self.start()
+        elif self._connection is not None:
+            if self._chunked:
+                self._connection.write(b"0\r\n\r\n")
+            self._connection.request_ended()
+        self._touch()
+
+    def start(self) -> None:
+        """Ask for a connection with what is there of the request."""
+        self.started = True
+        head = self._head
+        bare = not self._received and self._method in _BODILESS
+        if head.length is None and self._ended and not bare:
+            head.length = self._received
+        self._chunked = head.length is None and not self._ended
+        self._origin.submit(self)
+
+    def window(self, credit_bytes: int) -> None:
+        """Take credit for the response's body."""
+        self._credit += credit_bytes
+        self.resume_reading()
+
+    def cancel(self) -> None:
+        """Forget the request: nobody waits for it."""
+        self._detach()
+
+    # --- from the agent
+
+    def pause_reading(self) -> None:
+        """Let the app wait: the link is full."""
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on after :meth:`pause_reading`, if the relay takes more of this response."""
+        if self._connection is not None and self._credit > 0 and not self._agent.link_paused:
+            self._connection.resume_reading()
+
+    def expire(self) -> None:
+        """Act on the deadline."""
+        where = self._mount.target.name
+        self._detach()
+        if self._stalled:
+            message = f"the app at {where} took nothing of the request for {STALL_S:g} s"
+        else:
+            message = f"the app at {where} did not answer within {self._timeout_s:g} s"
+        self._give_up(504, "TUNNEL_TIMEOUT", message)
+
+    def abort(self, code: str, message: str) -> None:
+        """Tell the relay that the request failed for a reason that is not the app's."""
+        self._detach()
+        self._agent.send(RespError(self.rid, code, message, lease_id=self.lease_id))
+
+    # --- from the app
+
+    def connected(self, connection: OriginConnection) -> None:
+        """Send what is there of the request, in one write."""
+        self._connection = connection
+        head = self._head
+        if self._chunked:
+            framing = "Transfer-Encoding: chunked\r\n\r\n"
+        elif head.length is not None:
+            framing = f"Content-Length: {head.length}\r\n\r\n"
+        else:
+            framing = "\r\n"
+        data = f"{head.lines}{framing}".encode("latin-1")
+        if self._body:
+            pieces = map(_chunk, self._body) if self._chunked else self._body
+            data = b"".join((data, *pieces))
+            self._body = []
+        if self._ended and self._chunked:
+            data += b"0\r\n\r\n"
+        connection.begin(self, data, head_only=self._method == "HEAD")
+        if self._ended:
+            connection.request_ended()
+        elif not self._sink_paused:
+            self._grant()
+        if self._agent.link_paused:
+            connection.pause_reading()
+
+    def response_started(self, status: int, headers: Headers) -> None:
+        """Pass the head on."""
+        self._responded = True
+        self.due_at = inf
+        headers = self._mount.response_headers(headers)
+        self._agent.send(RespHeaders(self.rid, status, headers, self.lease_id))
+
+    def response_body(self, data: bytes) -> None:
+        """Pass a piece of the body on, and stop the app where the relay takes no more."""
+        self._credit -= len(data)
+        self._agent.send(RespBody(self.rid, data, lease_id=self.lease_id))
+        if self._credit <= 0 and self._connection is not None:
+            self._connection.pause_reading()
+
+    def response_ended(self) -> None:
+        """Pass the end on. What is still to come of the request's body is dropped."""
+        self._connection = None
+        self._detach()
+        self._agent.send(RespEnd(self.rid, self.lease_id))
+
+    def failed(self, error: OriginError) -> None:
+        """Try again where nothing can happen twice, else tell the caller."""
+        self._connection = None
+        if (
+            error.unanswered
+            and not self._retried
+            and not self._received
+            and self._ended
+            and self._method in _IDEMPOTENT
+        ):
+            self._retried = True
+            self._origin.submit(self, fresh=True)
+            return
+        self._detach()
+        self._give_up(502, "TUNNEL_ENDPOINT_UNREACHABLE", str(error))
+
+    def pause_writing(self) -> None:
+        """Give the relay no more credit: the app is slow."""
+        self._sink_paused = True
+
+    def resume_writing(self) -> None:
+        """Go on after :meth:`pause_writing`."""
+        self._sink_paused = False
+        self._grant()
+
+    # --- inside
+
+    def _grant(self) -> None:
+        """Tell the relay that the app has taken what came so far."""
+        if self._stalled:
+            self._stalled = False
+            self._agent.unstall(self)
+            due_at = inf if self._responded else self._agent.now() + self._timeout_s
+            self._agent.deadlines.set(self, due_at)
+        if not self._agent.flow_control:
+            self._untaken = 0
+        elif self._untaken >= WINDOW_BYTES // 2 and not self._ended:
+            credit, self._untaken = self._untaken, 0
+            self._agent.send(Window(self.rid, credit, self.lease_id))
+        self._touch()
+
+    def _hold_back(self) -> None:
+        """Bound what waits for a slow app."""
+        if self._agent.flow_control:
+            if self._untaken > 4 * WINDOW_BYTES:
+                self._fail_request("the relay sends more than its window")
+        elif self._untaken > WINDOW_BYTES and not self._stalled:
+            self._stalled = True
+            self._agent.stall(self)
+
+    def _touch(self) -> None:
+        """Begin to wait for the answer again: the caller or the app is still busy with the body."""
+        if self._received and not self._responded and not self._stalled:
+            self.due_at = self._agent.now() + self._timeout_s
+
+    def _fail_request(self, message: str) -> None:
+        """Refuse the request for what the relay sent."""
+        if self._responded:
+            self.abort("INVALID_REQUEST_BODY", message)
+        else:
+            self._detach()
+            answer(self._agent, self.rid, self.lease_id, 400, "INVALID_REQUEST_BODY", message)
+
+    def _give_up(self, status: int, code: str, message: str) -> None:
+        """Answer instead of the app, or cut its answer off where it has begun."""
+        if self._responded:
+            error = RespError(self.rid, "LOCAL_BAD_RESPONSE", message, self.lease_id)
+            self._agent.send(error)
+        else:
+            head_only = self._method == "HEAD"
+            answer(self._agent, self.rid, self.lease_id, status, code, message, head_only)
+
+    def _detach(self) -> None:
+        """Leave the agent, the link and the app alone from now on."""
+        self._agent.forget(self)
+        if self._stalled:
+            self._agent.unstall(self)
+        self._ended = True
+        self._body = []
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
+        else:
+            self._origin.withdraw(self)
+
+
+def answer(
+    agent: "Agent",
+    rid: str,
+    lease_id: str,
+    status: int,
+    code: str,
+    message: str,
+    head_only: bool = False,
+) -> None:
+    """Answer a request with an error of the agent's own, as a whole response."""
+    _, headers, body = error_response(status, code, message, rid)
+    agent.respond(rid, lease_id, status, headers, b"" if head_only else body)
+
+
+def _chunk(data: bytes) -> bytes:
+    """Return ``data`` as a chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
