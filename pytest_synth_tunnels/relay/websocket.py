@@ -27,7 +27,17 @@ from websockets.protocol import Side, State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from .frames import MAX_CHUNK_BYTES, Frame, FrameError, ReqBody, RespBody, decode, encode
+from .frames import (
+    MAX_CHUNK_BYTES,
+    Attach,
+    AttachAck,
+    Frame,
+    FrameError,
+    ReqBody,
+    RespBody,
+    decode,
+    encode,
+)
 from .link import LinkHandler
 
 __all__ = ["MAX_MESSAGE_BYTES", "HandshakeError", "WebSocketLink", "accept", "connect"]
@@ -158,9 +168,11 @@ class WebSocketLink(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._bearer = bearer
         self.quick_ack = quick_ack and _QUICK_ACK is not None
-        """Whether to acknowledge at once; switch it off for a peer that writes whole ticks."""
+        """Whether to acknowledge at once."""
         self.opened: asyncio.Future[None] = self._loop.create_future()
         """A client's handshake."""
+        self.gone: asyncio.Future[str] = self._loop.create_future()
+        """Done, with the reason, once nothing more will come."""
         self._opening = self._protocol.state is State.CONNECTING
         self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
@@ -286,6 +298,8 @@ class WebSocketLink(asyncio.Protocol):
             self._silenced = True
             self.opened.set_exception(ConnectionResetError(reason))
         self._lost(reason)
+        if not self.gone.done():
+            self.gone.set_result("closed from this end")
 
     def pause_writing(self) -> None:
         """Pass the transport's wish on."""
@@ -339,8 +353,11 @@ class WebSocketLink(asyncio.Protocol):
         except FrameError as error:
             self.handler.frame_failed(error)
             return
-        if frame is not None:
-            self.handler.frame_received(frame)
+        if frame is None:
+            return
+        if isinstance(frame, Attach | AttachAck) and frame.capabilities.flow_control:
+            self.quick_ack = False  # one of ours: it writes whole ticks, without Nagle
+        self.handler.frame_received(frame)
 
     def _flush(self) -> None:
         """Write what the protocol has to say, in one call."""
@@ -387,6 +404,8 @@ class WebSocketLink(asyncio.Protocol):
         if self._silenced:
             return
         self._silenced = True
+        if not self.gone.done():
+            self.gone.set_result(reason)
         if self.handler is not None:
             self.handler.link_lost(reason)
 

@@ -206,7 +206,7 @@ def test_a_silent_peer_is_given_up() -> None:
     async def scenario(pair: Pair) -> None:
         client, server = await pair.dial()
         client._beat()
-        while not client._heard:  # until the pong is there
+        while not client._heard:  # noqa: ASYNC110 (until the pong is there)
             await asyncio.sleep(0)
         server.pause_reading()
         client._beat()
