@@ -16,7 +16,7 @@ from .keeper.messages import (
     Token,
     WaitReady,
 )
-from .secret import Secret
+from .sdk.models import Secret
 
 __all__ = ["WORKER_TOKEN_HEADER", "ExposedLease", "Lease"]
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels.lease import Secret
+from pytest_synth_tunnels.sdk.models import Secret
 from pytest_synth_tunnels.reporting import header, redact
 from pytest_synth_tunnels.settings import Settings
 

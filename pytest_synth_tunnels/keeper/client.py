@@ -10,6 +10,7 @@ import json
 import secrets
 from typing import Any, TypeVar
 
+from ..sdk.errors import TunnelError
 from .launch import Run, launch, pause
 from .messages import (
     MAX_LINE_BYTES,
@@ -41,18 +42,16 @@ _HANDSHAKE_TIMEOUT_S = 10.0
 _M = TypeVar("_M", bound=Message)
 
 
-class KeeperError(Exception):
-    """The keeper cannot be had, or it refused.
+class KeeperError(TunnelError):
+    """The keeper cannot be had, or it refused."""
 
-    Attributes:
-        code: stable and for programs.
-        hint: what to do about it.
-    """
+    default_code = "KEEPER_UNAVAILABLE"
 
-    def __init__(self, message: str, *, code: str = "KEEPER_UNAVAILABLE", hint: str = "") -> None:
-        super().__init__(f"{message}. {hint}" if hint else message)
-        self.code = code
-        self.hint = hint
+    def __init__(self, message: str, *, code: str | None = None, hint: str = "") -> None:
+        super().__init__(message, code=code, hint=hint)
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.hint}" if self.hint else self.message
 
 
 class Connection:

@@ -3,6 +3,7 @@
 Real processes, real signals, and a backend in a process of its own that counts.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -73,10 +74,8 @@ class Running:
         return self.output()
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             self.signal_group(signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait(10)
         self._output.close()
 
