@@ -4,7 +4,7 @@ from typing import Final
 
 import httptools
 
-from .head import BadRequest
+from .request import BadRequest
 
 __all__ = ["ChunkedBody"]
 

@@ -5,10 +5,11 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from .head import Head, Headers, response_head
+from .head import Headers, response_head
+from .request import Head
 
 if TYPE_CHECKING:
-    from .http11 import ServerConnection
+    from .connection import ServerConnection
 
 __all__ = ["IGNORE", "Exchange", "RequestHandler", "Router"]
 
@@ -91,7 +92,7 @@ class Exchange:
         Raises:
             ValueError: a header cannot travel in HTTP; nothing was sent.
         """
-        self._start(status, headers, len(body))
+        self.start_response(status, headers, len(body))
         self.write(body)
         self.end()
 
@@ -108,11 +109,6 @@ class Exchange:
         Raises:
             ValueError: a header cannot travel in HTTP; nothing was sent.
         """
-        self._start(status, headers, content_length)
-        if self._connection is not None:
-            self._connection.server.write_soon(self._connection)
-
-    def _start(self, status: int, headers: Headers, content_length: int | None) -> None:
         connection = self._connection
         if connection is None:
             return
@@ -195,7 +191,7 @@ class Exchange:
         """Tell a caller that waits for it to send the body."""
         if self._connection is not None and self.head.expects_continue and not self.started:
             self.head.expects_continue = False
-            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.collect(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def upgrade(self) -> tuple[asyncio.Transport, bytes]:
         """Leave HTTP: hand over the connection, before any response.

@@ -42,6 +42,7 @@ class Route:
         require_token: false where callers pass without the worker token; one that they send all
             the same still never reaches the app.
         closed: the lease is over. Set by :meth:`.relay.Relay.close`.
+        closed_because: why, as the end of a sentence.
         session: the agent that serves it now, or ``None``. The relay's own.
         inflight: requests under way. The relay's own.
         last_seen_at: when an agent was last known to be attached, in unix seconds.
@@ -57,6 +58,7 @@ class Route:
     limits: Limits = field(default_factory=Limits)
     require_token: bool = True
     closed: bool = False
+    closed_because: str = field(default="it was closed", init=False)
     session: "AgentSession | None" = field(default=None, init=False, repr=False)
     inflight: int = field(default=0, init=False)
     last_seen_at: float | None = field(default=None, init=False)
@@ -67,8 +69,8 @@ class Route:
     def __post_init__(self) -> None:
         self.prefix = f"/s/{self.route_token}"
         self.forwarded = [
-            ("X-Forwarded-Prefix", urlsplit(self.public_base_url).path.rstrip("/") + self.prefix),
-            ("X-SynthTunnel-Lease-Id", self.lease_id),
+            ("x-forwarded-prefix", urlsplit(self.public_base_url).path.rstrip("/") + self.prefix),
+            ("x-synthtunnel-lease-id", self.lease_id),
         ]
 
     @property

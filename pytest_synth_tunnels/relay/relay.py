@@ -1,0 +1,316 @@
+"""The relay's hub: which lease is whose, which agent serves it, and whose answer a frame is.
+
+No sockets: callers come through :mod:`.ingress`, agents through a :class:`~.link.Link`.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Final, Protocol
+
+from .admission import same_secret
+from .deadlines import Deadlines
+from .frames import (
+    Attach,
+    AttachAck,
+    Frame,
+    FrameError,
+    RelayCapabilities,
+    RespBody,
+    RespEnd,
+    RespError,
+    RespHeaders,
+    Window,
+)
+from .link import Link
+from .route import Route
+
+__all__ = ["AgentSession", "Failure", "Relay", "Stream", "offline", "over"]
+
+_AGENT_OFFLINE: Final = "no agent serves this tunnel now: is the process that opened it alive?"
+
+_ANSWERS: Final = (RespHeaders, RespBody, RespEnd, RespError, Window)
+"""What an agent says of one request."""
+
+Failure = tuple[int, str, str, str]
+"""How a request failed: HTTP status, code, message, and the detail in which clients look."""
+
+
+def offline(reason: str = "") -> Failure:
+    """Return the failure that published supervisors recover from."""
+    message = f"{_AGENT_OFFLINE} ({reason})" if reason else _AGENT_OFFLINE
+    return 503, "AGENT_OFFLINE", message, f"agent_offline: {message}"
+
+
+def over(reason: str) -> Failure:
+    """Return the failure of a lease that has ended."""
+    message = f"this tunnel is over: {reason}"
+    return 410, "TUNNEL_LEASE_EXPIRED", message, f"lease_expired: {message}"
+
+
+class Stream(Protocol):
+    """One request under way, as its session sees it."""
+
+    route: Route
+
+    def response_headers(self, frame: RespHeaders) -> None:
+        """Take the beginning of the answer."""
+
+    def response_body(self, chunk: bytes) -> None:
+        """Take a piece of the answer."""
+
+    def response_end(self) -> None:
+        """Take the end of the answer."""
+
+    def response_error(self, code: str, message: str) -> None:
+        """Take the agent's word that there is no answer, or no end of it."""
+
+    def credit(self, credit_bytes: int) -> None:
+        """Take the agent's leave to send more of the body."""
+
+    def pause(self) -> None:
+        """Send no body for now: the link is full."""
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+
+    def fail(self, failure: Failure, *, cancel: bool = True) -> None:
+        """End the request with an error.
+
+        Args:
+            failure: what to tell the caller.
+            cancel: tell the agent too.
+        """
+
+
+class AgentSession:
+    """One agent's link, the relay's end of it (a :class:`~.link.LinkHandler`).
+
+    Attributes:
+        link: what it sends on.
+        streams: the requests under way, by rid.
+        flow_control: the agent knows windows.
+        writing_paused: the link takes no bodies now.
+    """
+
+    def __init__(self, relay: "Relay", link: Link, agent_token: str) -> None:
+        self.link = link
+        self.streams: dict[str, Stream] = {}
+        self.flow_control = False
+        self.writing_paused = False
+        self._relay = relay
+        self._agent_token = agent_token
+        self._routes: list[Route] = []
+        self._stalled: set[Stream] = set()
+        """Requests whose callers read too slowly, where only the whole link can be paused."""
+
+    def attach(self, frame: Attach) -> AttachAck:
+        """Let the agent serve those of the leases it names that its token is for.
+
+        An agent that served one of them before is cut off from it: the newer one is the one
+        that reconnected.
+
+        Returns:
+            What to answer; ``accepted_leases`` is empty if the agent may serve nothing.
+        """
+        relay = self._relay
+        self.flow_control = frame.capabilities.flow_control
+        accepted = []
+        for lease in frame.leases:
+            route = relay.by_lease(lease.lease_id)
+            if (
+                route is None
+                or route.closed
+                or not same_secret(self._agent_token, route.agent_token)
+            ):
+                continue
+            accepted.append(route.lease_id)
+            previous = route.session
+            if previous is self:
+                continue
+            if previous is not None:
+                previous.detach(route, offline("another agent took over"), "replaced")
+            route.session = self
+            route.last_seen_at = relay.now()
+            self._routes.append(route)
+        return AttachAck(
+            agent_id=frame.agent_id or "agent",
+            accepted_leases=accepted,
+            capabilities=RelayCapabilities(flow_control=self.flow_control),
+        )
+
+    def detach(self, route: Route, failure: Failure, reason: str) -> None:
+        """Take a route away from this agent.
+
+        Args:
+            route: one that it serves.
+            failure: how the route's requests under way end.
+            reason: told to the agent if that was its last route, whose link then closes.
+        """
+        self._routes.remove(route)
+        route.session = None
+        for stream in list(self.streams.values()):
+            if stream.route is route:
+                stream.fail(failure)
+        if not self._routes:
+            self.link.close(1001, reason)
+
+    def frame_received(self, frame: Frame) -> None:
+        """Take one frame; one for a request that is over is dropped."""
+        if isinstance(frame, _ANSWERS):
+            stream = self.streams.get(frame.rid)
+            if stream is None:
+                return
+            if isinstance(frame, RespHeaders):
+                stream.response_headers(frame)
+            elif isinstance(frame, RespBody):
+                stream.response_body(frame.chunk)
+            elif isinstance(frame, RespEnd):
+                stream.response_end()
+            elif isinstance(frame, RespError):
+                stream.response_error(frame.code, frame.message)
+            else:
+                stream.credit(frame.credit_bytes)
+        elif isinstance(frame, Attach):
+            self.link.send(self.attach(frame))
+            if not self._routes:
+                self.link.close(1008, "no such lease for this token")
+
+    def frame_failed(self, error: FrameError) -> None:
+        """Fail the one request that a malformed frame names."""
+        stream = self.streams.get(error.rid) if error.rid is not None else None
+        if stream is not None:
+            stream.response_error("LOCAL_BAD_RESPONSE", f"the agent sent a bad frame: {error}")
+
+    def link_lost(self, reason: str) -> None:
+        """Leave the routes without an agent, and end what was under way."""
+        routes, self._routes = self._routes, []
+        for route in routes:
+            route.session = None
+            route.last_seen_at = self._relay.now()
+        for stream in list(self.streams.values()):
+            stream.fail(offline("its connection was lost"), cancel=False)
+
+    def pause_writing(self) -> None:
+        """Let all bodies wait."""
+        self.writing_paused = True
+        for stream in list(self.streams.values()):
+            stream.pause()
+
+    def resume_writing(self) -> None:
+        """Let them go on."""
+        self.writing_paused = False
+        for stream in list(self.streams.values()):
+            stream.resume()
+
+    def stall(self, stream: Stream) -> None:
+        """Pause the whole link for one slow caller, as long as its agent knows no windows."""
+        if not self._stalled:
+            self.link.pause_reading()
+        self._stalled.add(stream)
+
+    def unstall(self, stream: Stream) -> None:
+        """Go on when the last slow caller has read, or is gone."""
+        if stream in self._stalled:
+            self._stalled.discard(stream)
+            if not self._stalled:
+                self.link.resume_reading()
+
+
+class Relay:
+    """Knows every route, and finds it.
+
+    Args:
+        loop: for deadlines.
+        now: unix seconds, against which leases expire.
+        request_timeout_s: how long a caller waits for the beginning of an answer, in seconds,
+            after the last piece of its request.
+        idle_timeout_s: how long an answer may stand still once it has begun, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float] = time.time,
+        request_timeout_s: float = 30.0,
+        idle_timeout_s: float = 300.0,
+    ) -> None:
+        self.loop = loop
+        self.now = now
+        self.request_timeout_s = request_timeout_s
+        self.idle_timeout_s = idle_timeout_s
+        self.deadlines = Deadlines(loop)
+        self._by_token: dict[str, Route] = {}
+        self._by_lease: dict[str, Route] = {}
+        self._rid_prefix = os.urandom(4).hex()
+        self._rids = count(1)
+
+    def add(self, route: Route) -> None:
+        """Carry this route's traffic from now on."""
+        self._by_token[route.route_token] = route
+        self._by_lease[route.lease_id] = route
+
+    def remove(self, lease_id: str) -> None:
+        """Forget a lease: its URL is unknown from now on."""
+        self.close(lease_id, "it was removed")
+        route = self._by_lease.pop(lease_id, None)
+        if route is not None:
+            self._by_token.pop(route.route_token, None)
+
+    def close(self, lease_id: str, reason: str) -> None:
+        """Fail the lease's live traffic, let its agent go, and answer 410 from now on.
+
+        Args:
+            lease_id: closing it again, or one that is unknown, changes nothing.
+            reason: for the caller, as the end of a sentence.
+        """
+        route = self._by_lease.get(lease_id)
+        if route is None or route.closed:
+            return
+        route.closed = True
+        route.closed_because = reason
+        if route.session is not None:
+            route.last_seen_at = self.now()
+            route.session.detach(route, over(reason), "lease closed")
+
+    def shut_down(self) -> None:
+        """Close every lease, and drop the timer."""
+        for lease_id in list(self._by_lease):
+            self.close(lease_id, "the relay has ended")
+        self.deadlines.close()
+
+    def by_token(self, route_token: str) -> Route | None:
+        """Return the route that callers name so; one whose time is over is closed first."""
+        return self._current(self._by_token.get(route_token))
+
+    def by_lease(self, lease_id: str) -> Route | None:
+        """Return a lease's route; one whose time is over is closed first."""
+        return self._current(self._by_lease.get(lease_id))
+
+    def admits(self, agent_token: str) -> bool:
+        """Whether an agent with this token may attach at all, asked before its handshake."""
+        found = False
+        for route in list(self._by_lease.values()):
+            if same_secret(agent_token, route.agent_token) and not route.closed:
+                found = self._current(route) is route and not route.closed
+        return found
+
+    def session(self, link: Link, agent_token: str) -> AgentSession:
+        """Return the handler of a new agent's link.
+
+        Over a WebSocket it answers the ``ATTACH`` that comes first by itself. In memory,
+        :meth:`AgentSession.attach` is called instead.
+        """
+        return AgentSession(self, link, agent_token)
+
+    def new_rid(self) -> str:
+        """Return a name for a request that this relay has not used."""
+        return f"{self._rid_prefix}-{next(self._rids)}"
+
+    def _current(self, route: Route | None) -> Route | None:
+        if route is not None and not route.closed and route.expires_at <= self.now():
+            self.close(route.lease_id, "the lease expired")
+        return route
