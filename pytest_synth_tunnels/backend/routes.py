@@ -1,6 +1,5 @@
 """The control plane: from a method, a path and a body to the store, and back to JSON. No I/O."""
 
-import hmac
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
+from ..relay.admission import same_secret
 from ..relay.head import Headers, Response, error_response
 from . import bodies
 from .store import Store
@@ -62,7 +62,7 @@ class Routes:
 
     def __init__(self, store: Store, *, api_key: str) -> None:
         self._store = store
-        self._api_key = api_key.encode()
+        self._api_key = api_key
 
     def match(self, method: str, path: str, authorization: str | None) -> Match:
         """Find what a request wants, from its head alone.
@@ -117,7 +117,7 @@ class Routes:
         scheme, _, shown = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not shown.strip():
             message = "the backend wants the header 'Authorization: Bearer <SYNTH_API_KEY>'"
-        elif not hmac.compare_digest(shown.strip().encode("utf-8", "replace"), self._api_key):
+        elif not same_secret(shown.strip(), self._api_key):
             message = "this API key is not the backend's: check SYNTH_API_KEY"
         else:
             return

@@ -106,6 +106,11 @@ class AgentSession:
         self._stalled: set[Stream] = set()
         """Requests whose callers read too slowly, where only the whole link can be paused."""
 
+    @property
+    def attached(self) -> bool:
+        """Whether the agent serves any lease."""
+        return bool(self._routes)
+
     def attach(self, frame: Attach) -> AttachAck:
         """Let the agent serve those of the leases it names that its token is for.
 
@@ -140,6 +145,11 @@ class AgentSession:
             accepted_leases=accepted,
             capabilities=RelayCapabilities(flow_control=self.flow_control),
         )
+
+    @property
+    def attached(self) -> bool:
+        """Whether the agent serves any lease."""
+        return bool(self._routes)
 
     def detach(self, route: Route, failure: Failure, reason: str) -> None:
         """Take a route away from this agent.

@@ -1,0 +1,273 @@
+"""The embedded backend as a whole: control plane, relay and public ingress on one port."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from ..relay.exchange import IGNORE, Exchange, RequestHandler
+from ..relay.head import error_response
+from ..relay.http11 import HttpServer
+from ..relay.ingress import Ingress
+from ..relay.link import memory_links
+from ..relay.relay import AgentSession, Relay
+from ..sdk.errors import TunnelError, from_status
+from ..sdk.requests import Request
+from .routes import Match, Routes, refusal
+from .store import Store
+from .values import Clock, RefusedError, make_token
+
+if TYPE_CHECKING:
+    from ..relay.agent import Agent
+    from ..relay.websocket import WebSocketLink
+
+__all__ = ["AGENT_PATH", "Backend"]
+
+AGENT_PATH: Final = "/api/v1/synthtunnel/agent"
+"""Where agents dial."""
+
+MAX_BODY_BYTES: Final = 262_144
+"""The largest body that the control plane takes."""
+
+_ATTACH_TIMEOUT_S: Final = 10.0
+"""For an agent to say which leases it serves."""
+_SWEEP_S: Final = 5.0
+"""The longest time by which the end of a lease may be noticed late, after a jump of the clock."""
+_BACKLOG: Final = 1_024
+
+
+class Backend:
+    """A backend inside this process, which needs no account and no internet.
+
+    Args:
+        api_key: what clients must show; made unless given.
+        request_timeout_s: how long a caller waits for the app, in seconds.
+        now: unix seconds, against which leases expire.
+
+    Attributes:
+        api_key: what clients must show.
+        url: its origin, for clients and callers alike; empty until it is started.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        request_timeout_s: float = 120.0,
+        now: Clock = time.time,
+    ) -> None:
+        self.api_key = api_key or make_token("sk")
+        self.url = ""
+        self._request_timeout_s = request_timeout_s
+        self._now = now
+        self._listening: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._links: set[WebSocketLink] = set()
+        """Agents' connections."""
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen.
+
+        Args:
+            host: an address of this machine; one that means all of them makes :attr:`url` name
+                the loopback one.
+            port: 0 for any free one.
+
+        Raises:
+            OSError: it cannot listen there.
+        """
+        loop = asyncio.get_running_loop()
+        self._relay = Relay(loop=loop, now=self._now, request_timeout_s=self._request_timeout_s)
+        self._ingress = Ingress(self._relay)
+        self._http = HttpServer(self._route, loop=loop)
+        # "localhost" may mean two addresses, and with port 0 that would be two ports.
+        self._listening = await loop.create_server(
+            self._http,
+            "127.0.0.1" if host == "localhost" else host,
+            port,
+            backlog=_BACKLOG,
+            start_serving=False,
+        )
+        netloc = _netloc(host, self._listening.sockets[0].getsockname()[1])
+        self.url = f"http://{netloc}"
+        self._store = Store(
+            relay=self._relay,
+            public_base_url=self.url,
+            agent_url=f"ws://{netloc}{AGENT_PATH}",
+            now=self._now,
+        )
+        self._routes = Routes(self._store, api_key=self.api_key)
+        self._sweep()
+        await self._listening.start_serving()
+
+    async def close(self) -> None:
+        """End everything: the port, the leases, and every connection."""
+        listening, self._listening = self._listening, None
+        if listening is None:
+            return
+        listening.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._relay.shut_down()
+        for link in list(self._links):
+            link.close(1001, "the backend is closing")
+        self._http.close()
+        # Let the transports write what they have, and close.
+        await asyncio.sleep(0)
+        for link in list(self._links):
+            link.abort()
+        await asyncio.sleep(0)
+
+    def call(self, request: Request) -> Any:
+        """Do what a client would ask for by HTTP.
+
+        Args:
+            request: from :mod:`pytest_synth_tunnels.sdk.requests`.
+
+        Returns:
+            What the client would get.
+
+        Raises:
+            TunnelError: as the client would raise it.
+        """
+        query = urlencode({name: _text(value) for name, value in request.params.items()})
+        body = b"" if request.body is None else msgspec.json.encode(request.body)
+        status, _, answer = self._routes.handle(
+            request.method, request.path, query, f"Bearer {self.api_key}", body
+        )
+        payload = msgspec.json.decode(answer)
+        if status >= 400:
+            raise from_status(status, payload, where=f"{request} of the embedded backend")
+        return payload
+
+    def attach(self, lease_id: str, agent: "Agent", agent_token: str) -> None:
+        """Let an agent of this process serve a lease, over a link in memory.
+
+        Args:
+            lease_id: the lease, which the agent serves already.
+            agent: it has no other link.
+            agent_token: ``agent_connect.agent_token`` of the lease.
+
+        Raises:
+            TunnelError: the lease is over, unknown, or another token's.
+        """
+        inner, outer = memory_links()
+        session = self._relay.session(inner, agent_token)
+        inner.handler = session
+        ack = session.attach(agent.attach_frame())
+        if lease_id not in ack.accepted_leases:
+            raise TunnelError(f"the relay does not let this agent serve lease {lease_id}")
+        outer.handler = agent
+        agent.connected(outer, ack.capabilities.flow_control)
+
+    def _route(self, exchange: Exchange) -> RequestHandler:
+        """Say who takes a request."""
+        path = exchange.head.path
+        if path.startswith("/s/"):
+            return self._ingress(exchange)
+        if path == AGENT_PATH:
+            self._accept_agent(exchange)
+            return IGNORE
+        return self._control(exchange)
+
+    def _control(self, exchange: Exchange) -> RequestHandler:
+        head = exchange.head
+        try:
+            match = self._routes.match(head.method, head.path, head.get("authorization"))
+            if head.content_length > MAX_BODY_BYTES:
+                raise _too_large()
+        except RefusedError as error:
+            exchange.respond(*refusal(error))
+            return IGNORE
+        exchange.continue_()
+        return _Control(exchange, self._routes, match)
+
+    def _accept_agent(self, exchange: Exchange) -> None:
+        """Turn an agent's request into a link, if it shows a token of a live lease."""
+        # A keeper's agents are in memory, so most runs never need the WebSocket library.
+        from ..relay.websocket import HandshakeError, WebSocketLink, accept
+
+        head = exchange.head
+        scheme, _, token = (head.get("authorization") or "").partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not self._relay.admits(token):
+            exchange.respond(
+                *error_response(401, "unauthorized", "this agent token serves no live lease")
+            )
+            return
+        try:
+            answer = accept(head.headers)
+        except HandshakeError as error:
+            exchange.respond(
+                *error_response(error.status, "bad_request", str(error), headers=error.headers)
+            )
+            return
+        transport, received = exchange.upgrade()
+        transport.write(answer)
+        link = WebSocketLink()
+        session = link.handler = self._relay.session(link, token)
+        self._links.add(link)
+        link.gone.add_done_callback(lambda _: self._links.discard(link))
+        link.adopt(transport, received)
+        loop = asyncio.get_running_loop()
+        loop.call_later(_ATTACH_TIMEOUT_S, _expect_attached, link, session)
+
+    def _sweep(self) -> None:
+        """End the leases whose time is over, now and later."""
+        ends_at = self._store.synth.expire()
+        wait_s = _SWEEP_S if ends_at is None else min(max(ends_at - self._now(), 0.05), _SWEEP_S)
+        self._sweeper = asyncio.get_running_loop().call_later(wait_s, self._sweep)
+
+
+class _Control:
+    """Collects the body of one request to the control plane, and answers it."""
+
+    def __init__(self, exchange: Exchange, routes: Routes, match: Match) -> None:
+        self._exchange = exchange
+        self._routes = routes
+        self._match = match
+        self._body = bytearray()
+
+    def body_received(self, data: bytes) -> None:
+        if self._exchange.done:
+            return
+        self._body += data
+        if len(self._body) > MAX_BODY_BYTES:
+            self._body.clear()
+            self._exchange.respond(*refusal(_too_large()))
+
+    def body_ended(self) -> None:
+        try:
+            answer = self._routes.run(self._match, self._exchange.head.query, bytes(self._body))
+        except RefusedError as error:
+            answer = refusal(error)
+        self._exchange.respond(*answer)
+
+    def aborted(self) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+def _expect_attached(link: "WebSocketLink", session: AgentSession) -> None:
+    """Let an agent go that has not said which leases it serves."""
+    if not session.attached:
+        link.close(1002, "no ATTACH")
+
+
+def _too_large() -> RefusedError:
+    return RefusedError(413, "payload_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
+
+
+def _netloc(host: str, port: int) -> str:
+    """Return where this machine reaches a server that listens on ``host``."""
+    if host in ("", "0.0.0.0", "localhost"):
+        host = "127.0.0.1"
+    elif host == "::":
+        host = "::1"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _text(value: str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else value
