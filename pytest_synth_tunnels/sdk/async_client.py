@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from urllib.request import getproxies
 
 import httpx
@@ -17,7 +17,6 @@ __all__ = ["AsyncSynthClient", "AsyncTunnelsClient"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_Self = TypeVar("_Self", bound="AsyncTunnelsClient")
 
 
 class _Pool:
@@ -110,7 +109,7 @@ class AsyncTunnelsClient(BaseClient):
 
     close = aclose
 
-    async def __aenter__(self: _Self) -> _Self:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -194,7 +193,7 @@ class AsyncSynthClient:
 
     close = aclose
 
-    async def __aenter__(self) -> "AsyncSynthClient":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import httpx
 
 from .._version import __version__
-from .errors import TunnelError
+from .errors import TunnelConfigError, TunnelError
 from .http_errors import from_transport, read_answer
 from .models import Secret
 from .requests import Request
@@ -42,6 +42,10 @@ class BaseClient:
             raise ValueError(f"retries must be a number from 0 to 10, not {retries!r}")
         self._api_key = resolve_api_key(api_key)
         self._backend_base = resolve_backend_base(backend_base)
+        try:
+            self._url = httpx.URL(self._backend_base)
+        except httpx.InvalidURL as error:
+            raise TunnelConfigError(f"The backend URL is not a URL: {error}") from None
         self._timeout_s = timeout_s
         self._retries = retries
 
@@ -64,9 +68,8 @@ class BaseClient:
         return f"{type(self).__name__}(backend_base={self._backend_base!r})"
 
     def _http_options(self) -> HttpOptions:
-        url = httpx.URL(self._backend_base)
         # Loading certificates takes longer than a call, and plain http has no use for them.
-        if url.scheme == "https":
+        if self._url.scheme == "https":
             context = httpx.create_ssl_context()
         else:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -78,7 +81,7 @@ class BaseClient:
             },
             "timeout": httpx.Timeout(self._timeout_s),
             # A proxy reaches its own loopback, not this machine's.
-            "trust_env": not is_loopback(url.host),
+            "trust_env": not is_loopback(self._url.host),
             "verify": context,
         }
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
@@ -15,7 +15,6 @@ __all__ = ["SynthClient", "TunnelsClient"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_Self = TypeVar("_Self", bound="TunnelsClient")
 
 
 def _sends(
@@ -89,7 +88,7 @@ class TunnelsClient(BaseClient):
         if http is not None:
             http.close()
 
-    def __enter__(self: _Self) -> _Self:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -159,7 +158,7 @@ class SynthClient:
         """Close the connections. A later call opens new ones."""
         self.tunnels.close()
 
-    def __enter__(self) -> "SynthClient":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -78,10 +78,9 @@ class TunnelError(Exception):
         self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
-        sentence = self.message.rstrip(".")
-        return (
-            f"{sentence}. {self.hint} [{self.code}]" if self.hint else f"{sentence} [{self.code}]"
-        )
+        hint = f" {self.hint}" if self.hint else ""
+        request = f", request {self.request_id}" if self.request_id else ""
+        return f"{self.message.rstrip('.')}.{hint} [{self.code}{request}]"
 
 
 class TunnelConfigError(TunnelError, ValueError):
