@@ -17,3 +17,8 @@ class FailureError(Exception):
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.failure = Failure(code=code, message=message, hint=hint)
+
+    @classmethod
+    def of(cls, failure: Failure) -> "FailureError":
+        """Return a new error for a failure that was told before."""
+        return cls(failure.code, failure.message, failure.hint)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from .launch import process_start
+from .messages import Event
 
 __all__ = ["Holder", "Holders", "Watch", "watch_process"]
 
@@ -158,6 +159,9 @@ def _is_zombie(pid: int) -> bool:
 class Held(Protocol):
     """A connection, as far as its holder is concerned."""
 
+    def tell(self, event: Event) -> None:
+        """Tell the process something that it did not ask."""
+
     def abort(self) -> None:
         """Close it at once."""
 
@@ -176,6 +180,11 @@ class Holder:
     address: str
     connections: set[Held] = field(default_factory=set)
     watch: Watch | None = None
+
+    def tell(self, event: Event) -> None:
+        """Tell the process something, on each of its lines."""
+        for connection in list(self.connections):
+            connection.tell(event)
 
 
 class Holders:

@@ -10,7 +10,7 @@ embedded backend nothing is, because its leases die with it.
 import hashlib
 import json
 import os
-import platform
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -68,7 +68,7 @@ class Place:
             with open("/proc/sys/kernel/random/boot_id") as file:
                 boot = file.read().strip()
             boot += "/" + os.readlink("/proc/self/ns/mnt")
-        return cls(platform.node(), boot)
+        return cls(socket.gethostname(), boot)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from pytest_synth_tunnels.keeper import holders as module
 from pytest_synth_tunnels.keeper.holders import Holder, Holders, watch_process
 from pytest_synth_tunnels.keeper.launch import process_start
+from pytest_synth_tunnels.keeper.messages import Event
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -110,8 +111,13 @@ def test_another_process_with_the_same_id_is_not_the_one_meant() -> None:
 
 
 class Connection:
-    def __init__(self, closed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self) -> None:
         self.aborted = False
+
+        self.events: list[Event] = []
+
+    def tell(self, event: Event) -> None:
+        self.events.append(event)
 
     def abort(self) -> None:
         self.aborted = True
@@ -127,6 +133,9 @@ def test_the_last_connection_ends_the_hold() -> None:
         assert len(holders) == 1
         assert holders.has_address("gw1")
         assert not holders.has_address("gw2")
+        event = Event(kind="lost", lease_id="lease_1", message="gone")
+        holder.tell(event)
+        assert one.events == other.events == [event]
 
         holders.leave(holder, one)
         assert gone == []

@@ -1,0 +1,288 @@
+"""What the keeper does for the processes of its run: it answers their requests."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ..relay.target import Target
+from ..sdk.resolve import is_loopback
+from ..settings import Settings
+from .command import Command
+from .failures import FailureError
+from .holders import Holder, Holders
+from .messages import (
+    Backend,
+    BackendInfo,
+    CloseLease,
+    Done,
+    Event,
+    Expose,
+    LeaseInfo,
+    Message,
+    OpenLease,
+    Port,
+    RefreshToken,
+    Report,
+    ReservePort,
+    Status,
+    StatusInfo,
+    Token,
+    WaitReady,
+)
+from .plane import Plane
+from .ports import HOST, PortReservation
+from .ready import wait_ready
+from .tasks import spawn
+from .tunnel import Tunnel
+from .tunnels import COMMON, RELEASE_TIMEOUT_S, Tunnels
+
+if TYPE_CHECKING:
+    from .books import Books
+
+__all__ = ["Service"]
+
+_log = logging.getLogger(__name__)
+
+_MAX_WAIT_READY_S: Final = 3600.0
+_MAX_EVENTS: Final = 100
+
+
+class Service:
+    """The keeper's work, without the sockets through which it is asked.
+
+    Args:
+        run_id: names the run, for the backend's listings.
+        settings: of the run.
+        environ: the environment of the command.
+        cwd: where the command runs.
+        plane: the backend, not yet started.
+        books: for what a hosted backend is owed; ``None`` for the embedded one.
+        left: called when a process has let go.
+
+    Attributes:
+        holders: the processes that hold.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        settings: Settings,
+        environ: Mapping[str, str],
+        cwd: str,
+        plane: Plane,
+        books: "Books | None",
+        left: Callable[[], None],
+    ) -> None:
+        self.holders = Holders(self._gone)
+        self._settings = settings
+        self._plane = plane
+        self._left = left
+        self._tunnels = Tunnels(
+            run_id=run_id, settings=settings, plane=plane, books=books, tell=self._told
+        )
+        self._one_target = settings.port is not None or settings.command is not None
+        """All processes share one target, so that no URL has an address."""
+        self._ports: dict[str, PortReservation] = {}
+        """By address."""
+        self._command: Command | None = None
+        if settings.command is not None:
+            self._command = Command(
+                settings.command,
+                port=self._port(COMMON),
+                environ=environ,
+                cwd=cwd,
+                timeout_s=settings.command_timeout_s,
+                died=self._command_died,
+            )
+        self._command_failure: FailureError | None = None
+        self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
+        self._finishing = False
+
+    def start(self) -> None:
+        """Start the backend, the run's lease and the command, before anybody asks."""
+        self._tunnels.start()
+        if self._settings.share == "run":
+            self._tunnels.shared(COMMON, self._port(COMMON))
+        if self._command is not None:
+            self._command_up = spawn(self._command.start())
+
+    def _command_died(self, message: str) -> None:
+        self._command_failure = FailureError("COMMAND_FAILED", message)
+        self._events.append(message)
+        _log.warning("%s", message)
+        for holder in self.holders:
+            holder.tell(Event(kind="failed", lease_id="", message=message))
+
+    # --- requests
+
+    async def answer(self, holder: Holder, message: Message) -> Message:
+        """Answer a request.
+
+        Raises:
+            FailureError: it cannot be had.
+            TunnelError: the backend refused.
+            ValueError: there is no such request, or it makes no sense.
+        """
+        handler = self._HANDLERS.get(type(message))
+        if handler is None:
+            raise ValueError(f"{type(message).__name__} is no request")
+        if self._finishing:
+            raise FailureError("KEEPER_FINISHING", "the run is ending, and its tunnels with it")
+        return await handler(self, holder, message)
+
+    async def _reserve_port(self, holder: Holder, _: ReservePort) -> Port:
+        return Port(port=self._port(holder.address))
+
+    def _port(self, address: str) -> int:
+        if self._settings.port is not None:
+            return self._settings.port
+        key = COMMON if self._one_target else address
+        if key not in self._ports:
+            self._ports[key] = PortReservation()
+        return self._ports[key].port
+
+    async def _open_lease(self, holder: Holder, _: OpenLease) -> LeaseInfo:
+        port = self._port(holder.address)
+        tunnel = self._tunnels.shared(holder.address, port)
+        address = self._address_on(tunnel, holder)
+        tunnel.serving.set_target(address, Target(HOST, port))
+        # Whichever fails first is told at once, and the other need not be waited for.
+        await asyncio.gather(tunnel.ready(), self._wait_for_command())
+        return tunnel.info(address)
+
+    async def _wait_for_command(self) -> None:
+        if self._command is None:
+            return
+        try:
+            await asyncio.shield(self._command_up)
+        except FailureError as error:
+            raise FailureError.of(error.failure) from None
+        if self._command_failure is not None:
+            raise FailureError.of(self._command_failure.failure)
+
+    def _address_on(self, tunnel: Tunnel, holder: Holder) -> str:
+        """Return a process's part of a lease's URL."""
+        one = self._one_target or not self._tunnels.is_common(tunnel)
+        return COMMON if one else holder.address
+
+    async def _expose(self, holder: Holder, request: Expose) -> LeaseInfo:
+        target = Target.from_url(request.target)
+        if not (is_loopback(target.host) or self._settings.allow_remote_targets):
+            raise FailureError(
+                "TARGET_FORBIDDEN",
+                f"{target.host} is not this machine, and a lease would open it to others",
+                "Set synth_tunnels_allow_remote_targets = true if that is meant",
+            )
+        if not (request.require_token or self._plane.embedded):
+            raise FailureError(
+                "TOKEN_REQUIRED",
+                "a hosted relay always wants the worker token from its callers",
+                "require_token=False works with the embedded backend",
+            )
+        if request.ttl_s is not None and not request.ttl_s > 0:
+            raise ValueError(f"ttl_s must be above 0, not {request.ttl_s:g}")
+        tunnel = self._tunnels.expose(
+            holder.pid,
+            target,
+            ttl_s=request.ttl_s,
+            name=request.name,
+            token=request.require_token,
+        )
+        try:
+            await tunnel.ready()
+        except BaseException:
+            self._tunnels.drop(tunnel)
+            raise
+        return tunnel.info(COMMON)
+
+    async def _close_lease(self, holder: Holder, request: CloseLease) -> Done:
+        await self._tunnels.close(request.lease_id, holder.pid)
+        return Done()
+
+    async def _wait_ready(self, holder: Holder, request: WaitReady) -> Done:
+        tunnel = self._tunnels.find(request.lease_id)
+        await tunnel.ready()
+        address = self._address_on(tunnel, holder)
+        target = tunnel.serving.target(address)
+        await wait_ready(
+            public_url=tunnel.url(address),
+            worker_token=tunnel.worker_token,
+            host=target.host,
+            port=target.port,
+            timeout_s=min(max(request.timeout_s, 0.0), _MAX_WAIT_READY_S),
+        )
+        return Done()
+
+    async def _status(self, _: Holder, request: Status) -> StatusInfo:
+        tunnel = self._tunnels.find(request.lease_id)
+        return StatusInfo(state=tunnel.life.state.value, answer=await tunnel.status())
+
+    async def _token(self, holder: Holder, request: Token) -> LeaseInfo:
+        tunnel = self._tunnels.find(request.lease_id)
+        return tunnel.info(self._address_on(tunnel, holder))
+
+    async def _refresh_token(self, holder: Holder, request: RefreshToken) -> LeaseInfo:
+        tunnel = self._tunnels.find(request.lease_id)
+        await tunnel.refresh_token()
+        return tunnel.info(self._address_on(tunnel, holder))
+
+    async def _backend(self, _: Holder, __: Backend) -> BackendInfo:
+        await self._tunnels.started()
+        plane = self._plane
+        return BackendInfo(url=plane.url, api_key=plane.api_key, embedded=plane.embedded)
+
+    _HANDLERS: Mapping[type[Message], Callable[..., Coroutine[Any, Any, Message]]] = {
+        ReservePort: _reserve_port,
+        OpenLease: _open_lease,
+        Expose: _expose,
+        CloseLease: _close_lease,
+        WaitReady: _wait_ready,
+        Status: _status,
+        Token: _token,
+        RefreshToken: _refresh_token,
+        Backend: _backend,
+    }
+
+    # --- what happens by itself
+
+    def _told(self, tunnel: Tunnel, kind: str, message: str) -> None:
+        """Tell whoever uses a lease what happened to it."""
+        _log.warning("%s", message)
+        self._events.append(message)
+        for holder in self.holders:
+            if self._tunnels.is_used_by(tunnel, holder.pid, holder.address):
+                holder.tell(Event(kind=kind, lease_id=tunnel.lease_id, message=message))
+
+    def _gone(self, holder: Holder) -> None:
+        """Let go of what a process held, with its last connection or with its life."""
+        self._tunnels.leave(holder.pid)
+        # A forked child has its parent's address, and may outlive it.
+        if not self.holders.has_address(holder.address):
+            self._tunnels.vacate(holder.address)
+            if holder.address != COMMON and holder.address in self._ports:
+                self._ports.pop(holder.address).close()
+        self._left()
+
+    async def finish(self) -> Report:
+        """Release everything, within some ten seconds.
+
+        Returns:
+            What the run did.
+        """
+        self._finishing = True
+        ending: list[asyncio.Task[Any]] = [spawn(self._tunnels.finish(RELEASE_TIMEOUT_S + 1))]
+        if self._command is not None:
+            self._command_up.cancel()
+            ending += [self._command_up, spawn(self._command.stop())]
+        await asyncio.wait(ending, timeout=RELEASE_TIMEOUT_S + 2)
+        for reservation in self._ports.values():
+            reservation.close()
+        return Report(
+            created=self._tunnels.created,
+            released=self._tunnels.released,
+            events=list(self._events),
+            unreleased=self._tunnels.unreleased,
+        )

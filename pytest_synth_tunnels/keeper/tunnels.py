@@ -1,0 +1,250 @@
+"""All leases of a run: made once, found by their users, given back, and counted."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from ..relay.agent import Agent
+from ..relay.target import Target
+from ..settings import Settings
+from .failures import FailureError
+from .leases import LeaseRequest
+from .plane import Plane
+from .tasks import spawn
+from .tunnel import Tell, Tunnel
+
+if TYPE_CHECKING:
+    from .books import Books
+
+__all__ = ["COMMON", "RELEASE_TIMEOUT_S", "Tunnels"]
+
+RELEASE_TIMEOUT_S: Final = 8.0
+"""How long a lease's release is tried."""
+
+COMMON: Final = ""
+"""The address without a name, and the lease that all processes share."""
+
+_MAX_EXPOSED: Final = 256
+
+
+class Tunnels:
+    """The leases of one run.
+
+    Args:
+        run_id: names the run, for the backend's listings.
+        settings: of the run.
+        plane: the backend, not yet started.
+        books: for what a hosted backend is owed; ``None`` for the embedded one.
+        tell: takes what happens to a lease.
+        now: unix seconds.
+
+    Attributes:
+        created: leases that the backend made and that have been dropped since.
+        released: those of them that were given back.
+        unreleased: a line for each of the others.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        settings: Settings,
+        plane: Plane,
+        books: "Books | None",
+        tell: Tell,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.created = 0
+        self.released = 0
+        self.unreleased: list[str] = []
+        self._metadata = {"source": "pytest-synth-tunnels", "run_id": run_id}
+        self._settings = settings
+        self._plane = plane
+        self._books = books
+        self._tell = tell
+        self._now = now
+        self._shared: dict[str, Tunnel] = {}
+        """By address; with one lease for the run there is only the common one."""
+        self._exposed: dict[Tunnel, int] = {}
+        """Leases of their own, and the process that each belongs to."""
+        self._dropping: dict[Tunnel, asyncio.Task[str | None]] = {}
+
+    def start(self) -> None:
+        """Start the backend, and close what dead keepers left there."""
+        self._started = spawn(self._plane.start())
+        self._may_create: asyncio.Future[None] = self._started
+        self._sweeping = spawn(self._sweep())
+
+    async def _sweep(self) -> None:
+        if self._books is not None:
+            await asyncio.shield(self._started)
+            await self._books.sweep()
+
+    async def started(self) -> None:
+        """Wait for the backend.
+
+        Raises:
+            TunnelError: it cannot be used.
+        """
+        await asyncio.shield(self._started)
+
+    # --- leases
+
+    def shared(self, address: str, port: int) -> Tunnel:
+        """Return the lease that a process shares with the run, or with its forked children.
+
+        Args:
+            address: of the process.
+            port: what a new lease's ``local_target`` is.
+        """
+        key = COMMON if self._settings.share == "run" else address
+        if key not in self._shared:
+            tunnel = self._shared[key] = self._open(port)
+            # The others wait for the first: what refuses one lease refuses all, and is asked once.
+            if self._may_create is self._started:
+                self._may_create = spawn(tunnel.ready())
+        return self._shared[key]
+
+    def is_common(self, tunnel: Tunnel) -> bool:
+        """Whether all processes of the run share a lease."""
+        return self._settings.share == "run" and tunnel is self._shared.get(COMMON)
+
+    def expose(
+        self, pid: int, target: Target, *, ttl_s: float | None, name: str | None, token: bool
+    ) -> Tunnel:
+        """Open a lease of its own for a process.
+
+        Args:
+            pid: the process, with which the lease ends.
+            target: where its traffic goes.
+            ttl_s: how long it lasts, in seconds; the run's setting by default.
+            name: what the backend's listings call it.
+            token: whether callers must send the worker token.
+
+        Raises:
+            FailureError: there are too many.
+        """
+        if len(self._exposed) >= _MAX_EXPOSED:
+            raise FailureError(
+                "TOO_MANY_LEASES", f"{_MAX_EXPOSED} leases are open already", "Close some of them"
+            )
+        metadata = {"name": name} if name else {}
+        tunnel = self._open(target.port, ttl_s=ttl_s, metadata=metadata, require_token=token)
+        self._exposed[tunnel] = pid
+        tunnel.serving.set_target(COMMON, target)
+        return tunnel
+
+    def _open(
+        self,
+        port: int,
+        *,
+        ttl_s: float | None = None,
+        metadata: dict[str, Any] | None = None,
+        require_token: bool = True,
+    ) -> Tunnel:
+        return Tunnel(
+            self._plane,
+            LeaseRequest(
+                port=port,
+                ttl_s=self._settings.ttl_s if ttl_s is None else ttl_s,
+                metadata=self._metadata | (metadata or {}),
+                require_token=require_token,
+            ),
+            Agent(timeout_s=self._settings.request_timeout_s),
+            started=self._may_create,
+            tell=self._tell,
+            books=self._books,
+            now=self._now,
+        )
+
+    def find(self, lease_id: str) -> Tunnel:
+        """Return a lease by its id.
+
+        Raises:
+            FailureError: this run does not hold it.
+        """
+        for tunnel in [*self._shared.values(), *self._exposed]:
+            if lease_id and tunnel.lease_id == lease_id:
+                return tunnel
+        raise FailureError("UNKNOWN_LEASE", f"this run holds no lease {lease_id}, or no more")
+
+    def is_used_by(self, tunnel: Tunnel, pid: int, address: str) -> bool:
+        """Whether what happens to a lease matters to a process."""
+        if tunnel in self._exposed:
+            return self._exposed[tunnel] == pid
+        return self.is_common(tunnel) or self._shared.get(address) is tunnel
+
+    # --- letting go
+
+    async def close(self, lease_id: str, pid: int) -> None:
+        """Release a lease that a process exposed; a second time is harmless.
+
+        Raises:
+            FailureError: it is not that process's to close, or could not be released.
+        """
+        if any(tunnel.lease_id == lease_id for tunnel in self._shared.values()):
+            raise FailureError(
+                "LEASE_SHARED",
+                "the run's lease is used by all its tests; it is released when the run ends",
+            )
+        for tunnel, owner in list(self._exposed.items()):
+            if tunnel.lease_id == lease_id:
+                if owner != pid:
+                    raise FailureError("LEASE_FOREIGN", "another process opened this lease")
+                error = await asyncio.shield(self.drop(tunnel))
+                if error is not None:
+                    raise FailureError("TUNNEL_NOT_RELEASED", error)
+
+    def leave(self, pid: int) -> None:
+        """Release what a process exposed."""
+        for tunnel, owner in list(self._exposed.items()):
+            if owner == pid:
+                self.drop(tunnel)
+
+    def vacate(self, address: str) -> None:
+        """Release what the processes of an address had for themselves; the last of them left."""
+        if self._settings.share == "worker":
+            tunnel = self._shared.pop(address, None)
+            if tunnel is not None:
+                self.drop(tunnel)
+        elif address != COMMON and COMMON in self._shared:
+            self._shared[COMMON].serving.remove_target(address)
+
+    def drop(self, tunnel: Tunnel) -> asyncio.Task[str | None]:
+        """Begin to release a lease, once; the task returns why that failed, if it did."""
+        if tunnel not in self._dropping:
+            self._dropping[tunnel] = spawn(self._release(tunnel))
+        return self._dropping[tunnel]
+
+    async def _release(self, tunnel: Tunnel) -> str | None:
+        error = await tunnel.release(RELEASE_TIMEOUT_S)
+        self._exposed.pop(tunnel, None)
+        del self._dropping[tunnel]
+        if tunnel.lease_id:
+            self.created += 1
+            if error is None:
+                self.released += 1
+            else:
+                self.unreleased.append(self._debt(tunnel, error))
+        return error
+
+    def _debt(self, tunnel: Tunnel, error: str) -> str:
+        message = f"lease {tunnel.lease_id} could not be released: {error}"
+        if self._books is None:
+            return message
+        return (
+            f"{message}. The next run with this backend tries again, and so does "
+            "python -m pytest_synth_tunnels leases --release-stale"
+        )
+
+    async def finish(self, timeout_s: float) -> None:
+        """Release everything, and stop the backend.
+
+        Args:
+            timeout_s: how long that may take, in seconds.
+        """
+        for tunnel in [*self._shared.values(), *self._exposed]:
+            self.drop(tunnel)
+        await asyncio.wait([*self._dropping.values(), self._sweeping], timeout=timeout_s)
+        await asyncio.wait([spawn(self._plane.close())], timeout=1.0)
