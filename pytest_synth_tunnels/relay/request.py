@@ -180,12 +180,13 @@ class HeadParser:
             raise BadRequest(400, "BAD_REQUEST", "malformed Host header")
         path, _, query = text.partition("?")
         head = Head(method_text, path, query, headers, host, self._peer_host)
+        if self._secure:
+            head.secure = True
         if version == b"HTTP/1.0":
             head.http_version = "1.0"
             head.keep_alive = False
-        if self._secure:
-            head.secure = True
-        if len(framing) > 1:
+            self._apply(framing, head)
+        elif len(framing) > 1:
             self._apply(framing, head)
         return head
 

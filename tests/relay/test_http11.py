@@ -1,0 +1,479 @@
+"""ServerConnection and Exchange, without sockets: bytes in, bytes out, time by hand."""
+
+import json
+
+import pytest
+
+from pytest_synth_tunnels.relay.http11 import IGNORE, HttpLimits, HttpServer
+
+GET = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Handler:
+    """Keeps what it is told."""
+
+    def __init__(self, exchange):
+        self.exchange = exchange
+        self.head = exchange.head
+        self.body = b""
+        self.events = []
+
+    def body_received(self, data):
+        assert data
+        self.body += data
+        if self.events[-1:] != ["body"]:
+            self.events.append("body")
+
+    def body_ended(self):
+        self.events.append("end")
+
+    def aborted(self):
+        self.events.append("aborted")
+
+    def pause_writing(self):
+        self.events.append("pause")
+
+    def resume_writing(self):
+        self.events.append("resume")
+
+
+class World:
+    """A server with one connection."""
+
+    def __init__(self, loop, wire, router=None, **limits):
+        self.loop = loop
+        self.wire = wire
+        self.handlers = []
+        self.server = HttpServer(router or self.route, loop=loop, limits=HttpLimits(**limits))
+        self.connection = self.server()
+        self.connection.connection_made(wire)
+
+    def route(self, exchange):
+        self.handlers.append(Handler(exchange))
+        return self.handlers[-1]
+
+    @property
+    def handler(self):
+        return self.handlers[-1]
+
+    def feed(self, data):
+        self.connection.data_received(data)
+        return self
+
+    def answer(self):
+        """Return what was written, at the end of this tick."""
+        self.loop.tick()
+        return self.wire.take()
+
+    def lose(self):
+        self.connection.connection_lost(None)
+
+
+@pytest.fixture
+def world(loop, wire):
+    return World(loop, wire)
+
+
+def test_one_response_is_one_write(world):
+    world.feed(GET % b"x")
+    assert world.handler.events == ["end"]
+    assert world.handler.head.peer_host == "192.0.2.7"
+    exchange = world.handler.exchange
+    exchange.start_response(200, [("A", "1")], 4)
+    exchange.write(b"ab")
+    exchange.write(b"cd")
+    exchange.end()
+    assert exchange.done
+    assert world.wire.writes == 0
+    assert world.answer() == b"HTTP/1.1 200 OK\r\nA: 1\r\nContent-Length: 4\r\n\r\nabcd"
+    assert world.wire.writes == 1
+
+
+def test_a_head_does_not_wait_for_its_body(world):
+    world.feed(GET % b"x").handler.exchange.start_response(200, [])
+    assert world.answer() == b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    world.handler.exchange.write(b"event")
+    assert world.answer() == b"5\r\nevent\r\n"
+    world.handler.exchange.end()
+    assert world.answer() == b"0\r\n\r\n"
+
+
+def test_large_pieces_go_at_once_and_in_order(world):
+    exchange = world.feed(GET % b"x").handler.exchange
+    exchange.start_response(200, [])
+    exchange.write(b"a")
+    exchange.write(b"b" * 100_000)
+    exchange.write(b"c")
+    exchange.end()
+    body = world.answer().partition(b"\r\n\r\n")[2]
+    assert body == b"1\r\na\r\n186a0\r\n" + b"b" * 100_000 + b"\r\n1\r\nc\r\n0\r\n\r\n"
+
+
+def test_keep_alive(world):
+    for path in (b"1", b"2", b"3"):
+        world.feed(GET % path).handler.exchange.respond(200, [], path)
+        assert world.answer().endswith(b"\r\n\r\n" + path)
+    assert not world.wire.closed
+    assert [handler.head.path for handler in world.handlers] == ["/1", "/2", "/3"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
+def test_pieces_of_any_size(world, size):
+    data = b"\r\nPOST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+    data += b"POST /2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+    data += GET % b"3"
+    for at in range(0, len(data), size):
+        world.feed(data[at : at + size])
+        if world.handlers and world.handler.events[-1:] == ["end"]:
+            world.handler.exchange.respond(200, [], world.handler.body)
+            if world.handlers[-1].exchange.done and world.handler.events[-1:] == ["end"]:
+                world.loop.tick()
+    while not world.handler.exchange.done:
+        world.handler.exchange.respond(200, [], world.handler.body)
+    assert [handler.body for handler in world.handlers] == [b"hello", b"hi", b""]
+    assert world.answer().count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_pipelined_requests_are_answered_in_order(world):
+    world.feed(GET % b"1" + GET % b"2" + GET % b"3")
+    assert len(world.handlers) == 1
+    for number in (1, 2, 3):
+        assert world.handler.head.path == f"/{number}"
+        world.handler.exchange.respond(200, [], b"%d" % number)
+    assert [part[-1:] for part in world.answer().split(b"HTTP/1.1 200 OK\r\n")[1:]] == [
+        b"1",
+        b"2",
+        b"3",
+    ]
+
+
+def test_pipelined_requests_answered_inside_the_router(loop, wire):
+    def route(exchange):
+        exchange.respond(200, [], exchange.head.path.encode())
+        return IGNORE
+
+    world = World(loop, wire, route)
+    world.feed(b"".join(GET % b"%d" % number for number in range(5000)))
+    assert world.answer().count(b"HTTP/1.1 200 OK") == 5000
+
+
+def test_too_much_pipelining_stops_reading(world):
+    world.feed(GET % b"1")
+    world.feed((GET % b"2") * 3000)
+    assert not world.wire.reading
+    while not world.wire.reading:
+        world.handler.exchange.respond(200, [], b"")
+    assert 2 < len(world.handlers) < 3000
+
+
+def test_head_has_no_body_but_its_length(world):
+    world.feed(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+    world.handler.exchange.start_response(200, [], 500)
+    world.handler.exchange.write(b"dropped")
+    world.handler.exchange.end()
+    assert world.answer() == b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"
+    assert not world.wire.closed
+    world.feed(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+    world.handler.exchange.start_response(200, [])
+    world.handler.exchange.end()
+    assert world.answer() == b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", [204, 304])
+@pytest.mark.parametrize("length", [None, 0, 7])
+def test_statuses_without_a_body(world, status, length):
+    world.feed(GET % b"").handler.exchange.start_response(status, [], length)
+    world.handler.exchange.write(b"dropped")
+    world.handler.exchange.end()
+    answer = world.answer()
+    assert answer.endswith(b"\r\n\r\n")
+    assert b"Transfer-Encoding" not in answer
+    assert (b"Content-Length" in answer) is (status == 304 and length is not None)
+    assert not world.wire.closed
+
+
+def test_http_1_0(world):
+    world.feed(b"GET / HTTP/1.0\r\n\r\n").handler.exchange.start_response(200, [])
+    world.handler.exchange.write(b"until the end")
+    world.handler.exchange.end()
+    assert world.answer() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end"
+    assert world.wire.closed
+    assert not world.wire.aborted
+
+
+def test_http_1_0_keep_alive(world):
+    world.feed(b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n")
+    world.handler.exchange.respond(200, [], b"x")
+    assert b"Connection: keep-alive\r\n" in world.answer()
+    assert not world.wire.closed
+
+
+def test_connection_close(world):
+    world.feed(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + GET % b"more")
+    world.handler.exchange.respond(200, [], b"x")
+    assert b"Connection: close\r\n" in world.answer()
+    assert world.wire.closed
+    assert len(world.handlers) == 1
+
+
+def test_expect_continue_comes_before_the_answer_and_after_the_last_one(world):
+    world.feed(GET % b"1" + b"PUT /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n")
+    world.handler.exchange.respond(200, [], b"one")
+    world.feed(b"Expect: 100-continue\r\n\r\n")
+    world.handler.exchange.continue_()
+    world.handler.exchange.continue_()
+    assert world.answer().endswith(b"oneHTTP/1.1 100 Continue\r\n\r\n")
+    world.feed(b"ok")
+    world.handler.exchange.respond(200, [], b"")
+    assert world.answer().startswith(b"HTTP/1.1 200 OK")
+    assert not world.wire.closed
+
+
+def test_an_answer_before_the_body_closes_but_discards_the_rest(world):
+    world.feed(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+    world.handler.exchange.respond(413, [], b"")
+    assert b"Connection: close\r\n" in world.answer()
+    assert world.wire.ended
+    assert not world.wire.closed
+    world.feed(b"x" * 50).feed(GET % b"smuggled")
+    assert world.handler.body == b""
+    assert len(world.handlers) == 1
+    world.loop.advance(6)
+    assert world.wire.aborted
+
+
+def test_a_short_response_is_cut_off(world):
+    world.feed(GET % b"").handler.exchange.start_response(200, [], 10)
+    world.handler.exchange.write(b"short")
+    world.handler.exchange.end()
+    assert world.answer().endswith(b"short")
+    assert world.wire.closed
+
+
+def test_a_long_response_is_cut_off(world):
+    world.feed(GET % b"").handler.exchange.start_response(200, [], 2)
+    world.handler.exchange.write(b"long")
+    assert world.handler.exchange.done
+    assert world.wire.closed
+    assert b"long" not in world.answer()
+
+
+def test_an_aborted_response_has_no_clean_end(world):
+    world.feed(GET % b"").handler.exchange.start_response(200, [])
+    world.handler.exchange.write(b"part")
+    world.handler.exchange.abort()
+    assert world.answer().endswith(b"4\r\npart\r\n")
+    assert world.wire.closed
+    world.lose()
+    assert world.handler.events == ["end"]
+
+
+def test_a_response_without_length_is_reset_when_aborted(world):
+    world.feed(b"GET / HTTP/1.0\r\n\r\n").handler.exchange.start_response(200, [])
+    world.handler.exchange.write(b"part")
+    world.handler.exchange.abort()
+    assert world.wire.aborted
+
+
+def test_header_injection_is_refused_and_nothing_is_sent(world):
+    exchange = world.feed(GET % b"").handler.exchange
+    with pytest.raises(ValueError, match="header"):
+        exchange.start_response(200, [("A", "1\r\nB: 2")])
+    assert world.answer() == b""
+    exchange.respond(502, [], b"")
+    assert world.answer().startswith(b"HTTP/1.1 502")
+
+
+def test_a_caller_that_vanishes(world):
+    world.feed(GET % b"").lose()
+    assert world.handler.events == ["end", "aborted"]
+    exchange = world.handler.exchange
+    assert exchange.done
+    assert not exchange.writable
+    exchange.start_response(200, [])
+    exchange.write(b"x")
+    exchange.end()
+    exchange.abort()
+    exchange.pause_body()
+    exchange.resume_body()
+    exchange.continue_()
+    with pytest.raises(ConnectionError):
+        exchange.upgrade()
+    assert world.answer() == b""
+    assert not world.server.connections
+    assert len(world.server.deadlines) == 0
+
+
+def test_end_of_file_is_a_caller_that_vanishes(world):
+    world.feed(GET % b"")
+    assert not world.connection.eof_received()
+    world.lose()
+    assert world.handler.events == ["end", "aborted"]
+
+
+def test_body_flow_control(world):
+    world.feed(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nab")
+    world.handler.exchange.pause_body()
+    assert not world.wire.reading
+    world.loop.advance(1000)
+    assert world.handler.events == ["body"]
+    world.handler.exchange.resume_body()
+    assert world.wire.reading
+    world.handler.exchange.pause_body()
+    world.feed(b"cdef")
+    assert world.handler.body == b"abcdef"
+    assert world.handler.events == ["body", "end"]
+    assert world.wire.reading
+
+
+def test_write_flow_control(world):
+    world.feed(GET % b"")
+    assert world.handler.exchange.writable
+    world.connection.pause_writing()
+    assert not world.handler.exchange.writable
+    world.connection.resume_writing()
+    assert world.handler.events == ["end", "pause", "resume"]
+    world.connection.pause_writing()
+    world.handler.exchange.respond(200, [], b"")
+    world.feed(GET % b"")
+    assert world.handler.events == ["pause", "end"]
+
+
+def test_upgrade(world):
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    world.feed(GET % b"")
+    world.feed(request + b"\x81\x00")
+    world.handler.exchange.respond(200, [], b"first")
+    assert world.handler.head.upgrade == "websocket"
+    transport, received = world.handler.exchange.upgrade()
+    assert transport is world.wire
+    assert received == b"\x81\x00"
+    assert world.answer().endswith(b"first")
+    assert not world.server.connections
+    world.loop.advance(1000)
+    assert not world.wire.closed
+
+
+def test_a_declined_upgrade_closes(world):
+    world.feed(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+    world.handler.exchange.respond(501, [], b"")
+    assert b"Connection: close" in world.answer()
+    assert world.wire.closed
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /" + b"x" * 70_000, 414),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, 431),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: x\r\n" * 200 + b"\r\n", 431),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    ],
+)
+def test_garbage_has_an_answer(world, data, status):
+    answer = world.feed(data).answer()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Connection: close" in head
+    assert json.loads(body)["code"] in ("BAD_REQUEST", "HEADERS_TOO_LARGE")
+    for handler in world.handlers:
+        assert handler.events == ["aborted"]
+    assert world.feed(GET % b"smuggled").answer() == b""
+
+
+def test_garbage_in_the_body_of_an_answered_request_cuts_the_answer(world):
+    world.feed(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    world.handler.exchange.start_response(200, [])
+    world.feed(b"zz\r\n")
+    assert b"400" not in world.answer()
+    assert world.wire.closed
+    assert world.handler.events == ["aborted"]
+
+
+def test_a_broken_handler_is_an_internal_error(loop, wire, caplog):
+    def route(exchange):
+        raise RuntimeError("oops")
+
+    answer = World(loop, wire, route).feed(GET % b"").answer()
+    assert answer.startswith(b"HTTP/1.1 500")
+    assert b"oops" not in answer
+    assert "oops" in caplog.text
+
+
+def test_slow_heads_time_out(world):
+    for letter in b"GET / HTTP/1.1\r\n":
+        world.feed(bytes([letter]))
+        world.loop.advance(1)
+    assert world.answer().startswith(b"HTTP/1.1 408")
+    assert world.wire.ended
+    world.loop.advance(10)
+    assert world.wire.aborted
+
+
+def test_idle_connections_close(world):
+    world.feed(GET % b"")
+    world.loop.advance(1000)
+    world.handler.exchange.respond(200, [], b"")
+    world.loop.advance(74)
+    assert not world.wire.closed
+    world.loop.advance(2)
+    assert world.wire.closed
+    assert not world.wire.aborted
+
+
+def test_connections_that_say_nothing_close(world):
+    world.loop.advance(16)
+    assert world.wire.closed
+    assert world.answer() == b""
+
+
+def test_slow_bodies_time_out(world):
+    world.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+    for _ in range(3):
+        world.loop.advance(50)
+        world.feed(b"x")
+    assert world.handler.events == ["body"]
+    world.loop.advance(61)
+    assert world.answer().startswith(b"HTTP/1.1 408")
+    assert world.handler.events == ["body", "aborted"]
+
+
+def test_what_is_not_read_is_dropped_in_time(world):
+    world.feed(b"GET / HTTP/1.0\r\n\r\n").handler.exchange.respond(200, [], b"")
+    assert world.wire.closed
+    assert not world.wire.aborted
+    world.loop.advance(6)
+    assert world.wire.aborted
+
+
+def test_connection_limit(loop, wire):
+    world = World(loop, wire, max_connections=1)
+    wires = []
+    for _ in range(100):
+        wires.append(type(wire)())
+        world.server().connection_made(wires[-1])
+    loop.tick()
+    assert wires[0].take().startswith(b"HTTP/1.1 503")
+    assert wires[0].ended
+    assert wires[-1].aborted
+    assert wires[-1].take() == b""
+    world.feed(GET % b"")
+    assert world.handlers
+
+
+def test_server_close(loop, wire):
+    world = World(loop, wire)
+    idle = type(wire)()
+    world.server().connection_made(idle)
+    world.feed(GET % b"").handler.exchange.start_response(200, [])
+    loop.tick()
+    world.server.close()
+    assert idle.closed
+    assert not idle.aborted
+    assert wire.aborted
+    loop.advance(1000)
