@@ -3,6 +3,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_synth_tunnels.backend import bodies
 from pytest_synth_tunnels.backend.routes import Routes
@@ -266,3 +268,36 @@ def test_conflicts_and_unknown_ids_reach_the_caller(caller: Caller) -> None:
 def test_each_refusal_has_its_own_request_id(caller: Caller) -> None:
     ids = {json.loads(caller.answer("GET", "/x")[2])["request_id"] for _ in range(3)}
     assert len(ids) == 3
+
+
+NAMES = st.sampled_from(sorted({*LEASE, *SYNTH_LEASE, *TUNNEL, "metadata", "capabilities"}))
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**40), 10**40)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20)
+    | st.sampled_from(["127.0.0.1", "demo", "ngrok", "client-12345678", 8000, 600]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=8,
+)
+BODIES = st.binary(max_size=40) | st.dictionaries(NAMES, VALUES).map(
+    lambda body: json.dumps(body).encode()
+)
+SEGMENTS = st.sampled_from(["v1", "tunnels", "lease", "api", "synthtunnel", "leases", "", "x"])
+PATHS = st.sampled_from(["/v1/tunnels/", "/v1/tunnels/lease", SYNTH]) | st.lists(
+    SEGMENTS | st.text(max_size=9), max_size=6
+).map(lambda segments: "/" + "/".join(segments))
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    method=st.sampled_from(["GET", "POST", "DELETE", "PUT"]),
+    path=PATHS,
+    query=st.text(max_size=20) | st.sampled_from(["include_deleted=%", "include_expired=1"]),
+    body=BODIES,
+)
+def test_whatever_is_sent_gets_an_answer(method: str, path: str, query: str, body: bytes) -> None:
+    status, _, raw = Caller().routes.handle(method, path, query, f"Bearer {KEY}", body)
+    assert status in (200, 201, 400, 404, 405, 422)
+    assert isinstance(json.loads(raw), dict | list)

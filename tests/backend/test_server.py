@@ -345,6 +345,30 @@ def test_closing_frees_the_port_and_ends_what_is_open() -> None:
     run(test)
 
 
+def test_closing_lets_agents_go() -> None:
+    async def test() -> None:
+        backend = Backend()
+        await backend.start()
+        lease = new_lease(backend)
+        agent = agent_for(lease, 8000)
+        news: asyncio.Queue[bool] = asyncio.Queue()
+        connect = lease["agent_connect"]
+        dialer = Dialer(
+            agent,
+            connect["url"],
+            connect["agent_token"],
+            on_change=lambda attached, reason: news.put_nowait(attached),
+        )
+        await dialer.start()
+        assert await news.get()
+        await backend.close()
+        assert not await news.get()
+        await dialer.close()
+        await agent.close()
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("host", "url"),
     [
