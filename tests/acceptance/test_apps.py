@@ -1,6 +1,7 @@
 """The servers that people use, served in each worker, by a command, and on a fixed port."""
 
-import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -68,18 +69,27 @@ import django, pytest
 from django.conf import settings
 
 # Django's own check of Host stays on: the app must see the target's, not the relay's.
-settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["127.0.0.1"], DATABASES={})
+settings.configure(
+    ROOT_URLCONF=__name__, ALLOWED_HOSTS=["127.0.0.1"], DATABASES={}, STATIC_URL="static/"
+)
 django.setup()
 
 from django.http import HttpResponse
-from django.test.testcases import LiveServerThread, _StaticFilesHandler
+from django.core.servers.basehttp import ThreadedWSGIServer
+from django.test.testcases import LiveServerThread, QuietWSGIRequestHandler, _StaticFilesHandler
 from django.urls import path
 
 urlpatterns = [path("", lambda request: HttpResponse(str(os.getpid())))]
 
+class ServerThread(LiveServerThread):
+    # Django's own asks for a port that nobody holds, and the keeper holds this one for us.
+    def _create_server(self, connections_override=None):
+        address = self.host, self.port
+        return ThreadedWSGIServer(address, QuietWSGIRequestHandler, allow_reuse_address=True)
+
 @pytest.fixture(scope="session")
 def app(exposed_port):
-    thread = LiveServerThread("127.0.0.1", _StaticFilesHandler, port=exposed_port)
+    thread = ServerThread("127.0.0.1", _StaticFilesHandler, port=exposed_port)
     thread.start()
     thread.is_ready.wait(20)
     assert thread.error is None
@@ -96,6 +106,32 @@ def test_served_in_each_worker(
     pytester.makepyfile(CALLS)
 
     pytester.runpytest_subprocess("-n", "4").assert_outcomes(passed=8)
+    runtime.assert_nothing_left()
+
+
+EXPOSED_BY_URL = (
+    DJANGO[: DJANGO.index("class ServerThread")]
+    + """
+@pytest.fixture(scope="session")
+def synth_lease(synth_expose):
+    thread = LiveServerThread("localhost", _StaticFilesHandler, port=0)
+    thread.start()
+    thread.is_ready.wait(20)
+    yield synth_expose(f"http://127.0.0.1:{thread.port}")
+    thread.terminate()
+
+@pytest.fixture
+def app():
+    pass
+"""
+)
+
+
+def test_django_s_own_live_server(pytester: pytest.Pytester, runtime: RuntimeDirectory) -> None:
+    pytester.makeconftest(EXPOSED_BY_URL)
+    pytester.makepyfile(CALLS)
+
+    pytester.runpytest_subprocess("-n", "2").assert_outcomes(passed=8)
     runtime.assert_nothing_left()
 
 
@@ -151,46 +187,41 @@ def test_started_once_by_a_command(
     runtime.assert_nothing_left()
 
 
+SHARED = """
+from urllib.request import Request, urlopen
+
+import pytest
+
+@pytest.mark.parametrize("n", range(4))
+def test_shared(synth_lease, exposed_port, n):
+    assert synth_lease.local_port == exposed_port
+    with urlopen(Request(synth_lease.url(), headers=synth_lease.headers), timeout=20) as answer:
+        assert answer.read() == b"shared by all"
+"""
+
+
+class Shared(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"shared by all")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stay quiet."""
+
+
 def test_one_app_on_a_fixed_port(pytester: pytest.Pytester, runtime: RuntimeDirectory) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    pytester.makepyfile(
-        f"""
-        import os
-        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-        import threading
-        from urllib.request import Request, urlopen
+    pytester.makepyfile(SHARED)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Shared)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
 
-        import pytest
-
-        class App(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(b"shared")
-
-        @pytest.fixture(scope="session", autouse=True)
-        def app(worker_id, synth_lease, exposed_port):
-            assert exposed_port == {port}
-            if worker_id == "gw0":
-                server = ThreadingHTTPServer(("127.0.0.1", exposed_port), App)
-                thread = threading.Thread(target=server.serve_forever)
-                thread.start()
-            synth_lease.wait_ready(20)
-            yield
-            if worker_id == "gw0":
-                server.shutdown()
-                server.server_close()
-                thread.join()
-
-        @pytest.mark.parametrize("n", range(4))
-        def test_shared(synth_lease, n):
-            call = Request(synth_lease.url(), headers=synth_lease.headers)
-            with urlopen(call, timeout=20) as answer:
-                assert answer.read() == b"shared"
-        """
+    result = pytester.runpytest_subprocess(
+        "-n", "2", "--dist=each", f"--synth-tunnels-port={server.server_port}"
     )
 
-    result = pytester.runpytest_subprocess("-n", "2", "--dist=each", f"--synth-tunnels-port={port}")
+    server.shutdown()
+    server.server_close()
+    thread.join()
     result.assert_outcomes(passed=8)
     runtime.assert_nothing_left()

@@ -6,15 +6,7 @@ from .conftest import RuntimeDirectory
 
 pytestmark = pytest.mark.acceptance
 
-HEAVY = (
-    "asyncio",
-    "filelock",
-    "httptools",
-    "httpx",
-    "msgspec",
-    "websockets",
-    "pytest_synth_tunnels.sdk",
-)
+HEAVY = ("asyncio", "filelock", "httptools", "httpx", "msgspec", "websockets")
 
 LOADED = f"""
 import sys
