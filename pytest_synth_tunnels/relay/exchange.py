@@ -114,15 +114,16 @@ class Exchange:
             return
         head = self.head
         bodiless = status in (204, 304) or head.method == "HEAD"
+        chunked = False
         framing = ""
         if content_length is not None:
             if status != 204:
                 framing = f"Content-Length: {content_length}\r\n"
         elif not bodiless and head.http_version == "1.1":
-            self._chunked = True
+            chunked = True
             framing = "Transfer-Encoding: chunked\r\n"
         keep = connection.may_be_kept(head)
-        if content_length is None and not bodiless and not self._chunked:
+        if content_length is None and not bodiless and not chunked:
             keep = False
         if not keep:
             framing += "Connection: close\r\n"
@@ -131,6 +132,7 @@ class Exchange:
         data = response_head(status, headers, framing)
         self.started = True
         self._bodiless = bodiless
+        self._chunked = chunked
         self._left = content_length
         connection.keep = keep
         connection.collect(data)

@@ -1,0 +1,301 @@
+"""The hub: who may attach, what a frame is for, and how leases end."""
+
+import pytest
+
+from pytest_synth_tunnels.relay.frames import (
+    AgentCapabilities,
+    Attach,
+    AttachAck,
+    AttachLease,
+    FrameError,
+    ReqEnd,
+    RespBody,
+    RespEnd,
+    RespError,
+    RespHeaders,
+    Window,
+    WsClose,
+)
+from pytest_synth_tunnels.relay.link import memory_links
+from pytest_synth_tunnels.relay.relay import Relay
+from pytest_synth_tunnels.relay.route import Route
+
+
+class Agent:
+    """The far end of a link: keeps what arrives."""
+
+    def __init__(self, relay, token):
+        inner, self.link = memory_links()
+        self.session = relay.session(inner, token)
+        inner.handler = self.session
+        self.link.handler = self
+        self.frames = []
+        self.lost = None
+
+    def attach(self, *leases, **capabilities):
+        self.link.send(
+            Attach(
+                leases=[AttachLease(lease) for lease in leases],
+                agent_id="me",
+                capabilities=AgentCapabilities(**capabilities),
+            )
+        )
+        return self
+
+    def frame_received(self, frame):
+        self.frames.append(frame)
+
+    def link_lost(self, reason):
+        self.lost = reason
+
+
+class Stream:
+    """One request: keeps what it is told."""
+
+    def __init__(self, session, route, rid):
+        self.route = route
+        self.told = []
+        self._session = session
+        self._rid = rid
+        session.streams[rid] = self
+
+    def response_headers(self, frame):
+        self.told.append(frame.status)
+
+    def response_body(self, chunk):
+        self.told.append(chunk)
+
+    def response_end(self):
+        self.told.append("end")
+
+    def response_error(self, code, message):
+        self.told.append(code)
+
+    def credit(self, credit_bytes):
+        self.told.append(credit_bytes)
+
+    def pause(self):
+        self.told.append("pause")
+
+    def resume(self):
+        self.told.append("resume")
+
+    def fail(self, failure, *, cancel=True):
+        del self._session.streams[self._rid]
+        self.told.append((failure[0], failure[1], cancel))
+
+
+class World:
+    def __init__(self, loop):
+        self.time = 5000.0
+        self.relay = Relay(loop=loop, now=lambda: self.time)
+
+    def route(self, name="1", **options):
+        route = Route(
+            lease_id=f"l{name}", route_token=f"rt_{name}", agent_token=f"at_{name}", **options
+        )
+        self.relay.add(route)
+        return route
+
+
+@pytest.fixture
+def world(loop):
+    return World(loop)
+
+
+def test_an_agent_attaches_its_own_lease_only(world):
+    route, other = world.route("1"), world.route("2")
+    agent = Agent(world.relay, "at_1").attach("l1", "l2", "l3")
+    assert agent.frames == [AttachAck(agent_id="me", accepted_leases=["l1"])]
+    assert route.connected
+    assert agent.session.attached
+    assert route.last_seen_at == world.time
+    assert not other.connected
+    assert agent.lost is None
+
+
+def test_flow_control_is_confirmed_to_those_who_know_it(world):
+    world.route()
+    agent = Agent(world.relay, "at_1").attach("l1", flow_control=True)
+    assert agent.frames[0].capabilities.flow_control
+    assert agent.session.flow_control
+
+
+@pytest.mark.parametrize("token", ["", "at_", "at_2", "\udcff", "é"])
+def test_a_wrong_token_attaches_nothing(world, token):
+    world.route()
+    agent = Agent(world.relay, token).attach("l1")
+    assert agent.frames == [AttachAck(agent_id="me", accepted_leases=[])]
+    assert agent.lost
+    assert not agent.session.attached
+
+
+def test_who_is_admitted_to_a_handshake(world):
+    route = world.route(expires_at=6000.0)
+    assert world.relay.admits("at_1")
+    assert not world.relay.admits("at_2")
+    assert not world.relay.admits("")
+    world.time = 6000.0
+    assert not world.relay.admits("at_1")
+    assert route.closed
+
+
+def test_the_newer_agent_takes_over(world):
+    route = world.route()
+    old = Agent(world.relay, "at_1").attach("l1")
+    stream = Stream(old.session, route, "r")
+    new = Agent(world.relay, "at_1").attach("l1")
+    assert stream.told == [(503, "AGENT_OFFLINE", True)]
+    assert old.lost
+    assert route.session is new.session
+    new.attach("l1")
+    assert route.session is new.session
+    assert new.lost is None
+
+
+def test_frames_reach_their_stream(world):
+    route = world.route()
+    agent = Agent(world.relay, "at_1").attach("l1")
+    stream = Stream(agent.session, route, "r")
+    for frame in (
+        RespHeaders("r", 200, []),
+        RespBody("r", b"x"),
+        RespEnd("r"),
+        RespError("r", "CODE"),
+        Window("r", 7),
+        # Nobody's, and none of an agent's business:
+        RespEnd("late"),
+        RespBody("late", b"x"),
+        ReqEnd("r"),
+        AttachAck("me", []),
+        WsClose("r"),
+    ):
+        agent.link.send(frame)
+    assert stream.told == [200, b"x", "end", "CODE", 7]
+
+
+def test_one_agent_cannot_answer_for_another(world):
+    route = world.route("1")
+    world.route("2")
+    agent = Agent(world.relay, "at_1").attach("l1")
+    other = Agent(world.relay, "at_2").attach("l2")
+    stream = Stream(agent.session, route, "r")
+    other.link.send(RespHeaders("r", 200, [], lease_id="l1"))
+    assert stream.told == []
+
+
+def test_a_malformed_frame_fails_its_request_only(world):
+    route = world.route()
+    agent = Agent(world.relay, "at_1").attach("l1")
+    stream = Stream(agent.session, route, "r")
+    agent.session.frame_failed(FrameError("bad", "other"))
+    agent.session.frame_failed(FrameError("bad"))
+    assert stream.told == []
+    agent.session.frame_failed(FrameError("bad", "r"))
+    assert stream.told == ["LOCAL_BAD_RESPONSE"]
+
+
+def test_a_lost_agent_ends_its_requests(world):
+    route = world.route()
+    agent = Agent(world.relay, "at_1").attach("l1")
+    stream = Stream(agent.session, route, "r")
+    world.time += 9
+    agent.link.close()
+    assert stream.told == [(503, "AGENT_OFFLINE", False)]
+    assert not route.connected
+    assert route.last_seen_at == 5009
+    agent.session.link_lost("again")
+
+
+def test_the_links_pauses_reach_every_stream(world):
+    route = world.route()
+    agent = Agent(world.relay, "at_1").attach("l1")
+    streams = [Stream(agent.session, route, rid) for rid in "ab"]
+    agent.session.pause_writing()
+    assert agent.session.writing_paused
+    agent.session.resume_writing()
+    assert [stream.told for stream in streams] == [["pause", "resume"]] * 2
+
+
+def test_stalled_streams_pause_the_link_until_the_last_goes_on(world):
+    class Link:
+        def __init__(self):
+            self.calls = []
+
+        def pause_reading(self):
+            self.calls.append("pause")
+
+        def resume_reading(self):
+            self.calls.append("resume")
+
+    link = Link()
+    session = world.relay.session(link, "at_1")
+    one, two = object(), object()
+    session.unstall(one)
+    session.stall(one)
+    session.stall(two)
+    session.unstall(one)
+    assert link.calls == ["pause"]
+    session.unstall(two)
+    session.unstall(two)
+    assert link.calls == ["pause", "resume"]
+
+
+def test_closing_a_lease_ends_its_traffic_and_lets_the_agent_go(world):
+    route = world.route()
+    agent = Agent(world.relay, "at_1").attach("l1")
+    stream = Stream(agent.session, route, "r")
+    world.relay.close("l1", "it was closed")
+    world.relay.close("l1", "again")
+    world.relay.close("unknown", "x")
+    assert stream.told == [(410, "TUNNEL_LEASE_EXPIRED", True)]
+    assert agent.lost
+    assert not route.connected
+    assert world.relay.by_token("rt_1") is route
+    assert route.closed_because == "it was closed"
+    assert Agent(world.relay, "at_1").attach("l1").lost
+
+
+def test_an_agent_of_several_leases_keeps_the_others(world):
+    one = world.route("1")
+    two = Route(lease_id="l2", route_token="rt_2", agent_token="at_1")
+    world.relay.add(two)
+    agent = Agent(world.relay, "at_1").attach("l1", "l2")
+    streams = [Stream(agent.session, route, route.lease_id) for route in (one, two)]
+    world.relay.close("l1", "it was closed")
+    assert streams[0].told
+    assert streams[1].told == []
+    assert agent.lost is None
+    assert two.connected
+
+
+def test_expiry_on_look_up(world):
+    route = world.route(expires_at=6000.0)
+    assert not world.relay.by_token("rt_1").closed
+    world.time = 6000.5
+    assert world.relay.by_token("rt_1") is route
+    assert route.closed
+    assert world.relay.by_lease("l1") is route
+
+
+def test_remove(world):
+    route = world.route()
+    world.relay.remove("l1")
+    world.relay.remove("l1")
+    assert route.closed
+    assert world.relay.by_token("rt_1") is None
+    assert world.relay.by_lease("l1") is None
+
+
+def test_shut_down(world, loop):
+    route = world.route()
+    agent = Agent(world.relay, "at_1").attach("l1")
+    world.relay.shut_down()
+    assert route.closed
+    assert agent.lost
+
+
+def test_rids_are_unique(world, loop):
+    other = Relay(loop=loop)
+    rids = {relay.new_rid() for relay in (world.relay, other) for _ in range(1000)}
+    assert len(rids) == 2000
