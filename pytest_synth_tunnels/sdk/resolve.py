@@ -43,11 +43,10 @@ def resolve_backend_base(base_url: str | None) -> str:
             plain http to another machine.
     """
     given = (base_url or "").strip()
-    url = normalize_backend_base(
-        given or os.environ.get(BACKEND_URL_VARIABLE, "").strip() or DEFAULT_BACKEND_URL
-    )
+    text = given or os.environ.get(BACKEND_URL_VARIABLE, "").strip() or DEFAULT_BACKEND_URL
     source = "The backend URL" if given else f"The backend URL in {BACKEND_URL_VARIABLE}"
     try:
+        url = normalize_backend_base(text)
         parts = urlparse(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
