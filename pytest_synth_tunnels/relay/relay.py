@@ -146,11 +146,6 @@ class AgentSession:
             capabilities=RelayCapabilities(flow_control=self.flow_control),
         )
 
-    @property
-    def attached(self) -> bool:
-        """Whether the agent serves any lease."""
-        return bool(self._routes)
-
     def detach(self, route: Route, failure: Failure, reason: str) -> None:
         """Take a route away from this agent.
 
