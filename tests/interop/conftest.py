@@ -1,0 +1,92 @@
+"""The published clients, each in a virtual environment of its own.
+
+They need what this project must not depend on. The environments are made once and kept: in
+``SYNTH_TUNNELS_INTEROP_DIR`` where that is set, else in pytest's cache.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+INSTALL_TIMEOUT_S = 540
+# Read now: tests run with such variables removed.
+KEPT_IN = os.environ.get("SYNTH_TUNNELS_INTEROP_DIR")
+
+UNREACHABLE = ("connection broken by", "Could not fetch URL", "Temporary failure in name")
+"""What pip says where it cannot reach its index, and only then."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Allow for an installation in whichever test comes first."""
+    for item in items:
+        if item.get_closest_marker("interop") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=INSTALL_TIMEOUT_S,
+        check=False,
+    )
+
+
+def python_with(kept_in: Path, *requirements: str) -> Path:
+    """Return the interpreter of an environment that has the requirements, making it if needed."""
+    version = ".".join(map(str, sys.version_info[:2]))
+    home = kept_in / f"{requirements[0].replace('==', '-')}-py{version}"
+    windows = sys.platform == "win32"
+    python = home / ("Scripts" if windows else "bin") / ("python.exe" if windows else "python")
+    complete = home / "complete"
+    kept_in.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{home}.lock", timeout=INSTALL_TIMEOUT_S):
+        if complete.exists() and run(python, "-c", "").returncode == 0:
+            return python
+        shutil.rmtree(home, ignore_errors=True)
+        made = run(sys.executable, "-m", "venv", home)
+        assert made.returncode == 0, made.stdout
+        installed = run(
+            *(python, "-m", "pip", "install", "--quiet", "--no-input"),
+            *("--disable-pip-version-check", "--retries", "2", "--timeout", "30"),
+            *requirements,
+        )
+        if installed.returncode != 0:
+            if any(words in installed.stdout for words in UNREACHABLE):
+                pytest.skip(f"{requirements[0]} cannot be installed: PyPI cannot be reached")
+            pytest.fail(f"{requirements[0]} cannot be installed:\n{installed.stdout}")
+        complete.touch()
+    return python
+
+
+@pytest.fixture(scope="session")
+def python_of(pytestconfig: pytest.Config) -> Callable[..., Path]:
+    """Give the interpreter of an environment with these requirements."""
+    if KEPT_IN:
+        kept_in = Path(KEPT_IN)
+    else:
+        cache = pytestconfig.cache
+        assert cache is not None, "run with SYNTH_TUNNELS_INTEROP_DIR or pytest's cacheprovider"
+        kept_in = cache.mkdir("interop")
+    return lambda *requirements: python_with(kept_in, *requirements)
+
+
+@pytest.fixture(scope="session")
+def synth_ai_python(python_of: Callable[..., Path]) -> Path:
+    """The interpreter of an environment with the published client."""
+    return python_of("synth-ai==0.16.1")
+
+
+@pytest.fixture(scope="session")
+def synth_containers_python(python_of: Callable[..., Path]) -> Path:
+    """The interpreter of an environment with the published agent."""
+    return python_of("synth-containers==0.4.6", "websockets")
