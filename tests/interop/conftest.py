@@ -4,11 +4,12 @@ They need what this project must not depend on. The environments are made once a
 ``SYNTH_TUNNELS_INTEROP_DIR`` where that is set, else in pytest's cache.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,21 @@ def synth_ai_python(python_of: Callable[..., Path]) -> Path:
 def synth_containers_python(python_of: Callable[..., Path]) -> Path:
     """The interpreter of an environment with the published agent."""
     return python_of("synth-containers==0.4.6", "websockets")
+
+
+@pytest.fixture(scope="session")
+def standalone_backend() -> Iterator[dict[str, str]]:
+    """The embedded backend in a process of its own: what its first line says."""
+    environment = {name: value for name, value in os.environ.items() if name != "SYNTH_API_KEY"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest_synth_tunnels.backend", "--port", "0"],
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
