@@ -209,7 +209,7 @@ class Bench:
             self.connections += 1
             try:
                 await script(reader, writer)
-            except (ConnectionError, asyncio.IncompleteReadError):
+            except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 pass
             finally:
                 writer.close()
