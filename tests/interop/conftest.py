@@ -70,14 +70,17 @@ def python_with(kept_in: Path, *requirements: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def python_of(pytestconfig: pytest.Config) -> Callable[..., Path]:
+def python_of(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """Give the interpreter of an environment with these requirements."""
+    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
     if KEPT_IN:
         kept_in = Path(KEPT_IN)
-    else:
-        cache = pytestconfig.cache
-        assert cache is not None, "run with SYNTH_TUNNELS_INTEROP_DIR or pytest's cacheprovider"
+    elif cache is not None:
         kept_in = cache.mkdir("interop")
+    else:  # -p no:cacheprovider
+        kept_in = tmp_path_factory.mktemp("interop")
     return lambda *requirements: python_with(kept_in, *requirements)
 
 
