@@ -69,7 +69,9 @@ def response_head(status: int, headers: Headers, framing: str) -> bytes:
     """
     if not 200 <= status <= 999:
         raise ValueError(f"{status} is not a final HTTP status")
-    text = _status_lines[status] + "".join([f"{name}: {value}\r\n" for name, value in headers])
+    text = _status_lines[status]
+    for name, value in headers:
+        text += f"{name}: {value}\r\n"
     # Injection needs a line end in a name or a value: then there are more of them than lines.
     lines = len(headers) + 1
     if text.count("\n") != lines or text.count("\r") != lines or "\0" in text:
@@ -88,7 +90,7 @@ def end_to_end(headers: Headers) -> tuple[Headers, int | None]:
         ValueError: lengths that are malformed or differ.
     """
     passed: Headers = []
-    named: set[str] = set()
+    named: set[str] | None = None
     length: int | None = None
     for pair in headers:
         kind = _response_kinds[pair[0]]
@@ -96,12 +98,14 @@ def end_to_end(headers: Headers) -> tuple[Headers, int | None]:
             passed.append(pair)
         elif kind == "content-length":
             value = pair[1].strip()
-            if not (value.isascii() and value.isdigit()) or length not in (None, int(value)):
+            if not (value.isascii() and value.isdigit()):
                 raise ValueError("malformed content-length")
+            if length is not None and length != int(value):
+                raise ValueError("content-length told twice")
             length = int(value)
         elif kind == "connection":
-            named.update(option.strip() for option in pair[1].lower().split(","))
-    if named - HOP_BY_HOP - {"close"}:
+            named = (named or set()) | {option.strip() for option in pair[1].lower().split(",")}
+    if named is not None:
         passed = [pair for pair in passed if pair[0].lower() not in named]
     return passed, length
 

@@ -93,7 +93,8 @@ class _Call:
     agent's as a :class:`~.relay.Stream`, and the clock's.
 
     ``_credit`` is what may still be sent of the request body before the agent takes it; ``_taken``
-    what came of the response body and was not yet told to the agent as taken.
+    what came of the response body and was not yet told to the agent as taken. ``_moved`` says that
+    the answer went on since the last look at the clock, which pieces of an answer do not cost.
     """
 
     __slots__ = (
@@ -101,6 +102,7 @@ class _Call:
         "_credit",
         "_done",
         "_exchange",
+        "_moved",
         "_relay",
         "_request_left",
         "_request_open",
@@ -124,6 +126,7 @@ class _Call:
         self._session = session
         self._answered = False
         self._done = False
+        self._moved = False
         self._request_open = True
         self._request_left = route.limits.max_request_bytes
         self._response_left = route.limits.max_response_bytes
@@ -190,11 +193,12 @@ class _Call:
         """Tell the agent that the caller has read."""
         if self._done:
             return
-        self._progress()
+        self._moved = True
         if self._stalled:
             self._stalled = False
             self._session.unstall(self)
-        self._give_credit()
+        if self._taken >= WINDOW_BYTES // 2:
+            self._give_credit()
 
     # The agent's side.
 
@@ -212,7 +216,7 @@ class _Call:
             self._fail_bad(f"the app's answer cannot travel in HTTP: {error}")
             return
         self._answered = True
-        self._progress()
+        self._moved = True
 
     def response_body(self, chunk: bytes) -> None:
         """Pass a piece of the answer on."""
@@ -232,8 +236,9 @@ class _Call:
             if self._finish():
                 self._cancel()
         elif self._exchange.writable:
-            self._progress()
-            self._give_credit()
+            self._moved = True
+            if self._taken >= WINDOW_BYTES // 2:
+                self._give_credit()
         elif self._taken > WINDOW_BYTES and not self._session.flow_control and not self._stalled:
             self._stalled = True
             self._relay.deadlines.set(self, self._relay.loop.time() + _STALL_S)
@@ -286,22 +291,27 @@ class _Call:
     # The clock's side.
 
     def expire(self) -> None:
-        """Give up waiting."""
-        seconds = f"{self._relay.request_timeout_s:g} s"
+        """Give up waiting, unless the answer has moved since the last look at it."""
+        relay = self._relay
+        if self._moved and not self._stalled:
+            self._moved = False
+            relay.deadlines.set(self, relay.loop.time() + relay.idle_timeout_s)
+            return
+        seconds = f"{relay.request_timeout_s:g} s"
         message = f"the app did not answer within {seconds} (synth_tunnels_request_timeout_s)"
         self.fail((504, "TUNNEL_TIMEOUT", message, f"timed out: {message}"))
 
     def _progress(self) -> None:
-        """Move the deadline: something came, or went."""
-        relay = self._relay
-        idle_s = relay.idle_timeout_s if self._answered else relay.request_timeout_s
-        self.due_at = relay.loop.time() + idle_s
+        """Move the deadline: a piece of the request came, or went."""
+        if not self._answered:
+            self.due_at = self._relay.loop.time() + self._relay.request_timeout_s
+        else:
+            self._moved = True
 
     def _give_credit(self) -> None:
-        if self._taken >= WINDOW_BYTES // 2:
-            taken, self._taken = self._taken, 0
-            if self._session.flow_control:
-                self._session.link.send(Window(self.rid, taken, self.route.lease_id))
+        taken, self._taken = self._taken, 0
+        if self._session.flow_control:
+            self._session.link.send(Window(self.rid, taken, self.route.lease_id))
 
     def _fail_bad(self, message: str) -> None:
         self.fail((502, "TUNNEL_ENDPOINT_UNREACHABLE", message, message))

@@ -31,9 +31,6 @@ __all__ = ["AgentSession", "Failure", "Relay", "Stream", "offline", "over"]
 
 _AGENT_OFFLINE: Final = "no agent serves this tunnel now: is the process that opened it alive?"
 
-_ANSWERS: Final = (RespHeaders, RespBody, RespEnd, RespError, Window)
-"""What an agent says of one request."""
-
 Failure = tuple[int, str, str, str]
 """How a request failed: HTTP status, code, message, and the detail in which clients look."""
 
@@ -164,19 +161,21 @@ class AgentSession:
 
     def frame_received(self, frame: Frame) -> None:
         """Take one frame; one for a request that is over is dropped."""
-        if isinstance(frame, _ANSWERS):
-            stream = self.streams.get(frame.rid)
-            if stream is None:
-                return
-            if isinstance(frame, RespHeaders):
+        streams = self.streams
+        if isinstance(frame, RespHeaders):
+            if (stream := streams.get(frame.rid)) is not None:
                 stream.response_headers(frame)
-            elif isinstance(frame, RespBody):
+        elif isinstance(frame, RespBody):
+            if (stream := streams.get(frame.rid)) is not None:
                 stream.response_body(frame.chunk)
-            elif isinstance(frame, RespEnd):
+        elif isinstance(frame, RespEnd):
+            if (stream := streams.get(frame.rid)) is not None:
                 stream.response_end()
-            elif isinstance(frame, RespError):
+        elif isinstance(frame, RespError):
+            if (stream := streams.get(frame.rid)) is not None:
                 stream.response_error(frame.code, frame.message)
-            else:
+        elif isinstance(frame, Window):
+            if (stream := streams.get(frame.rid)) is not None:
                 stream.credit(frame.credit_bytes)
         elif isinstance(frame, Attach):
             self.link.send(self.attach(frame))
@@ -232,7 +231,8 @@ class Relay:
         now: unix seconds, against which leases expire.
         request_timeout_s: how long a caller waits for the beginning of an answer, in seconds,
             after the last piece of its request.
-        idle_timeout_s: how long an answer may stand still once it has begun, in seconds.
+        idle_timeout_s: how long an answer may stand still once it has begun, in seconds. It is
+            noticed by the double of it.
     """
 
     def __init__(
