@@ -204,9 +204,8 @@ def test_the_same_requests(
             assert result == theirs.get("result")
             assert theirs.get("error") in error | {None}
 
-    check()
-    client.close()
-    runner.run(async_client.aclose())
+    with client:
+        check()
 
 
 keys = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=20)
@@ -266,9 +265,8 @@ def test_the_same_results(
             assert theirs.get("error") in error | {None}
             assert not error or "TunnelError" in error
 
-    check()
-    client.close()
-    runner.run(async_client.aclose())
+    with client:
+        check()
 
 
 @pytest.mark.parametrize(
