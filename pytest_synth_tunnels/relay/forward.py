@@ -19,8 +19,9 @@ from .frames import (
     Window,
 )
 from .head import error_response
-from .origin import Origin, OriginConnection, OriginError
-from .target import Mount, RequestHead
+from .origin import Origin
+from .origin_connection import OriginConnection, OriginError
+from .target import Mount
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -56,7 +57,8 @@ class Forward:
         "_connection",
         "_credit",
         "_ended",
-        "_head",
+        "_length",
+        "_lines",
         "_method",
         "_mount",
         "_origin",
@@ -91,7 +93,7 @@ class Forward:
         self._method = frame.method
         self._mount = mount
         self._origin = origin
-        self._head: RequestHead = mount.request_head(frame, path)
+        self._lines, self._length = mount.request_head(frame, path)
         self._timeout_s = timeout_s
         self._connection: OriginConnection | None = None
         self._body: list[bytes] = []
@@ -117,7 +119,7 @@ class Forward:
     @property
     def waits_for_body(self) -> bool:
         """Whether a body is to come for certain, so that the head need not wait for it long."""
-        length = self._head.length
+        length = self._length
         return length > 0 if length is not None else self._method not in _BODILESS
 
     # --- from the relay
@@ -128,7 +130,7 @@ class Forward:
             return
         self._received += len(chunk)
         self._untaken += len(chunk)
-        length = self._head.length
+        length = self._length
         if length is not None and self._received > length:
             self._fail_request(f"the body is longer than its Content-Length of {length}")
             return
@@ -152,7 +154,7 @@ class Forward:
         """Take note that the request is complete."""
         if self._ended:
             return
-        length = self._head.length
+        length = self._length
         if length is not None and self._received < length:
             self._fail_request(f"the body ended after {self._received} of {length} bytes")
             return
@@ -163,16 +165,17 @@ class Forward:
             if self._chunked:
                 self._connection.write(b"0\r\n\r\n")
             self._connection.request_ended()
-        self._touch()
+        if self._received:
+            self._touch()
 
     def start(self) -> None:
         """Ask for a connection with what is there of the request."""
         self.started = True
-        head = self._head
-        bare = not self._received and self._method in _BODILESS
-        if head.length is None and self._ended and not bare:
-            head.length = self._received
-        self._chunked = head.length is None and not self._ended
+        if self._length is None:
+            if not self._ended:
+                self._chunked = True
+            elif self._received or self._method not in _BODILESS:
+                self._length = self._received
         self._origin.submit(self)
 
     def window(self, credit_bytes: int) -> None:
@@ -216,33 +219,32 @@ class Forward:
     def connected(self, connection: OriginConnection) -> None:
         """Send what is there of the request, in one write."""
         self._connection = connection
-        head = self._head
         if self._chunked:
-            framing = "Transfer-Encoding: chunked\r\n\r\n"
-        elif head.length is not None:
-            framing = f"Content-Length: {head.length}\r\n\r\n"
+            head = f"{self._lines}Transfer-Encoding: chunked\r\n\r\n"
+        elif self._length is not None:
+            head = f"{self._lines}Content-Length: {self._length}\r\n\r\n"
         else:
-            framing = "\r\n"
-        data = f"{head.lines}{framing}".encode("latin-1")
+            head = f"{self._lines}\r\n"
+        data = head.encode("latin-1")
         if self._body:
             pieces = map(_chunk, self._body) if self._chunked else self._body
             data = b"".join((data, *pieces))
             self._body = []
-        if self._ended and self._chunked:
+        ended = self._ended
+        if ended and self._chunked:
             data += b"0\r\n\r\n"
-        connection.begin(self, data, head_only=self._method == "HEAD")
-        if self._ended:
-            connection.request_ended()
-        elif not self._sink_paused:
+        connection.begin(self, data, head_only=self._method == "HEAD", complete=ended)
+        if not ended and not self._sink_paused:
             self._grant()
         if self._agent.link_paused:
             connection.pause_reading()
 
-    def response_started(self, status: int, headers: Headers) -> None:
-        """Pass the head on."""
+    def response_started(self, status: int, headers: Headers, located: bool) -> None:
+        """Pass the head on, with redirects to the app itself made public."""
         self._responded = True
         self.due_at = inf
-        headers = self._mount.response_headers(headers)
+        if located:
+            headers = self._mount.response_headers(headers)
         self._agent.send(RespHeaders(self.rid, status, headers, self.lease_id))
 
     def response_body(self, data: bytes) -> None:
@@ -255,8 +257,12 @@ class Forward:
     def response_ended(self) -> None:
         """Pass the end on. What is still to come of the request's body is dropped."""
         self._connection = None
-        self._detach()
-        self._agent.send(RespEnd(self.rid, self.lease_id))
+        self._ended = True
+        agent = self._agent
+        agent.forget(self)
+        if self._stalled:
+            agent.unstall(self)
+        agent.send(RespEnd(self.rid, self.lease_id))
 
     def failed(self, error: OriginError) -> None:
         """Try again where nothing can happen twice, else tell the caller."""
@@ -297,7 +303,8 @@ class Forward:
         elif self._untaken >= WINDOW_BYTES // 2 and not self._ended:
             credit, self._untaken = self._untaken, 0
             self._agent.send(Window(self.rid, credit, self.lease_id))
-        self._touch()
+        if self._received:
+            self._touch()
 
     def _hold_back(self) -> None:
         """Bound what waits for a slow app."""
@@ -310,7 +317,7 @@ class Forward:
 
     def _touch(self) -> None:
         """Begin to wait for the answer again: the caller or the app is still busy with the body."""
-        if self._received and not self._responded and not self._stalled:
+        if not self._responded and not self._stalled:
             self.due_at = self._agent.now() + self._timeout_s
 
     def _fail_request(self, message: str) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from .frames import Headers, ReqHeaders
 from .head import HOP_BY_HOP, WORKER_TOKEN_HEADER
 
-__all__ = ["Mount", "RequestHead", "Target", "split_address"]
+__all__ = ["Mount", "Target", "split_address"]
 
 _FORWARDED: Final = frozenset(
     {
@@ -20,21 +20,33 @@ _FORWARDED: Final = frozenset(
 )
 """What the relay says of the caller; said here where it does not."""
 
-_KINDS: Final = {
-    name: name
-    for name in (
-        HOP_BY_HOP
-        | _FORWARDED
-        | {WORKER_TOKEN_HEADER, "host", "content-length", "expect", "x-forwarded-prefix"}
-    )
-}
+_NOTED: Final = (
+    HOP_BY_HOP
+    | _FORWARDED
+    | {WORKER_TOKEN_HEADER, "host", "content-length", "expect", "x-forwarded-prefix"}
+)
 _RELAYS_OWN: Final = ("x-forwarded-", "x-synthtunnel-")
 """Not the caller's, so its ``Connection`` cannot remove them."""
 
+_CACHED_NAMES: Final = 1024
 _LOCATIONS: Final = frozenset({"location", "content-location"})
 _ABSOLUTE = re.compile(r"(?:https?:)?//([^/?#\\]*)", re.IGNORECASE)
 _ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/]+)")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+class _Kinds(dict[str, str]):
+    """Header names as they came → lower case for those that are not simply passed on, or empty."""
+
+    def __missing__(self, name: str) -> str:
+        lower = name.lower()
+        kind = lower if lower in _NOTED else ""
+        if len(self) < _CACHED_NAMES and len(name) <= 64:
+            self[name] = kind
+        return kind
+
+
+_kinds = _Kinds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +97,6 @@ class Target:
         return cls(parts.hostname, 80 if port is None else port, parts.netloc)
 
 
-class RequestHead:
-    """A request for the app, but for how its body is framed.
-
-    Attributes:
-        lines: the request line and the headers, each with its line end.
-        length: what the caller said of the body's length in bytes, if anything.
-    """
-
-    __slots__ = ("length", "lines")
-
-    def __init__(self, lines: str, length: int | None) -> None:
-        self.lines = lines
-        self.length = length
-
-
 class Mount:
     """A target under its public URL.
 
@@ -136,12 +133,16 @@ class Mount:
             "x-synthtunnel-lease-id": f"X-SynthTunnel-Lease-Id: {lease_id}\r\n",
         }
 
-    def request_head(self, frame: ReqHeaders, path: str) -> RequestHead:
-        """Return the request as the app gets it.
+    def request_head(self, frame: ReqHeaders, path: str) -> tuple[str, int | None]:
+        """Write a request as the app gets it, but for how its body is framed.
 
         Args:
             frame: the caller's request.
             path: what is left of its path without the address.
+
+        Returns:
+            The request line and the headers, each with its line end; and the length of the body
+            in bytes, if the caller said one.
         """
         query = frame.query
         lines = [
@@ -154,8 +155,8 @@ class Mount:
         connection = ""
         said: set[str] = set()
         for name, value in frame.headers:
-            kind = _KINDS.get(name.lower())
-            if kind is None:
+            kind = _kinds[name]
+            if not kind:
                 lines.append(f"{name}: {value}\r\n")
             elif kind in _FORWARDED:
                 said.add(kind)
@@ -176,15 +177,10 @@ class Mount:
             )
             lines[2:] = [line for line in lines[2:] if not line.lower().startswith(named)]
         known = length.isascii() and length.isdigit()
-        return RequestHead("".join(lines), int(length) if known else None)
+        return "".join(lines), int(length) if known else None
 
     def response_headers(self, headers: Headers) -> Headers:
         """Return an app's response headers with redirects to itself made public."""
-        for name, _ in headers:
-            if name.lower() in _LOCATIONS:
-                break
-        else:
-            return headers
         return [
             (name, self.publish(value) if name.lower() in _LOCATIONS else value)
             for name, value in headers

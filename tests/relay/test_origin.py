@@ -8,7 +8,8 @@ import pytest
 from pytest_synth_tunnels.relay import origin as origin_module
 from pytest_synth_tunnels.relay.deadlines import Deadlines
 from pytest_synth_tunnels.relay.frames import Headers
-from pytest_synth_tunnels.relay.origin import MAX_IDLE_S, Origin, OriginConnection, OriginError
+from pytest_synth_tunnels.relay.origin import MAX_IDLE_S, Origin
+from pytest_synth_tunnels.relay.origin_connection import OriginConnection, OriginError
 
 
 class Request:
@@ -23,10 +24,9 @@ class Request:
 
     def connected(self, connection: OriginConnection) -> None:
         self.connection = connection
-        connection.begin(self, b"GET / HTTP/1.1\r\n\r\n", head_only=False)
-        connection.request_ended()
+        connection.begin(self, b"GET / HTTP/1.1\r\n\r\n", head_only=False, complete=True)
 
-    def response_started(self, status: int, headers: Headers) -> None:
+    def response_started(self, status: int, headers: Headers, located: bool) -> None:
         self.status, self.headers = status, headers
 
     def response_body(self, data: bytes) -> None:
