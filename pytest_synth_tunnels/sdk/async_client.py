@@ -45,7 +45,7 @@ def _sends(
     """Make the coroutine method that sends the call and returns its answer."""
 
     async def method(self: "AsyncTunnelsClient", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        result: _T = await self._call(build(*args, **kwargs))
+        result: _T = await self.send(build(*args, **kwargs))
         return result
 
     present_as_method(method, build)
@@ -101,6 +101,18 @@ class AsyncTunnelsClient(BaseClient):
     close_synth_lease = _sends(requests.close_synth_lease, Object)
     refresh_synth_worker_token = _sends(requests.refresh_synth_worker_token, Object)
 
+    async def send(self, request: Request) -> Any:
+        """Send a call that was made as a value, with :mod:`.requests`.
+
+        Returns:
+            Its answer.
+        """
+        if not self._retries:
+            return await self._send_once(request)
+        from .retry import async_retrying
+
+        return await async_retrying(request, self._retries)(self._send_once, request)
+
     async def aclose(self) -> None:
         """Close this event loop's connections. A later call opens new ones."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
@@ -120,14 +132,7 @@ class AsyncTunnelsClient(BaseClient):
     ) -> None:
         await self.aclose()
 
-    async def _call(self, request: Request) -> Any:
-        if not self._retries:
-            return await self._send(request)
-        from .retry import async_retrying
-
-        return await async_retrying(request, self._retries)(self._send, request)
-
-    async def _send(self, request: Request) -> Any:
+    async def _send_once(self, request: Request) -> Any:
         http = await self._pool()
         try:
             response = await http.request(

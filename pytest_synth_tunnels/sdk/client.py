@@ -23,7 +23,7 @@ def _sends(
     """Make the method that sends the call and returns its answer."""
 
     def method(self: "TunnelsClient", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        result: _T = self._call(build(*args, **kwargs))
+        result: _T = self.send(build(*args, **kwargs))
         return result
 
     present_as_method(method, build)
@@ -81,6 +81,18 @@ class TunnelsClient(BaseClient):
     close_synth_lease = _sends(requests.close_synth_lease, Object)
     refresh_synth_worker_token = _sends(requests.refresh_synth_worker_token, Object)
 
+    def send(self, request: Request) -> Any:
+        """Send a call that was made as a value, with :mod:`.requests`.
+
+        Returns:
+            Its answer.
+        """
+        if not self._retries:
+            return self._send_once(request)
+        from .retry import retrying
+
+        return retrying(request, self._retries)(self._send_once, request)
+
     def close(self) -> None:
         """Close the connections. A later call opens new ones."""
         with self._lock:
@@ -99,14 +111,7 @@ class TunnelsClient(BaseClient):
     ) -> None:
         self.close()
 
-    def _call(self, request: Request) -> Any:
-        if not self._retries:
-            return self._send(request)
-        from .retry import retrying
-
-        return retrying(request, self._retries)(self._send, request)
-
-    def _send(self, request: Request) -> Any:
+    def _send_once(self, request: Request) -> Any:
         try:
             response = self._pool().request(
                 request.method, request.path, params=request.params or None, json=request.body

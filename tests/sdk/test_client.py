@@ -17,6 +17,7 @@ from pytest_synth_tunnels.sdk import (
     TunnelError,
     TunnelsClient,
     TunnelTimeoutError,
+    requests,
 )
 from pytest_synth_tunnels.sdk.errors import (
     TunnelAnswerError,
@@ -69,6 +70,13 @@ def test_a_query_and_an_empty_answer(recorder: Any) -> None:
         assert client.list(status_filter="active", include_deleted=True) == {}
     assert recorder.last.target == "/v1/tunnels/?status_filter=active&include_deleted=true"
     assert recorder.last.body == b""
+
+
+def test_a_call_can_be_made_as_a_value(recorder: Any) -> None:
+    recorder.reply(200, {"status": "EXPIRED"})
+    with client_of(recorder) as client:
+        assert client.send(requests.close_synth_lease("l1")) == {"status": "EXPIRED"}
+    assert recorder.last.target == "/api/v1/synthtunnel/leases/l1"
 
 
 def test_an_id_stands_in_the_path_as_it_is(recorder: Any) -> None:
