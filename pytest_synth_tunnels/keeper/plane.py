@@ -205,7 +205,7 @@ class HostedPlane:
     def call_from_thread(self, request: Request) -> Any:
         if self._client is None:
             raise RuntimeError("the client of the hosted backend is not running")
-        return self._client._call(request)
+        return self._client.send(request)
 
     async def attach(
         self,
