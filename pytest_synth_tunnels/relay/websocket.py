@@ -1,31 +1,18 @@
 """Frames over a WebSocket: the :class:`~.link.Link` that leaves the process.
 
-The framing is the ``websockets`` library's protocol core, which does no I/O; this module puts it
-on an asyncio transport. One tick of the event loop is one write, however many frames it sent,
-since system calls are what costs here.
+One tick of the event loop is one write, however many frames it sent, since system calls are what
+costs here.
 
 A server answers the upgrade with :func:`accept` and hands its transport to
 :meth:`WebSocketLink.adopt`; a client calls :func:`connect`.
 """
 
 import asyncio
-import ipaddress
-import logging
 import socket
 import ssl
-from collections.abc import Iterable
 from typing import Final, cast
 
-from websockets.client import ClientProtocol
-from websockets.datastructures import Headers as WireHeaders
-from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
-from websockets.frames import Frame as WireFrame
-from websockets.frames import Opcode
-from websockets.http11 import Request, Response
-from websockets.protocol import Protocol as WireProtocol
-from websockets.protocol import Side, State
-from websockets.server import ServerProtocol
-from websockets.uri import parse_uri
+from websockets.protocol import Protocol, State
 
 from .frames import (
     MAX_CHUNK_BYTES,
@@ -38,12 +25,19 @@ from .frames import (
     decode,
     encode,
 )
+from .framing import Framing
+from .handshake import (
+    MAX_MESSAGE_BYTES,
+    HandshakeError,
+    accept,
+    client_protocol,
+    explain,
+    read_url,
+    server_protocol,
+)
 from .link import LinkHandler
 
-__all__ = ["MAX_MESSAGE_BYTES", "HandshakeError", "WebSocketLink", "accept", "connect"]
-
-MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
-"""The longest message that is taken; a longer one ends the connection (close code 1009)."""
+__all__ = ["HandshakeError", "WebSocketLink", "accept", "connect"]
 
 PING_INTERVAL_S: Final = 20.0
 """Between pings; a peer that was silent from one to the next is dead."""
@@ -59,45 +53,6 @@ _MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
 
 _QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)
 
-# The library logs every frame and header at debug level, and headers hold tokens.
-_logger = logging.getLogger(f"{__name__}.wire")
-_logger.setLevel(logging.WARNING)
-
-
-class HandshakeError(Exception):
-    """The WebSocket handshake failed.
-
-    Attributes:
-        status: the HTTP status: what to answer (server), or what was answered (client; 0 where
-            the answer was no HTTP).
-        headers: what the answer needs besides (server), such as ``Upgrade`` with a 426.
-    """
-
-    def __init__(self, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = list(headers)
-
-
-def accept(headers: Iterable[tuple[str, str]]) -> bytes:
-    """Answer a client's opening handshake.
-
-    Args:
-        headers: of the GET request.
-
-    Returns:
-        The head of the 101 response, to be written before :meth:`WebSocketLink.adopt`.
-
-    Raises:
-        HandshakeError: with the status and headers to answer instead.
-    """
-    protocol = ServerProtocol(logger=_logger)
-    response = protocol.accept(Request("/", WireHeaders(headers)))
-    if response.status_code != 101:
-        extra = [pair for pair in response.headers.raw_items() if pair[0].lower() == "upgrade"]
-        raise HandshakeError(response.status_code, str(protocol.handshake_exc), extra)
-    return response.serialize()
-
 
 async def connect(
     url: str, *, token: str, handler: LinkHandler, timeout_s: float = 10.0
@@ -105,7 +60,7 @@ async def connect(
     """Dial a relay.
 
     Args:
-        url: ``ws://`` or ``wss://``.
+        url: ``ws://`` (to this machine only) or ``wss://``.
         token: sent as ``Authorization: Bearer``.
         handler: takes what arrives.
         timeout_s: for connection and handshake together, in seconds.
@@ -118,14 +73,8 @@ async def connect(
         OSError: no connection (``TimeoutError`` is one).
         ValueError: ``url`` is no WebSocket URL, or a token for it would travel in clear text.
     """
-    try:
-        uri = parse_uri(url)
-    except InvalidURI as error:
-        raise ValueError(f"not a WebSocket URL: {url}") from error
-    if not uri.secure and not _is_loopback(uri.host):
-        raise ValueError(f"{url}: an agent token goes over wss:// only, except to this machine")
-    protocol = ClientProtocol(uri, max_size=MAX_MESSAGE_BYTES, logger=_logger)
-    link = WebSocketLink(protocol, handler, bearer=token)
+    uri = read_url(url)
+    link = WebSocketLink(client_protocol(uri, token), handler)
     tls = ssl.create_default_context() if uri.secure else None
     loop = asyncio.get_running_loop()
     try:
@@ -145,28 +94,24 @@ class WebSocketLink(asyncio.Protocol):
     """One end of a WebSocket that carries frames (see :class:`~.link.Link`).
 
     Args:
-        protocol: the library's state machine; by default a server's, its handshake done.
+        protocol: the state machine; by default a server's, its handshake done.
         handler: takes what arrives; may be replaced at any time through :attr:`handler`.
-        bearer: a client's token for the handshake.
         quick_ack: acknowledge at once on TCP. For a peer that writes a response in several small
             pieces with Nagle's algorithm on, which would wait 40 ms for each acknowledgement.
     """
 
     def __init__(
         self,
-        protocol: WireProtocol | None = None,
+        protocol: Protocol | None = None,
         handler: LinkHandler | None = None,
         *,
-        bearer: str = "",
         quick_ack: bool = True,
     ) -> None:
         self.handler = handler
         """Takes what arrives. Frames that arrive while there is none are lost."""
-        self._protocol = protocol or WireProtocol(
-            Side.SERVER, state=State.OPEN, max_size=MAX_MESSAGE_BYTES, logger=_logger
-        )
+        self._protocol = protocol or server_protocol()
+        self._framing = Framing(self._protocol, MAX_MESSAGE_BYTES)
         self._loop = asyncio.get_running_loop()
-        self._bearer = bearer
         self.quick_ack = quick_ack and _QUICK_ACK is not None
         """Whether to acknowledge at once."""
         self.opened: asyncio.Future[None] = self._loop.create_future()
@@ -184,8 +129,6 @@ class WebSocketLink(asyncio.Protocol):
         self._read_paused = False
         self._heard = True
         """Something arrived since the last ping."""
-        self._parts = bytearray()
-        """The beginning of a fragmented message; the library bounds it."""
         self._timer: asyncio.TimerHandle | None = None
         """The next ping, or the end of patience once a close is under way."""
 
@@ -201,7 +144,7 @@ class WebSocketLink(asyncio.Protocol):
                 piece = chunk[start : start + MAX_CHUNK_BYTES]
                 self.send(kind(frame.rid, piece, lease_id=frame.lease_id))
             return
-        self._protocol.send_text(encode(frame))
+        self._framing.send_text(encode(frame))
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
@@ -258,10 +201,7 @@ class WebSocketLink(asyncio.Protocol):
         else:
             self.quick_ack = False
         self._timer = self._loop.call_later(PING_INTERVAL_S, self._beat)
-        if self._opening and isinstance(self._protocol, ClientProtocol):
-            request = self._protocol.connect()
-            request.headers["Authorization"] = f"Bearer {self._bearer}"
-            self._protocol.send_request(request)
+        if self._opening:
             self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -271,15 +211,16 @@ class WebSocketLink(asyncio.Protocol):
             # The kernel forgets it again and again, so it is said with every read.
             self._socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
         protocol = self._protocol
-        protocol.receive_data(data)
+        messages = self._framing.receive(data)
         if self._opening:
             self._check_handshake()
-        for event in protocol.events_received():
-            if isinstance(event, WireFrame):
-                self._wire_frame(event)
+        for message in messages:
+            self._message(message)
         if protocol.writes or protocol.state is not State.OPEN:
             self._flush()
-        if protocol.parser_exc is not None:
+        if protocol.close_rcvd is not None:
+            self._lost(f"closed by the other end: {protocol.close_rcvd}")
+        elif protocol.parser_exc is not None:
             self._lost(f"protocol error: {protocol.parser_exc}")
 
     def eof_received(self) -> None:
@@ -327,25 +268,10 @@ class WebSocketLink(asyncio.Protocol):
             self.opened.set_result(None)
             return
         self._silenced = True
-        status = error.response.status_code if isinstance(error, InvalidStatus) else 0
-        self.opened.set_exception(HandshakeError(status, _explain(error)))
+        self.opened.set_exception(explain(error))
 
-    def _wire_frame(self, event: WireFrame) -> None:
-        """Take one WebSocket frame."""
-        opcode = event.opcode
-        if opcode is Opcode.CLOSE:
-            close = self._protocol.close_rcvd
-            self._lost(f"closed by the other end: {close}")
-            return
-        if opcode is Opcode.PING or opcode is Opcode.PONG:
-            return  # the library has queued the answer
-        data = cast("bytes", event.data)
-        if not event.fin:
-            self._parts += data
-            return
-        if opcode is Opcode.CONT:
-            data = bytes(self._parts + data)
-            self._parts.clear()
+    def _message(self, data: bytes) -> None:
+        """Hand one message to the handler, as the frame that it is."""
         if self._silenced or self.handler is None:
             return
         try:
@@ -408,21 +334,3 @@ class WebSocketLink(asyncio.Protocol):
             self.gone.set_result(reason)
         if self.handler is not None:
             self.handler.link_lost(reason)
-
-
-def _explain(error: Exception) -> str:
-    """Return what a person needs to know of a failed handshake."""
-    if not isinstance(error, InvalidStatus):
-        cause = error.__cause__
-        return f"{error}: {cause}" if cause and isinstance(error, InvalidHandshake) else str(error)
-    response: Response = error.response
-    body = bytes(response.body or b"")[:300].decode(errors="replace")
-    return f"the relay answered {response.status_code} {body}".strip()
-
-
-def _is_loopback(host: str) -> bool:
-    """Tell whether ``host`` is this machine without asking a resolver."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

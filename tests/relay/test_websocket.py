@@ -10,7 +10,7 @@ from websockets.asyncio.client import connect as library_connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from pytest_synth_tunnels.relay import websocket
+from pytest_synth_tunnels.relay import handshake, websocket
 from pytest_synth_tunnels.relay.frames import (
     MAX_CHUNK_BYTES,
     Attach,
@@ -361,6 +361,7 @@ def test_a_library_client_talks_to_our_server() -> None:
 
 def test_a_message_too_long_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "MAX_MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(handshake, "MAX_MESSAGE_BYTES", 1000)
 
     async def scenario(pair: Pair) -> None:
         async with library_connect(pair.url, compression=None) as peer:
