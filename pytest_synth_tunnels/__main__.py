@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from .keeper.books import is_gone, release_request
+from .keeper.leases import is_gone, release_request
 from .keeper.ledger import Entry, Ledger, Place, Standing, hash_key, standing, state_folder
 from .options import API_KEY_VARIABLE
 from .sdk.errors import TunnelError

@@ -53,7 +53,8 @@ class Lease:
 
     @property
     def worker_token(self) -> str:
-        """The token in force that callers must send; it never shows in a ``repr``.
+        """The token in force that callers must send; empty where the URL alone is enough. It
+        never shows in a ``repr``.
 
         Raises:
             KeeperError: the lease or its keeper is gone.
@@ -67,7 +68,8 @@ class Lease:
         """What a caller sends along: the worker token, in a header of its own, so that the
         caller's ``Authorization`` is left to the app (protocol, section 2)."""
         __tracebackhide__ = True
-        return {WORKER_TOKEN_HEADER: self.worker_token}
+        token = self.worker_token
+        return {WORKER_TOKEN_HEADER: token} if token else {}
 
     def url(self, path: str = "/") -> str:
         """Return the public URL of a path of the app.

@@ -107,7 +107,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return None
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
     session = terminalreporter.config.stash[SESSION]
     if session.report is not None or session.trouble:
         from .reporting import summarize

@@ -43,7 +43,7 @@ def complete(report: pytest.TestReport, session: Session) -> None:
         report.longrepr = redact(report.longrepr, secrets)
 
 
-def summarize(terminal: pytest.TerminalReporter, session: Session) -> None:
+def summarize(terminal: "pytest.TerminalReporter", session: Session) -> None:
     """Write what a user must know after the run; nothing if all went well and nobody asks."""
     lines = list(session.trouble)
     if session.report is not None and terminal.config.get_verbosity() > 0:

@@ -203,6 +203,7 @@ def test_a_token_is_not_required_where_a_test_says_so(suite: pytest.Pytester) ->
 
         def test_open(synth_expose, app, exposed_port):
             with synth_expose(exposed_port, require_token=False) as lease:
+                assert (lease.worker_token, lease.headers) == ("", {})
                 assert urlopen(lease.url(), timeout=10).status == 200
         """
     )

@@ -20,6 +20,12 @@ def test_threads():
 """
 
 
+@pytest.fixture(autouse=True)
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep coverage, which loads modules of its own, out of the runs."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 def test_nothing_is_loaded(pytester: pytest.Pytester, runtime: RuntimeDirectory) -> None:
     pytester.makepyfile(LOADED)
 
