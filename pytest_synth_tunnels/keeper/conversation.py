@@ -4,8 +4,8 @@ import asyncio
 import hmac
 import logging
 import os
-import re
 import secrets
+import string
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -33,7 +33,8 @@ _WRITE_TIMEOUT_S: Final = 10.0
 _MAX_UNREAD_BYTES: Final = 1 << 20
 """A process that lets this much wait reads nothing; it gets no more events."""
 
-_ADDRESS: Final = re.compile(r"[A-Za-z0-9_.-]{0,64}")
+_ADDRESS_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "_.-")
+_MAX_ADDRESS: Final = 64
 
 Answer = Callable[[Holder, Message], Awaitable[Message]]
 """Answers a request of a holder; raises :class:`FailureError` or :class:`TunnelError`."""
@@ -96,7 +97,7 @@ class Conversation:
             raise ValueError("it did not say hello")
         if not hmac.compare_digest(hello.proof, proof(self._secret, "process", nonce)):
             raise ValueError("it does not know this run's secret")
-        if not _ADDRESS.fullmatch(hello.address) or hello.pid <= 0:
+        if not _is_address(hello.address) or hello.pid <= 0:
             raise ValueError("it said who it is in a way that cannot be")
         self.holder = self._holders.join(hello.pid, hello.address, self)
         await self._write(Welcome(proof=proof(self._secret, "keeper", hello.nonce), pid=self._pid))
@@ -153,3 +154,8 @@ class Conversation:
     def abort(self) -> None:
         """Cut the line."""
         self._writer.transport.abort()
+
+
+def _is_address(text: str) -> bool:
+    """Whether it can be a part of a URL: ``gw1``, or nothing."""
+    return len(text) <= _MAX_ADDRESS and _ADDRESS_CHARACTERS.issuperset(text)

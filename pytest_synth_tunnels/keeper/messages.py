@@ -7,10 +7,10 @@ the keeper sends :class:`Challenge`, the process answers :class:`Hello`, the kee
 :class:`Event` lines may come in between, unasked.
 """
 
-import hashlib
-import hmac
-import json
+from hashlib import sha256
+from hmac import new as new_hmac
 from inspect import get_annotations
+from json import dumps, loads
 from typing import Any, ClassVar, dataclass_transform
 
 __all__ = [
@@ -205,7 +205,9 @@ class BackendInfo(Message):
 
 
 class Event(Message):
-    """Something happened to a lease: ``kind`` is ``lost``, ``expiring`` or ``failed``."""
+    """Something happened to a lease: ``kind`` is ``expiring``, ``offline`` (its agent has been
+    cut off for a minute, and goes on trying), ``lost``, or ``failed`` (the run's command died;
+    ``lease_id`` is empty)."""
 
     kind: str
     lease_id: str
@@ -224,7 +226,7 @@ class Report(Message):
 def encode(message: Message) -> bytes:
     """Return the message as a line."""
     body = {"type": type(message).__name__, **message.__dict__}
-    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+    return dumps(body, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
@@ -233,7 +235,7 @@ def decode(line: bytes) -> Message:
     Raises:
         ValueError: it is no message of this version.
     """
-    body = json.loads(line)
+    body = loads(line)
     kind = Message.types.get(str(body.pop("type", ""))) if isinstance(body, dict) else None
     if kind is None:
         raise ValueError("not a keeper message")
@@ -245,4 +247,4 @@ def decode(line: bytes) -> Message:
 
 def proof(secret: str, role: str, nonce: str) -> str:
     """Return what shows that ``role`` (``keeper`` or ``process``) knows the secret."""
-    return hmac.new(secret.encode(), f"{role}:{nonce}".encode(), hashlib.sha256).hexdigest()
+    return new_hmac(secret.encode(), f"{role}:{nonce}".encode(), sha256).hexdigest()

@@ -9,6 +9,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..options import API_KEY_VARIABLE
@@ -139,7 +140,15 @@ class EmbeddedPlane:
     def call_from_thread(self, request: Request) -> Any:
         if self._loop is None:
             raise RuntimeError("the embedded backend is not running")
-        answer = asyncio.run_coroutine_threadsafe(self.call(request), self._loop)
+        answer: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                answer.set_result(self._started.call(request))
+            except Exception as error:
+                answer.set_exception(error)
+
+        self._loop.call_soon_threadsafe(call)
         return answer.result(_CALL_TIMEOUT_S)
 
     async def attach(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ..relay.target import Target
+from ..sdk.errors import TunnelError
 from ..sdk.resolve import is_loopback
 from ..settings import Settings
 from .command import Command
 from .failures import FailureError
 from .holders import Holder, Holders
+from .leases import is_gone
 from .messages import (
     Backend,
     BackendInfo,
@@ -218,7 +220,13 @@ class Service:
 
     async def _status(self, _: Holder, request: Status) -> StatusInfo:
         tunnel = self._tunnels.find(request.lease_id)
-        return StatusInfo(state=tunnel.life.state.value, answer=await tunnel.status())
+        try:
+            answer = await tunnel.status()
+        except TunnelError as error:
+            if not is_gone(error):
+                raise
+            answer = {}
+        return StatusInfo(state=tunnel.life.state.value, answer=answer)
 
     async def _token(self, holder: Holder, request: Token) -> LeaseInfo:
         tunnel = self._tunnels.find(request.lease_id)

@@ -28,6 +28,7 @@ __all__ = ["Tell", "Tunnel"]
 _log = logging.getLogger(__name__)
 
 _PROVIDER: Final = "synthtunnel"
+_GIVEN_UP: Final = "LEASE_GIVEN_UP"
 _MAX_INFLIGHT: Final = 1024
 """What is asked for; all workers of a run share it."""
 _FIRST_PAUSE_S: Final = 0.2
@@ -94,6 +95,13 @@ class Tunnel:
 
     # --- opening
 
+    async def refused(self) -> FailureError | None:
+        """Wait for the outcome, and return why there can be no lease; ``None`` if there was one,
+        or if nobody wanted it any more before that was known."""
+        await self._opened.wait()
+        finishing = self._failure is None or self._failure.failure.code == _GIVEN_UP
+        return None if finishing else self._failure
+
     async def ready(self) -> None:
         """Wait until the lease is active.
 
@@ -119,7 +127,7 @@ class Tunnel:
         except FailureError as error:
             self._fail(error)
         except asyncio.CancelledError:
-            self._fail(FailureError("KEEPER_FINISHING", "the run is ending"))
+            self._fail(FailureError(_GIVEN_UP, "the lease was given up"))
             raise
         except Exception as error:
             _log.exception("opening a lease failed")
@@ -175,7 +183,8 @@ class Tunnel:
         self.public_url = made.public_url.rstrip("/")
         self._expires_at = made.expires_at
         self.worker_token = made.worker_token if self._request.require_token else None
-        _log.info("lease %s: %s", self.lease_id, self.public_url)
+        # Not the URL: where callers need no token it is the only secret.
+        _log.info("lease %s: made", self.lease_id)
         return made
 
     # --- watching

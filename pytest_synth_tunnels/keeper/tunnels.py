@@ -103,7 +103,7 @@ class Tunnels:
             tunnel = self._shared[key] = self._open(port)
             # The others wait for the first: what refuses one lease refuses all, and is asked once.
             if self._may_create is self._started:
-                self._may_create = spawn(tunnel.ready())
+                self._may_create = spawn(_succeeded(tunnel))
         return self._shared[key]
 
     def is_common(self, tunnel: Tunnel) -> bool:
@@ -248,3 +248,9 @@ class Tunnels:
             self.drop(tunnel)
         await asyncio.wait([*self._dropping.values(), self._sweeping], timeout=timeout_s)
         await asyncio.wait([spawn(self._plane.close())], timeout=1.0)
+
+
+async def _succeeded(first: Tunnel) -> None:
+    refusal = await first.refused()
+    if refusal is not None:
+        raise FailureError.of(refusal.failure)

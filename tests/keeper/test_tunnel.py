@@ -264,7 +264,7 @@ def test_released_while_the_create_is_under_way() -> None:
         assert await releasing is None
         assert world.plane.methods == ["POST", "DELETE"]
         assert world.books.lines == []
-        assert (await failure_of(tunnel)).code in ("KEEPER_FINISHING", "LEASE_OVER")
+        assert (await failure_of(tunnel)).code in ("LEASE_GIVEN_UP", "LEASE_OVER")
 
     run(main())
 
@@ -276,7 +276,24 @@ def test_a_create_that_never_ends_does_not_hold_up_the_release() -> None:
         await asyncio.sleep(0)
 
         assert await tunnel.release(0.05) is None
-        assert (await failure_of(tunnel)).code == "KEEPER_FINISHING"
+        assert (await failure_of(tunnel)).code == "LEASE_GIVEN_UP"
+
+    run(main())
+
+
+def test_only_a_refusal_speaks_for_other_leases() -> None:
+    async def main() -> None:
+        refusal = TunnelConnectionError("refused")
+        never = asyncio.get_running_loop().create_future()
+        world = World(POST=[refusal, MADE, never])
+        refused, made, given_up = (world.tunnel() for _ in range(3))
+        await asyncio.sleep(0)
+        await given_up.release(0.01)
+
+        assert await refused.refused() is not None
+        assert await made.refused() is None
+        assert await given_up.refused() is None
+        await made.release(5)
 
     run(main())
 
