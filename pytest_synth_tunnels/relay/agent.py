@@ -1,9 +1,8 @@
 """The agent: takes requests off a link and brings them to the local app."""
 
 import asyncio
-import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 from uuid import uuid4
 
 from .deadlines import Deadlines
@@ -12,12 +11,10 @@ from .frames import (
     MAX_CHUNK_BYTES,
     AgentCapabilities,
     Attach,
-    AttachLease,
     Cancel,
     Frame,
     FrameError,
     Headers,
-    LocalTarget,
     ReqBody,
     ReqEnd,
     ReqHeaders,
@@ -32,25 +29,10 @@ from .frames import (
 from .head import error_response
 from .link import Link
 from .origin import Origin
-from .target import Mount, Target, split_address
+from .served import NONCE_PATH, ServedLease, read_nonce
+from .target import Target
 
-__all__ = ["NONCE_PATH", "Agent", "Target"]
-
-NONCE_PATH: Final = "/__synth/nonce/"
-"""Below it the agent itself answers with the rest of the path: proof that a URL leads here."""
-
-_NONCE = re.compile(r"[0-9a-fA-F]{8,128}")
-
-
-class _Lease:
-    """A lease that the agent serves."""
-
-    def __init__(self, public_url: str, max_inflight: int) -> None:
-        self.public_url = public_url
-        self.max_inflight = max_inflight
-        self.inflight = 0
-        self.mounts: dict[str, tuple[Mount, Origin]] = {}
-        """By address."""
+__all__ = ["Agent", "Target"]
 
 
 class Agent:
@@ -87,7 +69,7 @@ class Agent:
         self.deadlines = Deadlines(self._loop)
         """Of requests, and of idle connections."""
         self._link: Link | None = None
-        self._leases: dict[str, _Lease] = {}
+        self._leases: dict[str, ServedLease] = {}
         self._forwards: dict[str, Forward] = {}
         """What is under way, by rid."""
         self._held: list[Forward] = []
@@ -117,12 +99,10 @@ class Agent:
         """
         lease = self._leases.get(lease_id)
         if lease is None:
-            self._leases[lease_id] = _Lease(public_url, max_inflight)
+            self._leases[lease_id] = ServedLease(lease_id, public_url, max_inflight)
             return
-        lease.public_url, lease.max_inflight = public_url, max_inflight
-        for address, (mount, origin) in lease.mounts.items():
-            moved = Mount(lease_id, public_url, address, mount.target)
-            lease.mounts[address] = moved, origin
+        lease.max_inflight = max_inflight
+        lease.move(public_url)
 
     def set_target(self, lease_id: str, address: str, target: Target) -> None:
         """Lead an address of a lease to a target. Requests under way end where they began.
@@ -142,7 +122,7 @@ class Agent:
         self.remove_target(lease_id, address)
         origin = Origin(target.host, target.port, self.deadlines, patience_s=self._patience_s)
         self._origins.add(origin)
-        lease.mounts[address] = Mount(lease_id, lease.public_url, address, target), origin
+        lease.mount(address, target, origin)
 
     def remove_target(self, lease_id: str, address: str) -> None:
         """Stop leading an address anywhere. Requests under way go on."""
@@ -178,11 +158,7 @@ class Agent:
 
     def attach_frame(self) -> Attach:
         """Return the first frame: the leases served, and what this agent can do."""
-        leases = []
-        for lease_id, lease in self._leases.items():
-            targets = [mount.target for mount, _ in lease.mounts.values()]
-            local = LocalTarget(targets[0].host, targets[0].port) if len(targets) == 1 else None
-            leases.append(AttachLease(lease_id, local))
+        leases = [lease.attach() for lease in self._leases.values()]
         return Attach(
             leases,
             agent_id=self.agent_id,
@@ -268,10 +244,18 @@ class Agent:
             message = f"{lease.inflight} requests are under way, which is the lease's limit"
             self._refuse(rid, lease_id, "TOO_MANY_IN_FLIGHT_REQUESTS", message)
             return
-        found = self._resolve(lease, frame)
+        found = lease.resolve(frame.path)
         if found is None:
+            head_only = frame.method == "HEAD"
+            message = lease.explain(frame.path)
+            answer(self, rid, lease_id, 404, "UNKNOWN_ADDRESS", message, head_only)
             return
         mount, origin, path = found
+        if path.startswith(NONCE_PATH) and (nonce := read_nonce(path)):
+            headers = [("Content-Type", "text/plain"), ("X-Synth-Tunnels-Agent", self.agent_id)]
+            body = b"" if frame.method == "HEAD" else nonce
+            self.respond(rid, lease_id, 200, headers, body)
+            return
         timeout_s = self._timeout_s
         if frame.deadline_ms > 0:
             timeout_s = min(timeout_s, frame.deadline_ms / 1000)
@@ -281,29 +265,6 @@ class Agent:
         self.deadlines.set(forward, self.now() + timeout_s)
         if forward.waits_for_body:
             self.hold(forward)
-
-    def _resolve(self, lease: _Lease, frame: ReqHeaders) -> tuple[Mount, Origin, str] | None:
-        """Return where a request goes, or answer it here."""
-        mounts = lease.mounts
-        address, path = split_address(frame.path)
-        found = mounts.get(address)
-        if found is None and address and "" in mounts:
-            # The app's own path begins with a tilde.
-            address, path, found = "", frame.path, mounts[""]
-        if found is None and not address and len(mounts) == 1:
-            (found,) = mounts.values()
-        if found is None:
-            known = ", ".join(f"/~{name}" for name in sorted(mounts)) or "none yet"
-            message = f"the lease has no target at {frame.path[:200]}; its addresses: {known}"
-            head_only = frame.method == "HEAD"
-            answer(self, frame.rid, frame.lease_id, 404, "UNKNOWN_ADDRESS", message, head_only)
-            return None
-        if path.startswith(NONCE_PATH) and _NONCE.fullmatch(path, len(NONCE_PATH)):
-            headers = [("Content-Type", "text/plain"), ("X-Synth-Tunnels-Agent", self.agent_id)]
-            body = b"" if frame.method == "HEAD" else path[len(NONCE_PATH) :].encode()
-            self.respond(frame.rid, frame.lease_id, 200, headers, body)
-            return None
-        return *found, path
 
     def _body(self, frame: ReqBody) -> None:
         forward = self._forwards.get(frame.rid)

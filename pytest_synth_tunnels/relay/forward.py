@@ -20,7 +20,8 @@ from .frames import (
 )
 from .head import error_response
 from .origin import Origin
-from .origin_connection import OriginConnection, OriginError
+from .origin_connection import OriginConnection
+from .response import OriginError
 from .target import Mount
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from math import inf
 from typing import Final, cast
 
 from .deadlines import Deadlines
-from .origin_connection import OriginConnection, OriginError, Responder
+from .origin_connection import OriginConnection
+from .response import OriginError, Responder
 
 __all__ = ["MAX_IDLE_S", "Origin"]
 

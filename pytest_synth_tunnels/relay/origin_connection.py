@@ -7,102 +7,24 @@ import asyncio
 import logging
 import socket
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from .frames import Headers
-from .head import HOP_BY_HOP
+from .response import Kind, OriginError, Responder, names
 
 if TYPE_CHECKING:
     from .origin import Origin
 
-__all__ = ["OriginConnection", "OriginError", "Responder"]
+__all__ = ["OriginConnection"]
 
 _MAX_HEAD_BYTES: Final = 256 * 1024
 _WRITE_BUFFER_BYTES: Final = 128 * 1024
 _QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)
-_CACHED_NAMES: Final = 1024
+_SMALL_BYTES: Final = 65_536
 
 _log = logging.getLogger(__name__)
-
-
-class _Kind(Enum):
-    """What a response header is to a connection."""
-
-    LOCATION = auto()
-    LENGTH = auto()
-    CODING = auto()
-    CONNECTION = auto()
-    DROPPED = auto()
-
-
-_KINDS: Final = {
-    **dict.fromkeys(HOP_BY_HOP, _Kind.DROPPED),
-    "connection": _Kind.CONNECTION,
-    "transfer-encoding": _Kind.CODING,
-    "content-length": _Kind.LENGTH,
-    "location": _Kind.LOCATION,
-    "content-location": _Kind.LOCATION,
-}
-
-
-class _Names(dict[bytes, tuple[str, _Kind | None]]):
-    """Header names as they came → text, and their kind unless they are plain."""
-
-    def __missing__(self, name: bytes) -> tuple[str, _Kind | None]:
-        text = name.decode("latin-1")
-        entry = text, _KINDS.get(text.lower())
-        if len(self) < _CACHED_NAMES and len(name) <= 64:
-            self[name] = entry
-        return entry
-
-
-_names = _Names()
-
-
-class OriginError(Exception):
-    """The app gave no whole answer. The message names its host and port.
-
-    Attributes:
-        unanswered: a reused connection ended before one byte of the answer: the app was most
-            likely closing it while the request was on its way.
-    """
-
-    def __init__(self, message: str, *, unanswered: bool = False) -> None:
-        super().__init__(message)
-        self.unanswered = unanswered
-
-
-class Responder(Protocol):
-    """Whose request it is. Nothing here may raise or block."""
-
-    def connected(self, connection: "OriginConnection") -> None:
-        """Begin the request on this connection."""
-
-    def response_started(self, status: int, headers: Headers, located: bool) -> None:
-        """Take the final status and the headers, without the hop-by-hop ones.
-
-        Args:
-            status: 200 or more.
-            headers: names as the app wrote them.
-            located: there is a ``Location`` or ``Content-Location`` among them.
-        """
-
-    def response_body(self, data: bytes) -> None:
-        """Take a piece of the body."""
-
-    def response_ended(self) -> None:
-        """Take note that the response is complete."""
-
-    def failed(self, error: OriginError) -> None:
-        """Take note that nothing more will come."""
-
-    def pause_writing(self) -> None:
-        """Stop sending body: the app is slow."""
-
-    def resume_writing(self) -> None:
-        """Go on after :meth:`pause_writing`."""
 
 
 class _Stage(Enum):
@@ -148,7 +70,14 @@ class OriginConnection(asyncio.Protocol):
         self._options: set[str] = set()
         """What the response's ``Connection`` says."""
         self._head_bytes = 0
+        self._length = b""
+        """``Content-Length`` of the response."""
+        self._taken = 0
+        """Bytes of the body that the parser has seen."""
+        self._left = 0
+        """Bytes of a long body that are still to come, which the parser need not see."""
         self._read_paused = False
+        self._write_paused = False
 
     @property
     def usable(self) -> bool:
@@ -208,26 +137,15 @@ class OriginConnection(asyncio.Protocol):
         if self._responder is None:
             self._transport.abort()  # nobody asked: a server saying that it is about to close
             return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserCallbackError as error:
-            _log.error("a response from %s failed", self._origin.name, exc_info=error.__context__)
-            self._fail("the response could not be passed on")
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._keep = False
-            if self._stage is not _DONE:
-                self._fail(f"its answer is not HTTP/1.1 ({error})")
+        if self._left:
+            self._more_body(data)
+        else:
+            self._parse(data)
         if self._responder is None:
             return
         if self._stage is _DONE:
             self._complete()
-            return
-        if self._stage is _HEAD:
-            self._head_bytes += len(data)
-            if self._head_bytes > _MAX_HEAD_BYTES:
-                self._fail(f"the head of its answer is over {_MAX_HEAD_BYTES >> 10} KiB")
-                return
-        if _QUICK_ACK is not None:
+        elif _QUICK_ACK is not None and len(data) < _SMALL_BYTES:
             # A server that writes headers and body apart, with Nagle's algorithm on, sends the
             # body only once the headers are acknowledged, and that may take 40 ms.
             sock = self._transport.get_extra_info("socket")
@@ -252,11 +170,13 @@ class OriginConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Pass the transport's wish on."""
+        self._write_paused = True
         if self._responder is not None:
             self._responder.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass the transport's wish on."""
+        self._write_paused = False
         if self._responder is not None:
             self._responder.resume_writing()
 
@@ -271,7 +191,7 @@ class OriginConnection(asyncio.Protocol):
         """Keep one header. Trailers come here too, behind the body, and are dropped."""
         if self._stage is not _HEAD:
             return
-        text, kind = _names[name]
+        text, kind = names[name]
         if kind is not None and not self._note(kind, value):
             return
         self._headers.append((text, value.decode("latin-1")))
@@ -302,6 +222,7 @@ class OriginConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """Pass a piece of the body on."""
         if self._stage is _BODY and self._responder is not None:
+            self._taken += len(data)
             self._responder.response_body(data)
         else:
             self._keep = False  # a body where none may be
@@ -315,27 +236,61 @@ class OriginConnection(asyncio.Protocol):
 
     # --- inside
 
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            _log.error("a response from %s failed", self._origin.name, exc_info=error.__context__)
+            self._fail("the response could not be passed on")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._keep = False
+            if self._stage is not _DONE:
+                self._fail(f"its answer is not HTTP/1.1 ({error})")
+        if self._stage is _BODY:
+            if self._length:
+                self._left = int(self._length) - self._taken
+        elif self._stage is _HEAD:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._fail(f"the head of its answer is over {_MAX_HEAD_BYTES >> 10} KiB")
+
+    def _more_body(self, data: bytes) -> None:
+        """Pass on the rest of a body whose length is known, without the parser's copy of it."""
+        left = self._left - len(data)
+        if left <= 0:
+            self._stage = _DONE
+            self._parser = httptools.HttpResponseParser(self)
+            if left < 0:
+                self._keep = False  # more than was announced
+                data = data[:left]
+        self._left = max(left, 0)
+        if self._responder is not None:
+            self._responder.response_body(data)
+
     def _expect_head(self) -> None:
         """Expect a response, or another one after an interim one."""
         self._stage = _HEAD
         self._headers = []
-        self._head_bytes = 0
+        self._head_bytes = self._taken = self._left = 0
+        self._length = b""
         self._keep = True
         self._framed = self._located = False
         if self._options:
             self._options = set()
 
-    def _note(self, kind: _Kind, value: bytes) -> bool:
+    def _note(self, kind: Kind, value: bytes) -> bool:
         """Learn from a header what concerns the connection, and tell whether it is passed on."""
-        if kind is _Kind.LENGTH:
+        if kind is Kind.LENGTH:
             self._framed = True
+            self._length = value
             return True
-        if kind is _Kind.LOCATION:
+        if kind is Kind.LOCATION:
             self._located = True
             return True
-        if kind is _Kind.CODING:
+        if kind is Kind.CODING:
             self._framed = value.lower().rstrip().endswith(b"chunked")
-        elif kind is _Kind.CONNECTION:
+        elif kind is Kind.CONNECTION:
             options = value.decode("latin-1").lower().split(",")
             self._options.update(option.strip() for option in options)
         return False
@@ -352,7 +307,7 @@ class OriginConnection(asyncio.Protocol):
         self._stage = _IDLE
         if self._read_paused:
             self.resume_reading()
-        if self._keep and self._sent:
+        if self._keep and self._sent and not self._write_paused:
             self.reused = True
             if self._head_only:
                 self._parser = httptools.HttpResponseParser(self)  # it waits for a body

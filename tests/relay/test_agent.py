@@ -511,6 +511,23 @@ def test_head_has_no_body_and_keeps_the_connection(head: str) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize(("extra", "connections"), [(b"", {1}), (b"junk", {1, 2})])
+def test_long_bodies_end_where_they_say(extra: bytes, connections: set[int]) -> None:
+    async def scenario(bench: Bench) -> None:
+        body = bytes(range(256)) * 5000
+        await bench.app(lambda _: ok(body) + extra)
+        for _ in range(2):
+            rid = bench.begin()
+            bench.link.send(Window(rid, len(body)))
+            bench.link.send(ReqEnd(rid))
+            answer = await bench.answered(rid)
+            assert answer.body == body
+            assert not answer.error
+        assert {seen.connection for seen in bench.seen} == connections
+
+    run(scenario)
+
+
 def test_compressed_bodies_stay_as_they_are() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.app(lambda _: ok(b"\x1f\x8b\x00", "Content-Encoding: gzip"))
@@ -910,6 +927,37 @@ def test_a_relay_without_windows_waits_for_a_slow_app_and_then_loses_it_alone(
         assert (answer.status, answer.code) == (504, "TUNNEL_TIMEOUT")
         assert "took nothing" in answer.body.decode()
         assert log == ["pause", "resume"]
+
+    run(scenario, flow_control=False)
+
+
+def test_a_link_that_waited_goes_on_when_the_app_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(MemoryLink, "pause_reading", lambda _: log.append("pause"))
+    monkeypatch.setattr(MemoryLink, "resume_reading", lambda _: log.append("resume"))
+
+    async def scenario(bench: Bench) -> None:
+        go_on = asyncio.Event()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            await go_on.wait()
+            while b"last" not in await reader.read(1 << 20):
+                pass
+            writer.write(ok())
+
+        await bench.run(script)
+        rid = bench.begin("POST")
+        await asyncio.sleep(0.01)
+        while not log:
+            bench.link.send(ReqBody(rid, bytes(100_000)))
+        go_on.set()
+        while len(log) < 2:  # noqa: ASYNC110 (the link has nothing to wait for)
+            await asyncio.sleep(0.001)
+        bench.link.send(ReqBody(rid, b"last"))
+        bench.link.send(ReqEnd(rid))
+        assert (await bench.answered(rid)).status == 200
+        assert log[:2] == ["pause", "resume"]
 
     run(scenario, flow_control=False)
 

@@ -9,7 +9,8 @@ from pytest_synth_tunnels.relay import origin as origin_module
 from pytest_synth_tunnels.relay.deadlines import Deadlines
 from pytest_synth_tunnels.relay.frames import Headers
 from pytest_synth_tunnels.relay.origin import MAX_IDLE_S, Origin
-from pytest_synth_tunnels.relay.origin_connection import OriginConnection, OriginError
+from pytest_synth_tunnels.relay.origin_connection import OriginConnection
+from pytest_synth_tunnels.relay.response import OriginError
 
 
 class Request:
