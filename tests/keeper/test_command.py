@@ -1,7 +1,7 @@
 import asyncio
 import os
-import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -197,24 +197,29 @@ def test_it_cannot_be_started(template: str, part: str, port: int, tmp_path: Pat
     assert part in failure(command(template, port, tmp_path).start)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+KEEPER = """
+import asyncio, sys
+from pytest_synth_tunnels.keeper.command import Command
+
+async def keep():
+    template, port, cwd = sys.argv[1:]
+    app = Command(
+        template, port=int(port), environ={}, cwd=cwd, timeout_s=20, died=lambda message: None
+    )
+    await app.start()
+    print(app._tail.lines()[0], flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(keep())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_it_dies_with_a_keeper_that_is_killed(port: int, script: Any, tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    keeper = os.fork()
-    if not keeper:
-
-        async def keep() -> None:
-            app = command(script(SERVE + "time.sleep(60)"), port, tmp_path)
-            await app.start()
-            os.write(writer, app._tail.lines()[0].encode())
-            await asyncio.sleep(60)
-
-        asyncio.run(keep())
-    os.close(writer)
-    pid = int(os.read(reader, 1000).split()[1])
-    os.close(reader)
-
-    os.kill(keeper, signal.SIGKILL)
-    os.waitpid(keeper, 0)
+    arguments = [KEEPER, script(SERVE + "time.sleep(60)"), str(port), str(tmp_path)]
+    with subprocess.Popen([sys.executable, "-c", *arguments], stdout=subprocess.PIPE) as keeper:
+        assert keeper.stdout is not None
+        pid = int(keeper.stdout.readline().split()[1])
+        keeper.kill()
 
     run(lambda: gone(pid))
