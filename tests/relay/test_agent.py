@@ -207,6 +207,7 @@ class Bench:
             assert task is not None
             self._tasks.add(task)
             self.connections += 1
+            self._changed.set()
             try:
                 await script(reader, writer)
             except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -668,17 +669,24 @@ def test_the_deadline_waits_for_the_upload_and_ends_with_the_head() -> None:
         async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await read_request(reader, 0)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
-            await asyncio.sleep(0.25)
+            await bench.until(lambda: bench.answers["r1"].status)
+            due.append(forward.due_at)
             writer.write(b"ok")
 
         await bench.run(script)
-        rid = bench.begin("POST", headers=[("Content-Length", "5")], deadline_ms=200)
-        for _ in range(5):
-            await asyncio.sleep(0.06)
-            bench.link.send(ReqBody(rid, b"x"))
-        bench.link.send(ReqEnd(rid))
+        now = asyncio.get_running_loop().time()
+        bench.agent.now = lambda: now
+        rid = bench.begin("POST", headers=[("Content-Length", "2")], deadline_ms=5000)
+        forward = bench.agent._forwards[rid]
+        due = [forward.due_at]
+        await bench.until(lambda: bench.connections)
+        for frame in (ReqBody(rid, b"x"), ReqBody(rid, b"x"), ReqEnd(rid)):
+            now += 4
+            bench.link.send(frame)
+            due.append(forward.due_at)
         answer = await bench.answered(rid)
         assert (answer.status, answer.body, answer.error) == (200, b"ok", "")
+        assert [at - due[0] for at in due] == pytest.approx([0, 4, 8, 12, float("inf")])
 
     run(scenario)
 
@@ -754,14 +762,15 @@ def test_an_idle_connection_that_the_app_closed_is_not_used() -> None:
         async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await read_request(reader, 0)
             writer.write(ok())
-            await writer.drain()
-            await asyncio.sleep(0.005)
+            await bench.until(lambda: bench.answers[f"r{bench.connections}"].done)
 
         await bench.run(script)
+        _, origin = bench.agent._leases["l1"].mounts[""]
         for count in (1, 2):
             assert (await bench.ask("POST")).status == 200
             assert bench.connections == count
-            await asyncio.sleep(0.02)
+            while origin._idle:  # noqa: ASYNC110 (until the agent has seen it)
+                await asyncio.sleep(0)
 
     run(scenario)
 
@@ -798,9 +807,9 @@ def test_a_lost_link_drops_everything() -> None:
 
         await bench.run(script)
         bench.link.send(ReqEnd(bench.begin()))
-        bench.begin("POST")
+        bench.link.send(ReqEnd(bench.begin("POST")))
         assert (bench.agent.attached, bench.agent.inflight) == (True, 2)
-        await asyncio.sleep(0.01)
+        await bench.until(lambda: bench.connections == 2)
         bench.link.close()
         assert (bench.agent.attached, bench.agent.inflight) == (False, 0)
         await bench.until(lambda: len(gone) == 2)
@@ -817,16 +826,15 @@ def test_a_response_stops_at_its_window() -> None:
         await bench.app(lambda _: ok(body))
         rid = bench.begin()
         bench.link.send(ReqEnd(rid))
-        taken = 0
-        while True:
-            count = len(bench.answers[rid].body)
-            await asyncio.sleep(0.02)
-            if bench.answers[rid].done:
-                break
-            if count == len(bench.answers[rid].body):  # at rest
-                assert WINDOW_BYTES <= count - taken <= 3 * WINDOW_BYTES
-                bench.link.send(Window(rid, count - taken))
-                taken = count
+        answer, taken = bench.answers[rid], 0
+        while not answer.done:
+            await bench.until(lambda t=taken: answer.done or len(answer.body) - t >= WINDOW_BYTES)
+            for _ in range(20):  # nothing comes beyond the read in which the window ended
+                await asyncio.sleep(0)
+            count = len(answer.body)
+            assert count - taken < 3 * WINDOW_BYTES
+            bench.link.send(Window(rid, count - taken))
+            taken = count
         assert bench.answers[rid].body == body
 
     run(scenario)
