@@ -164,9 +164,14 @@ def synth_lease(pytestconfig: pytest.Config) -> "Lease":
     from .keeper.messages import LeaseInfo, OpenLease
     from .lease import Lease
 
-    keeper = pytestconfig.stash[SESSION].keeper
+    session = pytestconfig.stash[SESSION]
+    timeout_s = session.settings.start_timeout_s
+    if session.settings.command is not None:
+        timeout_s += session.settings.command_timeout_s
     with _failures_shown_plainly():
-        return Lease(keeper, keeper.ask(OpenLease(), LeaseInfo))
+        info = session.keeper.ask(OpenLease(), LeaseInfo, timeout_s)
+    session.lease_id = info.lease_id
+    return Lease(session.keeper, info)
 
 
 @pytest.fixture(scope="session")
