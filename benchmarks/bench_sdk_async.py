@@ -104,6 +104,41 @@ def measure(module: str, ports: list[int]) -> None:
     print(json.dumps(figures))
 
 
+def compare(
+    contenders: dict[str, tuple[str, str]], rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Measure all contenders in turn.
+
+    Args:
+        contenders: name → interpreter, and the module with its clients.
+        rounds: how often.
+
+    Returns:
+        Name → what was measured → a figure a round.
+    """
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in contenders}
+    with subprocess.Popen(
+        [sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True
+    ) as backend:
+        try:
+            assert backend.stdout is not None
+            ports = backend.stdout.readline().strip()
+            for _ in range(rounds):
+                for name, (python, module) in contenders.items():
+                    done = subprocess.run(
+                        [python, __file__, "--measure", module, ports],
+                        stdout=subprocess.PIPE,
+                        text=True,
+                        check=True,
+                        timeout=300,
+                    )
+                    for what, value in json.loads(done.stdout).items():
+                        found[name].setdefault(what, []).append(value)
+        finally:
+            backend.kill()
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--published", metavar="PYTHON", help="an interpreter with synth-ai 0.16.1")
@@ -120,26 +155,7 @@ def main() -> int:
     contenders = {"ours": (sys.executable, "pytest_synth_tunnels.sdk")}
     if options.published:
         contenders["published"] = (options.published, "synth_ai.sdk.tunnels")
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in contenders}
-    with subprocess.Popen(
-        [sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True
-    ) as backend:
-        try:
-            assert backend.stdout is not None
-            ports = backend.stdout.readline().strip()
-            for _ in range(options.rounds):
-                for name, (python, module) in contenders.items():
-                    done = subprocess.run(
-                        [python, __file__, "--measure", module, ports],
-                        stdout=subprocess.PIPE,
-                        text=True,
-                        check=True,
-                        timeout=300,
-                    )
-                    for what, value in json.loads(done.stdout).items():
-                        found[name].setdefault(what, []).append(value)
-        finally:
-            backend.kill()
+    found = compare(contenders, options.rounds)
 
     print(f"{'median (lowest..highest)':<26}" + "".join(f"{name:>32}" for name in found))
     for what in found["ours"]:

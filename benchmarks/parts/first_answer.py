@@ -1,0 +1,75 @@
+"""From wanting a tunnel to the first 200 through it."""
+
+import time
+
+from bench import Bench
+from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
+from peers import AioWsTunnel, Contender, LocalTunnel, Ssh, wait_open
+from processes import BenchmarkError, Processes
+from report import Figures, Table, spread
+
+TITLE = "first answer"
+
+_COLD = "ours, embedded, asked for in the middle of a test"
+
+
+def measure(bench: Bench) -> Figures:
+    """Open and close each tunnel in turn, in every round."""
+    figures = Figures()
+    embedded = Embedded()
+    everybody: list[Contender] = [
+        embedded,
+        OwnAgent(),
+        RustAgent(),
+        PublishedAgent(),
+        Ssh(),
+        AioWsTunnel(),
+        LocalTunnel(),
+    ]
+    with Processes() as processes:
+        ready = bench.prepared(everybody, processes, figures)
+
+        def once(round_: int) -> None:
+            for contender in ready:
+                try:
+                    figures.add(contender.name, TITLE, round_, _open_ms(contender))
+                    if contender is embedded:
+                        figures.add(_COLD, TITLE, round_, embedded.from_nothing_s() * 1000)
+                except BenchmarkError as error:
+                    figures.fail(contender.name, TITLE, error)
+
+        # Each takes a moment only, and a moment is noisy.
+        bench.in_rounds(TITLE, once, rounds=3 * bench.rounds)
+    return figures
+
+
+def _open_ms(contender: Contender) -> float:
+    """Return the time from the request for a tunnel to the first answer, in milliseconds."""
+    began_s = time.perf_counter()
+    try:
+        endpoint = contender.open()
+        if isinstance(contender, Embedded):
+            return contender.took_s * 1000
+        wait_open(contender, endpoint)
+        return (time.perf_counter() - began_s) * 1000
+    finally:
+        contender.close()
+
+
+def tables(bench: Bench, figures: Figures) -> list[Table]:
+    """Return one table."""
+    table = Table(
+        "From wanting a tunnel to the first 200 through it",
+        ("", "ms", "a part of what ssh -R needs"),
+    )
+    for name in figures.contenders():
+        ratios = "1" if name == Ssh.name else spread(figures.ratios(name, Ssh.name, TITLE))
+        table.rows.append((name, spread(figures.get(name, TITLE)), ratios))
+    table.notes.append(
+        "Ours, embedded: from the set-up of a test's first fixture, with `synth_lease` among "
+        "them; the keeper was started when collection ended, or, in the other line, by the "
+        "request itself. Agents on our relay: with the lease's creation; the others: from the "
+        "start of the client process. All servers run already, but for ours, embedded, which "
+        "has none to be started by anybody."
+    )
+    return [table]

@@ -1,0 +1,120 @@
+"""Small requests, many of them: GET 1 KiB, and POST 1 KiB with nine headers."""
+
+from bench import Bench, OpenTunnel
+from load import wrk
+from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
+from peers import AioWsTunnel, Contender, Direct, LocalTunnel, Ssh
+from processes import BenchmarkError, cpu_s
+from report import NOTHING, Figures, Table, median, number, spread
+
+TITLE = "traffic"
+CONNECTIONS = (1, 16, 64)
+
+_METHODS = {"GET": False, "POST": True}
+
+
+def contenders() -> list[Contender]:
+    """Return everybody who carries requests."""
+    return [
+        Direct(),
+        Embedded(),
+        OwnAgent(),
+        RustAgent(),
+        PublishedAgent(),
+        Ssh(),
+        AioWsTunnel(),
+        LocalTunnel(),
+    ]
+
+
+def measure(bench: Bench) -> Figures:
+    """Load each tunnel in turn, in every round."""
+    figures = Figures()
+    with bench.tunnels(contenders(), figures) as tunnels:
+
+        def once(round_: int) -> None:
+            for connections in CONNECTIONS:
+                for method in _METHODS:
+                    for tunnel in tunnels:
+                        _load(bench, figures, tunnel, method, connections, round_)
+
+        bench.in_rounds(TITLE, once)
+    return figures
+
+
+def _load(
+    bench: Bench, figures: Figures, tunnel: OpenTunnel, method: str, connections: int, round_: int
+) -> None:
+    name, measure_ = tunnel.contender.name, f"{method} {connections}"
+    before_s = cpu_s(tunnel.contender.pids())
+    try:
+        load = wrk(
+            tunnel.endpoint,
+            post=_METHODS[method],
+            connections=connections,
+            duration_s=bench.duration_s,
+        )
+    except BenchmarkError as error:
+        figures.fail(name, measure_, error)
+        return
+    if load.failed:
+        figures.fail(name, measure_, f"{load.failed} of {load.requests} requests failed")
+        return
+    figures.add(name, measure_, round_, load.per_s)
+    if tunnel.contender.pids():
+        used_s = cpu_s(tunnel.contender.pids()) - before_s
+        figures.add(name, f"CPU {measure_}", round_, used_s / load.requests * 1e6)
+
+
+def tables(bench: Bench, figures: Figures) -> list[Table]:
+    """Return one table for each method."""
+    found = []
+    for method, what in (("GET", "GET 1 KiB"), ("POST", "POST 1 KiB with nine headers")):
+        table = Table(
+            f"{what}: requests/s as a part of the app's own",
+            (
+                "",
+                *(f"{n} connection{'s' * (n > 1)}" for n in CONNECTIONS),
+                "requests/s at 16",
+                "CPU µs a request at 16",
+            ),
+        )
+        for name in figures.contenders():
+            rate = median(figures.get(name, f"{method} 16"))
+            ratios = [
+                spread(figures.ratios(name, Direct.name, f"{method} {n}"), _ratio)
+                for n in CONNECTIONS
+            ]
+            if name == Direct.name:
+                ratios = [
+                    f"1 ({number(median(figures.get(name, f'{method} {n}')) or 0)}/s)"
+                    for n in CONNECTIONS
+                ]
+            cpu = spread(figures.get(name, f"CPU {method} 16"))
+            table.rows.append((name, *ratios, number(rate) if rate else NOTHING, cpu))
+        found.append(table)
+    found.append(_between(figures))
+    return found
+
+
+def _between(figures: Figures) -> Table:
+    """Return what the targets speak of: ratios between contenders of the same round."""
+    table = Table(
+        "Ratios between contenders, requests/s of the same round",
+        ("", *(f"{method} {n}" for method in _METHODS for n in CONNECTIONS)),
+    )
+    pairs = [
+        (Embedded.name, other.name) for other in (Ssh, AioWsTunnel, LocalTunnel, RustAgent)
+    ] + [(OwnAgent.name, RustAgent.name), (OwnAgent.name, PublishedAgent.name)]
+    for one, other in pairs:
+        ratios = [
+            spread(figures.ratios(one, other, f"{method} {n}"))
+            for method in _METHODS
+            for n in CONNECTIONS
+        ]
+        table.rows.append((f"{one} / {other}", *ratios))
+    return table
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"

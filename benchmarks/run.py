@@ -1,0 +1,138 @@
+"""Measure this project beside its peers, and write the tables.
+
+    python benchmarks/run.py [--quick] [--only PART ...] [--rounds N]
+
+Peers that are missing are installed from PyPI and npm into a folder outside the project; what
+Debian packages are missing is told. All traffic stays on 127.0.0.1, and all that is started is
+stopped.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import signal
+import sys
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+
+from bench import Bench
+from cache import Cache
+from origin import start_origin
+from processes import Processes
+from report import Figures, Table
+
+PARTS = ("traffic", "bulk", "first_answer", "memory", "plugin", "sdk")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the parts that are asked for."""
+    options = _parser().parse_args(argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    _raise_descriptor_limit()
+    started = time.monotonic()
+    load_before = os.getloadavg()[0]
+    tables: list[Table] = []
+    found: dict[str, Figures] = {}
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, Processes() as processes:
+            cache = Cache(options.cache.expanduser().resolve(), offline=options.offline)
+            bench = Bench(
+                cache=cache,
+                origin=start_origin(cache, processes, Path(folder)),
+                rounds=options.rounds or (1 if options.quick else 5),
+                duration_s=1 if options.quick else 2,
+                bulk_bytes=(options.bulk_mib or (64 if options.quick else 256)) << 20,
+                ends_at=started + options.minutes * 60,
+                folder=Path(folder),
+            )
+            for name in options.only or PARTS:
+                part = import_module(f"parts.{name}")
+                found[name] = part.measure(bench)
+                tables += part.tables(bench, found[name])
+            text = _document(bench, tables, found, load_before)
+    except KeyboardInterrupt:
+        print("interrupted; everything that was started is stopped", file=sys.stderr)
+        return 130
+    print(text)
+    options.output.write_text(text)
+    if options.json:
+        options.json.write_text(json.dumps({k: v.as_json() for k, v in found.items()}, indent=1))
+    return 0
+
+
+def _document(
+    bench: Bench, tables: list[Table], found: dict[str, Figures], load_before: float
+) -> str:
+    """Return the tables with what one must know to read them."""
+    method = (
+        f"Written by `python benchmarks/run.py`: {bench.rounds} rounds, contenders in turn within "
+        "each, so that a noisy machine hits all alike. Ratios are of the same round; a cell is "
+        "the median and, in brackets, the lowest and the highest.\n"
+    )
+    machine = (
+        f"Machine: {_processor()}, {os.cpu_count()} cores, Linux {platform.release()}, Python "
+        f"{platform.python_version()}; load average {load_before:.1f} before and "
+        f"{os.getloadavg()[0]:.1f} after. The app is {bench.origin.name} that answers 1 KiB; "
+        f"small requests come from one thread of wrk with keep-alive, {bench.duration_s} s for "
+        "each cell and round. Caller, tunnel and app share the machine.\n"
+    )
+    pieces = ["# Benchmarks\n", method, machine, *(table.markdown() for table in tables)]
+    problems = [
+        f"- {what}: {reason}"
+        for figures in found.values()
+        for what, reason in figures.problems.items()
+    ]
+    problems += [f"- {name}: {reason}" for name, reason in bench.missing.items()]
+    if problems:
+        pieces.append("\n".join(("## Not measured\n", *problems)) + "\n")
+    return "\n".join(pieces)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/run.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "synth-tunnels-benchmarks"
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts alone")
+    parser.add_argument("--rounds", type=int, help="how often (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="one short round, smaller bodies")
+    parser.add_argument("--bulk-mib", type=int, help="of a large body (default: 256)")
+    parser.add_argument(
+        "--minutes", type=float, default=30, help="begin no round after this (default: 30)"
+    )
+    parser.add_argument("--cache", type=Path, default=home, help="where peers are installed")
+    parser.add_argument("--offline", action="store_true", help="install nothing")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).with_name("RESULTS.md"), help="the tables"
+    )
+    parser.add_argument("--json", type=Path, help="also write all figures here")
+    return parser
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow for a thousand connections, here and in what is started."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
