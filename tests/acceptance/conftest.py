@@ -121,6 +121,8 @@ class CountingBackend:
     """The calls that the backend has answered."""
     is_down: bool = False
     """Whether it hangs up on every caller."""
+    heartbeat_interval_s: float | None = None
+    """What it recommends, instead of what the backend does."""
 
     @property
     def creates(self) -> int:
@@ -183,6 +185,10 @@ def _forwarder(backend_url: str, counted: CountingBackend) -> type[BaseHTTPReque
             with answer:
                 data = answer.read()
                 self.send_response(answer.status)
+            if counted.heartbeat_interval_s and b'"heartbeat"' in data:
+                lease = json.loads(data)
+                lease["heartbeat"]["recommended_interval_seconds"] = counted.heartbeat_interval_s
+                data = json.dumps(lease).encode()
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
