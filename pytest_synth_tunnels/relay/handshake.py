@@ -107,7 +107,8 @@ def explain(error: Exception) -> HandshakeError:
         body = bytes(error.response.body or b"")[:300].decode(errors="replace")
         return HandshakeError(status, f"the relay answered {status} {body}".strip())
     cause = error.__cause__
-    return HandshakeError(0, f"{error}: {cause}" if cause is not None else str(error))
+    what = f"{error}: {cause}" if cause is not None else str(error)
+    return HandshakeError(0, f"the relay's answer is no WebSocket handshake ({what})")
 
 
 def _is_loopback(host: str) -> bool:

@@ -284,8 +284,8 @@ def test_a_bad_handshake_has_its_status(headers: list[tuple[str, str]], status: 
     ("answer", "status", "words"),
     [
         (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 7\r\n\r\nno such", 401, "401 no such"),
-        (b"SSH-2.0-OpenSSH\r\n\r\n", 0, "valid HTTP"),
-        (b"HTTP/1.1 101 Switching", 0, "valid HTTP"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", 0, "no WebSocket handshake"),
+        (b"HTTP/1.1 101 Switching", 0, "no WebSocket handshake"),
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", 0, "Connection"),
     ],
 )
