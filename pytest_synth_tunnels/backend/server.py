@@ -13,6 +13,7 @@ from ..relay.http11 import HttpServer
 from ..relay.ingress import Ingress
 from ..relay.link import memory_links
 from ..relay.relay import AgentSession, Relay
+from ..relay.route import Limits
 from ..sdk.errors import TunnelError, from_status
 from ..sdk.requests import Request
 from .routes import Match, Routes, refusal
@@ -44,6 +45,7 @@ class Backend:
     Args:
         api_key: what clients must show; made unless given.
         request_timeout_s: how long a caller waits for the app, in seconds.
+        limits: what a SynthTunnel lease may use.
         now: unix seconds, against which leases expire.
 
     Attributes:
@@ -56,11 +58,13 @@ class Backend:
         *,
         api_key: str | None = None,
         request_timeout_s: float = 120.0,
+        limits: Limits | None = None,
         now: Clock = time.time,
     ) -> None:
         self.api_key = api_key or make_token("sk")
         self.url = ""
         self._request_timeout_s = request_timeout_s
+        self._limits = limits or Limits()
         self._now = now
         self._listening: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -96,6 +100,7 @@ class Backend:
             relay=self._relay,
             public_base_url=self.url,
             agent_url=f"ws://{netloc}{AGENT_PATH}",
+            limits=self._limits,
             now=self._now,
         )
         self._routes = Routes(self._store, api_key=self.api_key)

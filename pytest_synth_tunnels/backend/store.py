@@ -2,6 +2,7 @@
 
 import time
 
+from ..relay.route import Limits
 from .managed import ManagedLeases
 from .synth import RouteTable, SynthLeases
 from .tunnels import Tunnels
@@ -17,6 +18,7 @@ class Store:
         relay: carries the traffic of SynthTunnel leases.
         public_base_url: the origin under which callers come.
         agent_url: the WebSocket URL that agents dial.
+        limits: what a SynthTunnel lease may use.
         now: unix seconds.
         token: makes ids and tokens.
 
@@ -32,6 +34,7 @@ class Store:
         relay: RouteTable,
         public_base_url: str,
         agent_url: str,
+        limits: Limits | None = None,
         now: Clock = time.time,
         token: TokenMaker = make_token,
     ) -> None:
@@ -43,4 +46,5 @@ class Store:
             relay=relay,
             public_base_url=public_base_url,
             agent_url=agent_url,
+            limits=limits,
         )

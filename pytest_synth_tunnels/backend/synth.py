@@ -4,7 +4,7 @@ The relay knows a lease as a :class:`~pytest_synth_tunnels.relay.route.Route`; t
 the route, changes its tokens, and says when it is over.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
 from ..relay.route import Limits, Route
@@ -64,6 +64,7 @@ class SynthLeases:
         relay: carries the traffic.
         public_base_url: the origin under which callers come.
         agent_url: the WebSocket URL that agents dial.
+        limits: what a lease may use, unless it asks for other concurrency.
     """
 
     def __init__(
@@ -74,12 +75,14 @@ class SynthLeases:
         relay: RouteTable,
         public_base_url: str,
         agent_url: str,
+        limits: Limits | None = None,
     ) -> None:
         self._now = now
         self._token = token
         self._relay = relay
         self._public_base_url = public_base_url
         self._agent_url = agent_url
+        self._limits = limits or Limits()
         self._leases: dict[str, SynthLease] = {}
         """By id, oldest first; ended ones stay as history until room is needed."""
 
@@ -99,7 +102,7 @@ class SynthLeases:
         forgotten = make_room(self._leases, MAX_LEASES, "SynthTunnel leases")
         if forgotten is not None:
             self._relay.remove(forgotten.route.lease_id)
-        limits = Limits()
+        limits = replace(self._limits)
         asked = request.capabilities.get("max_inflight")
         if asked is not None:
             limits.max_inflight = min(asked, MAX_INFLIGHT)

@@ -27,7 +27,7 @@ from .frames import (
 from .link import Link
 from .route import Route
 
-__all__ = ["AgentSession", "Failure", "Relay", "Stream", "offline", "over"]
+__all__ = ["AgentSession", "Failure", "Relay", "Stream", "lost", "offline", "over"]
 
 _AGENT_OFFLINE: Final = "no agent serves this tunnel now: is the process that opened it alive?"
 
@@ -39,6 +39,15 @@ def offline(reason: str = "") -> Failure:
     """Return the failure that published supervisors recover from."""
     message = f"{_AGENT_OFFLINE} ({reason})" if reason else _AGENT_OFFLINE
     return 503, "AGENT_OFFLINE", message, f"agent_offline: {message}"
+
+
+def lost(reason: str) -> Failure:
+    """Return the failure of a request whose agent was lost, and which may not be sent again."""
+    message = (
+        "the tunnel's agent was lost while it had this request, which the app may or may not have "
+        f"carried out ({reason})"
+    )
+    return 502, "AGENT_LOST", message, f"agent_offline: {message}"
 
 
 def over(reason: str) -> Failure:
@@ -72,6 +81,14 @@ class Stream(Protocol):
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
+
+    def lost(self, reason: str, *, cancel: bool) -> None:
+        """Do without the agent: wait for its return, or end.
+
+        Args:
+            reason: what became of it, for people.
+            cancel: it can still be told to drop the request.
+        """
 
     def fail(self, failure: Failure, *, cancel: bool = True) -> None:
         """End the request with an error.
@@ -133,31 +150,45 @@ class AgentSession:
             if previous is self:
                 continue
             if previous is not None:
-                previous.detach(route, offline("another agent took over"), "replaced")
+                previous.detach(route, None, "another agent took over")
             route.session = self
             route.last_seen_at = relay.now()
             self._routes.append(route)
+            if route.held:
+                # Behind the acknowledgement, which comes first on the link.
+                relay.loop.call_soon(self._release, route)
         return AttachAck(
             agent_id=frame.agent_id or "agent",
             accepted_leases=accepted,
             capabilities=RelayCapabilities(flow_control=self.flow_control),
         )
 
-    def detach(self, route: Route, failure: Failure, reason: str) -> None:
+    def detach(self, route: Route, failure: Failure | None, reason: str) -> None:
         """Take a route away from this agent.
 
         Args:
             route: one that it serves.
-            failure: how the route's requests under way end.
-            reason: told to the agent if that was its last route, whose link then closes.
+            failure: how the route's requests under way end; ``None`` if another agent may go on
+                with them.
+            reason: why; told to the agent if that was its last route, whose link then closes.
         """
         self._routes.remove(route)
         route.session = None
+        route.last_seen_at = self._relay.now()
         for stream in list(self.streams.values()):
-            if stream.route is route:
+            if stream.route is not route:
+                continue
+            if failure is None:
+                stream.lost(reason, cancel=True)
+            else:
                 stream.fail(failure)
         if not self._routes:
             self.link.close(1001, reason)
+
+    def _release(self, route: Route) -> None:
+        """Take what has waited for an agent of this route."""
+        while route.held and route.session is self:
+            next(iter(route.held)).release(self)
 
     def frame_received(self, frame: Frame) -> None:
         """Take one frame; one for a request that is over is dropped."""
@@ -195,7 +226,7 @@ class AgentSession:
             route.session = None
             route.last_seen_at = self._relay.now()
         for stream in list(self.streams.values()):
-            stream.fail(offline("its connection was lost"), cancel=False)
+            stream.lost("its connection was lost", cancel=False)
 
     def pause_writing(self) -> None:
         """Let all bodies wait."""
@@ -248,6 +279,8 @@ class Relay:
         self.request_timeout_s = request_timeout_s
         self.idle_timeout_s = idle_timeout_s
         self.deadlines = Deadlines(loop)
+        self.held_bytes = 0
+        """Of bodies whose requests wait for an agent."""
         self._by_token: dict[str, Route] = {}
         self._by_lease: dict[str, Route] = {}
         self._rid_prefix = os.urandom(4).hex()
@@ -278,8 +311,23 @@ class Relay:
         route.closed = True
         route.closed_because = reason
         if route.session is not None:
-            route.last_seen_at = self.now()
             route.session.detach(route, over(reason), "lease closed")
+        for call in list(route.held):
+            call.fail(over(reason))
+
+    def rotate_agent(self, lease_id: str, agent_token: str) -> None:
+        """Let agents serve a lease with another token only; the one that serves it now is cut off.
+
+        Args:
+            lease_id: one that is unknown or closed stays as it is.
+            agent_token: what agents must show from now on.
+        """
+        route = self.by_lease(lease_id)
+        if route is None or route.closed:
+            return
+        route.agent_token = agent_token
+        if route.session is not None:
+            route.session.detach(route, None, "the agent token was rotated")
 
     def shut_down(self) -> None:
         """Close every lease, and drop the timer."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from .call import Call
     from .relay import AgentSession
 
 __all__ = ["Limits", "Route"]
@@ -16,14 +17,31 @@ class Limits:
     """What one lease may use, as advertised with it.
 
     Attributes:
-        max_inflight: requests under way at the same time.
+        max_inflight: requests under way at the same time, those that wait for the agent included.
         max_request_bytes: the largest request body, in bytes.
         max_response_bytes: the largest response body, in bytes.
+        max_websocket_streams: WebSockets open at the same time, counted apart from requests.
+        max_header_bytes: request line and headers together, in bytes.
+        max_headers: headers in one request.
+        header_timeout_s: from a request's first byte to the end of its headers, in seconds.
+        idle_timeout_s: how long a connection may be kept between two requests, in seconds.
+        max_unauthenticated_connections: connections, of the whole relay, on which nobody has
+            shown a token.
+        hold_s: how long requests wait for an agent that is away, in seconds; 0 for not at all.
+        max_held: how many may wait so.
     """
 
     max_inflight: int = 128
     max_request_bytes: int = 1 << 36
     max_response_bytes: int = 1 << 36
+    max_websocket_streams: int = 64
+    max_header_bytes: int = 65_536
+    max_headers: int = 128
+    header_timeout_s: float = 15.0
+    idle_timeout_s: float = 75.0
+    max_unauthenticated_connections: int = 1_024
+    hold_s: float = 5.0
+    max_held: int = 128
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +63,7 @@ class Route:
         closed_because: why, as the end of a sentence.
         session: the agent that serves it now, or ``None``. The relay's own.
         inflight: requests under way. The relay's own.
+        held: those among them that wait for an agent, oldest first. The relay's own.
         last_seen_at: when an agent was last known to be attached, in unix seconds.
         prefix: the path of the public URL, ``/s/{route_token}``.
     """
@@ -61,6 +80,7 @@ class Route:
     closed_because: str = field(default="it was closed", init=False)
     session: "AgentSession | None" = field(default=None, init=False, repr=False)
     inflight: int = field(default=0, init=False)
+    held: "dict[Call, None]" = field(default_factory=dict, init=False, repr=False)
     last_seen_at: float | None = field(default=None, init=False)
     prefix: str = field(init=False)
     forwarded: list[tuple[str, str]] = field(init=False, repr=False)

@@ -14,6 +14,7 @@ from pytest_synth_tunnels.backend import server as module
 from pytest_synth_tunnels.backend.server import AGENT_PATH, MAX_BODY_BYTES, Backend
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
+from pytest_synth_tunnels.relay.route import Limits
 from pytest_synth_tunnels.sdk import requests
 from pytest_synth_tunnels.sdk.errors import TunnelConflictError, TunnelError, TunnelNotFoundError
 
@@ -170,7 +171,7 @@ def test_calls_in_the_process_need_no_http() -> None:
 
 def test_an_agent_of_this_process_serves_a_lease() -> None:
     async def test() -> None:
-        async with serving() as backend, app() as port:
+        async with serving(limits=Limits(hold_s=0)) as backend, app() as port:
             lease = new_lease(backend, port)
             status = backend.call(requests.get_synth_lease(lease["lease_id"]))
             assert (status["status"], status["connected"]) == ("PENDING", False)

@@ -71,6 +71,14 @@ def test_a_new_lease_says_all_of_itself(world: World) -> None:
         "max_inflight": 128,
         "max_request_bytes": 1 << 36,
         "max_response_bytes": 1 << 36,
+        "max_websocket_streams": 64,
+        "max_header_bytes": 65_536,
+        "max_headers": 128,
+        "header_timeout_s": 15.0,
+        "idle_timeout_s": 75.0,
+        "max_unauthenticated_connections": 1024,
+        "hold_s": 5.0,
+        "max_held": 128,
     }
     assert lease == {
         "lease_id": "synth_1",

@@ -80,6 +80,10 @@ class Stream:
     def resume(self):
         self.told.append("resume")
 
+    def lost(self, reason, *, cancel):
+        del self._session.streams[self._rid]
+        self.told.append((reason, cancel))
+
     def fail(self, failure, *, cancel=True):
         del self._session.streams[self._rid]
         self.told.append((failure[0], failure[1], cancel))
@@ -145,7 +149,7 @@ def test_the_newer_agent_takes_over(world):
     old = Agent(world.relay, "at_1").attach("l1")
     stream = Stream(old.session, route, "r")
     new = Agent(world.relay, "at_1").attach("l1")
-    assert stream.told == [(503, "AGENT_OFFLINE", True)]
+    assert stream.told == [("another agent took over", True)]
     assert old.lost
     assert route.session is new.session
     new.attach("l1")
@@ -201,7 +205,7 @@ def test_a_lost_agent_ends_its_requests(world):
     stream = Stream(agent.session, route, "r")
     world.time += 9
     agent.link.close()
-    assert stream.told == [(503, "AGENT_OFFLINE", False)]
+    assert stream.told == [("its connection was lost", False)]
     assert not route.connected
     assert route.last_seen_at == 5009
     agent.session.link_lost("again")
@@ -254,6 +258,28 @@ def test_closing_a_lease_ends_its_traffic_and_lets_the_agent_go(world):
     assert world.relay.by_token("rt_1") is route
     assert route.closed_because == "it was closed"
     assert Agent(world.relay, "at_1").attach("l1").lost
+
+
+def test_rotating_the_agents_token_cuts_off_who_has_the_old_one(world):
+    route = world.route()
+    agent = Agent(world.relay, "at_1").attach("l1")
+    stream = Stream(agent.session, route, "r")
+    world.time += 9
+    world.relay.rotate_agent("l1", "at_new")
+    assert stream.told == [("the agent token was rotated", True)]
+    assert agent.lost
+    assert not route.connected
+    assert route.last_seen_at == world.time
+    assert not world.relay.admits("at_1")
+    assert Agent(world.relay, "at_1").attach("l1").lost
+    assert Agent(world.relay, "at_new").attach("l1").lost is None
+    world.relay.rotate_agent("l1", "at_newer")
+    assert not route.connected
+    world.relay.rotate_agent("l1", "at_newest")
+    world.relay.close("l1", "it was closed")
+    world.relay.rotate_agent("l1", "at_1")
+    assert route.agent_token == "at_newest"
+    world.relay.rotate_agent("unknown", "x")
 
 
 def test_an_agent_of_several_leases_keeps_the_others(world):
