@@ -169,6 +169,9 @@ class HeadParser:
             host, target = _absolute(target, host)
         if "#" in target:
             raise BadRequest(400, "BAD_REQUEST", "a fragment in the request line")
+        if "\n" in target:
+            # To llhttp a request of HTTP/0.9 ends there, and a header begins.
+            raise BadRequest(400, "BAD_REQUEST", "malformed request line")
         if host != self._host:
             if not _HOST.fullmatch(host):
                 raise BadRequest(400, "BAD_REQUEST", "malformed Host header")

@@ -137,6 +137,10 @@ def test_http_1_0_needs_no_host():
         "GET /  HTTP/1.1\nHost: a\n\n",
         "GET /a b HTTP/1.1\nHost: a\n\n",
         "GET\t/ HTTP/1.1\nHost: a\n\n",
+        b"GET /\nX:y HTTP/1.1\r\nHost: a\r\n\r\n",  # HTTP/0.9, and then a header
+        b"GET /\rX:y HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://a/\nX:y HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"BREW /\nX:y HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /\nHost: a\n\n",
         "GET / XTTP/1.1\nHost: a\n\n",
         "G(T / HTTP/1.1\nHost: a\n\n",
