@@ -35,10 +35,12 @@ class _Stage(Enum):
     INTERIM = auto()  # inside a 1xx response, which is dropped
     BODY = auto()
     DONE = auto()
+    SURPLUS = auto()  # behind the response, in what nobody asked for
 
 
 # Plain globals: looked up once or twice per request.
-_IDLE, _HEAD, _INTERIM, _BODY, _DONE = _Stage
+_IDLE, _HEAD, _INTERIM, _BODY, _DONE, _SURPLUS = _Stage
+_ENDED: Final = (_DONE, _SURPLUS)
 
 
 class OriginConnection(asyncio.Protocol):
@@ -143,7 +145,7 @@ class OriginConnection(asyncio.Protocol):
             self._parse(data)
         if self._responder is None:
             return
-        if self._stage is _DONE:
+        if self._stage in _ENDED:
             self._complete()
         elif _QUICK_ACK is not None and len(data) < _SMALL_BYTES:
             # A server that writes headers and body apart, with Nagle's algorithm on, sends the
@@ -185,6 +187,7 @@ class OriginConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Notice a response that nobody asked for."""
         if self._stage is _DONE:
+            self._stage = _SURPLUS
             self._keep = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -197,7 +200,9 @@ class OriginConnection(asyncio.Protocol):
         self._headers.append((text, value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
-        """Tell the responder, unless it is only an interim response."""
+        """Tell the responder, unless it is only an interim response, or one too many."""
+        if self._stage is _SURPLUS:
+            return
         parser = self._parser
         status = parser.get_status_code()
         if status < 200:
@@ -231,7 +236,7 @@ class OriginConnection(asyncio.Protocol):
         """Remember the end until the parser has returned; or expect what follows a 1xx."""
         if self._stage is _INTERIM:
             self._expect_head()
-        else:
+        elif self._stage is not _SURPLUS:
             self._stage = _DONE
 
     # --- inside
@@ -245,7 +250,7 @@ class OriginConnection(asyncio.Protocol):
             self._fail("the response could not be passed on")
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._keep = False
-            if self._stage is not _DONE:
+            if self._stage not in _ENDED:
                 self._fail(f"its answer is not HTTP/1.1 ({error})")
         if self._stage is _BODY:
             if self._length:

@@ -459,6 +459,25 @@ def test_responses_that_keep_the_connection(data: bytes, status: int, body: byte
         (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n", b"ok"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\r\njunk", b"ok"),
+        # More than one response to one request: the first counts.
+        (
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+                b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\nmore"
+            ),
+            b"ok",
+        ),
+        (
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nmore\r\n0\r\n\r\n"
+            ),
+            b"ok",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 100 Continue\r\n\r\n",
+            b"ok",
+        ),
     ],
 )
 def test_responses_that_end_the_connection(data: bytes, body: bytes) -> None:
