@@ -9,7 +9,7 @@ import msgspec
 
 from ..relay.exchange import IGNORE, Exchange, RequestHandler
 from ..relay.head import error_response
-from ..relay.http11 import HttpServer
+from ..relay.http11 import HttpLimits, HttpServer
 from ..relay.ingress import Ingress
 from ..relay.link import memory_links
 from ..relay.relay import AgentSession, Relay
@@ -85,7 +85,18 @@ class Backend:
         loop = asyncio.get_running_loop()
         self._relay = Relay(loop=loop, now=self._now, request_timeout_s=self._request_timeout_s)
         self._ingress = Ingress(self._relay)
-        self._http = HttpServer(self._route, loop=loop)
+        limits = self._limits
+        self._http = HttpServer(
+            self._route,
+            loop=loop,
+            limits=HttpLimits(
+                max_unauthenticated=limits.max_unauthenticated_connections,
+                max_head_bytes=limits.max_header_bytes,
+                max_headers=limits.max_headers,
+                head_timeout_s=limits.header_timeout_s,
+                idle_timeout_s=limits.idle_timeout_s,
+            ),
+        )
         # "localhost" may mean two addresses, and with port 0 that would be two ports.
         self._listening = await loop.create_server(
             self._http,
@@ -100,7 +111,7 @@ class Backend:
             relay=self._relay,
             public_base_url=self.url,
             agent_url=f"ws://{netloc}{AGENT_PATH}",
-            limits=self._limits,
+            limits=limits,
             now=self._now,
         )
         self._routes = Routes(self._store, api_key=self.api_key)

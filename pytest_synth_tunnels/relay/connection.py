@@ -27,6 +27,8 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """``SO_LINGER`` with no time to linger: the caller gets a reset instead of an end."""
 _SPARE_CONNECTIONS: Final = 64
 """How many connections beyond the limit are told why they are refused."""
+_GRACE_S: Final = 1.0
+"""How long a new connection need not make room for another."""
 
 
 class ServerConnection(asyncio.Protocol):
@@ -37,6 +39,7 @@ class ServerConnection(asyncio.Protocol):
         due_at: its deadline, in the loop's time.
         keep: another request may follow the response.
         write_paused: the caller reads slowly.
+        made_at: when it began, in the loop's time.
     """
 
     transport: asyncio.Transport
@@ -46,6 +49,9 @@ class ServerConnection(asyncio.Protocol):
         self.due_at = inf
         self.keep = True
         self.write_paused = False
+        self.made_at = 0.0
+        self._stranger = True
+        """The router has let nobody in here."""
         self._limits = server.limits
         self._time = server.loop.time
         self._held = b""
@@ -76,14 +82,34 @@ class ServerConnection(asyncio.Protocol):
             secure=server.secure,
             max_headers=self._limits.max_headers,
         )
-        over = len(server.connections) - self._limits.max_connections
+        now = self.made_at = self._time()
+        known = len(server.connections) - len(server.strangers)
+        strangers = self._make_room(now)
         server.connections.add(self)
-        server.deadlines.set(self, self._time() + self._limits.head_timeout_s)
-        if over >= _SPARE_CONNECTIONS:
+        server.strangers[self] = None
+        server.deadlines.set(self, now + self._limits.head_timeout_s)
+        if strangers >= self._limits.max_unauthenticated + _SPARE_CONNECTIONS:
             self._closing = True
             self.transport.abort()
-        elif over >= 0:
+        elif strangers >= self._limits.max_unauthenticated or known >= self._limits.max_connections:
             self._refuse(503, "TUNNEL_CAPACITY_EXCEEDED", "too many connections; try again later")
+
+    def _make_room(self, now: float) -> int:
+        """Drop a stranger if they are many, and return how many are left."""
+        strangers = self.server.strangers
+        if len(strangers) >= self._limits.max_unauthenticated:
+            oldest = next(iter(strangers))
+            if now - oldest.made_at >= _GRACE_S:
+                oldest.drop()
+        return len(strangers)
+
+    def drop(self) -> None:
+        """Make room for others."""
+        if self._held and not self._closing:
+            self._refuse(503, "TUNNEL_CAPACITY_EXCEEDED", "too many connections; try again later")
+        self._closing = True
+        self.transport.close()
+        self._forget()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
@@ -170,6 +196,9 @@ class ServerConnection(asyncio.Protocol):
             self.due_at = inf
         handler = self.server.router(exchange)
         if not exchange.done:
+            if self._stranger:
+                self._stranger = False
+                self.server.strangers.pop(self, None)
             self._handler = handler
             if self.write_paused:
                 handler.pause_writing()
@@ -366,4 +395,5 @@ class ServerConnection(asyncio.Protocol):
 
     def _forget(self) -> None:
         self.server.connections.discard(self)
+        self.server.strangers.pop(self, None)
         self.server.deadlines.forget(self)

@@ -40,7 +40,10 @@ class HttpLimits:
     """What a caller may cost.
 
     Attributes:
-        max_connections: open connections; further ones get 503.
+        max_connections: open connections of callers whom the router has let in; further ones get
+            503.
+        max_unauthenticated: those beside them. The one that waits longest makes room for another
+            if it has had a moment to say who it is; else the newcomer gets 503.
         max_head_bytes: request line and headers together.
         max_headers: headers in one request.
         head_timeout_s: from a head's first byte (or the connection's begin) to its last.
@@ -50,6 +53,7 @@ class HttpLimits:
     """
 
     max_connections: int = 2_048
+    max_unauthenticated: int = 1_024
     max_head_bytes: int = 65_536
     max_headers: int = 128
     head_timeout_s: float = 15.0
@@ -84,6 +88,8 @@ class HttpServer:
         self.deadlines = Deadlines(loop)
         self.connections: set[ServerConnection] = set()
         """Those that are open and still speak HTTP."""
+        self.strangers: dict[ServerConnection, None] = {}
+        """Those among them on which the router has let nobody in, oldest first."""
         self._unwritten: list[ServerConnection] = []
 
     def __call__(self) -> ServerConnection:
