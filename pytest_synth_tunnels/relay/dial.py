@@ -2,12 +2,14 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from .agent import Agent
 from .frames import AttachAck, Frame, FrameError
+from .sleep import SleepWatch
 from .websocket import HandshakeError, WebSocketLink, connect
 
 __all__ = ["Dialer"]
@@ -33,6 +35,7 @@ class Dialer:
         backoff_s: the shortest and the longest wait between attempts, in seconds.
         timeout_s: for the connection, and again for the relay's acknowledgement, in seconds.
         uniform: draws a number between two others.
+        now: unix seconds, which go on while this machine sleeps.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Dialer:
         backoff_s: tuple[float, float] = (0.25, 5.0),
         timeout_s: float = _TIMEOUT_S,
         uniform: Callable[[float, float], float] = random.uniform,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._agent = agent
         self._url = url
@@ -60,11 +64,13 @@ class Dialer:
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         """There is a reason not to wait for the next attempt."""
+        self._sleep = SleepWatch(asyncio.get_running_loop(), self._woke, now=now)
 
     async def start(self) -> None:
         """Begin to dial, without waiting for the outcome."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
+            self._sleep.start()
 
     def update(self, url: str, token: str) -> None:
         """Use another URL and token, from the next attempt on, which comes at once."""
@@ -73,6 +79,7 @@ class Dialer:
 
     async def close(self) -> None:
         """Detach, and stop dialling. Nothing is told."""
+        self._sleep.stop()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -96,6 +103,7 @@ class Dialer:
             except (HandshakeError, OSError) as error:
                 reason = str(error) or type(error).__name__
             except (_FatalError, ValueError) as error:
+                self._sleep.stop()
                 self._tell(False, str(error))
                 if self._on_fatal is not None:
                     self._on_fatal(str(error))
@@ -127,6 +135,13 @@ class Dialer:
             link.close(1000)
             raise
         return link
+
+    def _woke(self, lost_s: float) -> None:
+        """Doubt the link, or try at once to have one."""
+        if self._link is not None:
+            self._link.probe()
+        else:
+            self._hurry.set()
 
     def _tell(self, attached: bool, reason: str) -> None:
         if self._told != (attached, reason):

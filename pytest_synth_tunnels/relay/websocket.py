@@ -42,6 +42,9 @@ __all__ = ["HandshakeError", "WebSocketLink", "accept", "connect"]
 PING_INTERVAL_S: Final = 20.0
 """Between pings; a peer that was silent from one to the next is dead."""
 
+_PROBE_S: Final = 3.0
+"""For an answer where there is reason to doubt that the peer is still there."""
+
 _CLOSE_TIMEOUT_S: Final = 2.0
 """For the other end to answer a close frame."""
 
@@ -162,6 +165,13 @@ class WebSocketLink(asyncio.Protocol):
         self._silenced = True
         if self._transport is not None:
             self._transport.abort()
+
+    def probe(self) -> None:
+        """Ask at once whether the other end is still there, and do not wait long for an answer."""
+        if self._silenced or self._timer is None or self._protocol.state is not State.OPEN:
+            return
+        self._timer.cancel()
+        self._ping_again_in(_PROBE_S)
 
     def pause_reading(self) -> None:
         """Let the other end wait (see :class:`~.link.Link`)."""
@@ -316,11 +326,15 @@ class WebSocketLink(asyncio.Protocol):
     def _beat(self) -> None:
         """Ping, or give a silent peer up. A peer that we do not read is not silent."""
         if not self._heard and not self._read_paused:
-            self._lost(f"no answer to a ping within {PING_INTERVAL_S:g} s")
+            self._lost("no answer to a ping")
             self.abort()
             return
+        self._ping_again_in(PING_INTERVAL_S)
+
+    def _ping_again_in(self, seconds: float) -> None:
+        """Ping; it must be answered by the next time."""
         self._heard = False
-        self._timer = self._loop.call_later(PING_INTERVAL_S, self._beat)
+        self._timer = self._loop.call_later(seconds, self._beat)
         if self._protocol.state is State.OPEN:
             self._protocol.send_ping(b"synth")
             self._flush()

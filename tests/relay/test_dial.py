@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from pytest_synth_tunnels.relay import sleep, websocket
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
 
@@ -154,6 +156,71 @@ def test_it_comes_back_after_a_loss_with_jittered_pauses() -> None:
             assert [attached for attached, _ in news.all] == [True, False, False, True]
             assert "connection" in news.all[1][1]
             assert "busy" in news.all[2][1]
+
+    asyncio.run(main())
+
+
+def test_a_link_that_died_in_its_sleep_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sleep, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(websocket, "_PROBE_S", 0.02)
+
+    async def main() -> None:
+        news = News()
+        visits = 0
+        asleep_s = 0.0
+
+        async def relay(peer: ServerConnection) -> None:
+            nonlocal asleep_s, visits
+            visits += 1
+            await receive(peer)
+            await peer.send(ACK)
+            if visits == 1:
+                peer.transport.pause_reading()
+                asleep_s = 3600
+            await peer.wait_closed()
+
+        async with (
+            serve(relay, "127.0.0.1", 0) as server,
+            dialing(port_of(server), news, now=lambda: time.monotonic() + asleep_s),
+        ):
+            await news.until(lambda: len(news.all) == 3)
+            assert [attached for attached, _ in news.all] == [True, False, True]
+            assert "no answer to a ping" in news.all[1][1]
+
+    asyncio.run(main())
+
+
+def test_waking_up_ends_the_wait_for_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sleep, "_LOOK_EVERY_S", 0.01)
+
+    async def main() -> None:
+        news = News()
+        asleep_s = 0.0
+        visits = 0
+
+        async def relay(peer: ServerConnection) -> None:
+            nonlocal visits
+            visits += 1
+            if visits == 1:
+                await peer.close(1013, "busy")
+                return
+            await receive(peer)
+            await peer.send(ACK)
+            await peer.wait_closed()
+
+        async with (
+            serve(relay, "127.0.0.1", 0) as server,
+            dialing(
+                port_of(server),
+                news,
+                backoff_s=(60.0, 60.0),
+                now=lambda: time.monotonic() + asleep_s,
+            ),
+        ):
+            await news.until(lambda: news.all)
+            asleep_s = 3600
+            await news.until(lambda: len(news.all) == 2)
+            assert news.all[1] == (True, "")
 
     asyncio.run(main())
 

@@ -218,6 +218,36 @@ def test_a_silent_peer_is_given_up() -> None:
     run(scenario)
 
 
+def test_a_doubted_peer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_PROBE_S", 0.02)
+
+    async def scenario(pair: Pair) -> None:
+        client, server = await pair.dial()
+        server.pause_reading()
+        client.probe()
+        await pair.near.until(lambda: pair.near.lost)
+        assert "no answer to a ping" in pair.near.lost[0]
+        client.probe()
+
+    run(scenario)
+
+
+def test_a_doubted_peer_that_answers_is_kept() -> None:
+    async def scenario(pair: Pair) -> None:
+        client, server = await pair.dial()
+        client.probe()
+        client.probe()
+        while not client._heard:  # noqa: ASYNC110 (until the pong is there)
+            await asyncio.sleep(0)
+        client._beat()
+        server.send(ReqEnd("r1"))
+        await pair.near.until(lambda: pair.near.frames)
+        assert pair.near.lost == []
+        client.abort()
+
+    run(scenario)
+
+
 def test_who_does_not_read_is_not_deaf() -> None:
     async def scenario(pair: Pair) -> None:
         client, server = await pair.dial()
