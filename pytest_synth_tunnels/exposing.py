@@ -1,6 +1,5 @@
 """What the fixtures ``exposed_socket`` and ``synth_expose`` do."""
 
-import os
 import socket
 from collections.abc import Callable
 
@@ -25,7 +24,7 @@ def listen(port: int) -> socket.socket:
     """
     listener = Real.python_socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":
+        if Real.is_posix:
             # The keeper holds this port with the same option, and does not listen on it.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))

@@ -1,7 +1,6 @@
 """What a test holds: a lease, its URL and its tokens."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +15,7 @@ from .keeper.messages import (
     Token,
     WaitReady,
 )
+from .keeper.real import Real
 from .sdk.models import Secret
 
 __all__ = ["WORKER_TOKEN_HEADER", "ExposedLease", "Lease"]
@@ -43,7 +43,7 @@ class Lease:
         self.public_url = info.public_url
         self.local_host = info.local_host
         self.local_port = info.local_port
-        self.expires_at = datetime.fromisoformat(info.expires_at)
+        self.expires_at = Real.datetime.fromisoformat(info.expires_at)
         self.provider = info.provider
         self.backend = info.backend
 

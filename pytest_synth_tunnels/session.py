@@ -5,6 +5,7 @@ it yet, and imports everything else on first use.
 """
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterable
 from functools import cached_property
@@ -35,15 +36,20 @@ class Session:
 
     Attributes:
         environ: the environment as pytest was configured with it.
+        sys_path: the same of where Python looks for modules, in absolute paths.
         report: what the run did, once its owner has finished it.
         trouble: lines for the terminal summary.
+        lease_id: the lease that this process's ``synth_lease`` is, once it has it.
     """
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.environ = dict(os.environ)
+        self._cwd = str(config.invocation_params.dir)
+        self.sys_path = [os.path.join(self._cwd, entry) for entry in sys.path]
         self.report: Report | None = None
         self.trouble: list[str] = []
+        self.lease_id = ""
         self._lost: str | None = None
         """Why the run's lease carries nothing any more."""
         given: dict[str, Any] = getattr(config, "workerinput", {}).get("synth_tunnels", {})
@@ -106,7 +112,8 @@ class Session:
                 address=self._address,
                 settings=self.settings,
                 environ=self.environ,
-                cwd=str(self.config.invocation_params.dir),
+                cwd=self._cwd,
+                sys_path=self.sys_path,
             )
         )
 
@@ -125,9 +132,17 @@ class Session:
         }
 
     def start(self, items: Iterable[pytest.Item]) -> None:
-        """Start the keeper if a test needs it, without waiting for it."""
-        if any(uses_tunnels(item) for item in items):
+        """Start the keeper if a test needs it, without waiting for it.
+
+        A test with ``request`` may need it too, in the middle of what it patches: an import would
+        then be seen by the patch, go wrong by it, or be forgotten with it.
+        """
+        names = {name for item in items for name in getattr(item, "fixturenames", ())}
+        if not FIXTURES.isdisjoint(names):
+            _load()
             self.keeper.start()
+        elif "request" in names:
+            _load()
 
     def check(self) -> "list[Event]":
         """Return what happened to this process's tunnels since the last call.
@@ -139,7 +154,9 @@ class Session:
             return []
         events = self.keeper.check()
         for event in events:
-            if event.kind != "expiring":
+            # A lease that synth_expose opened concerns the test that has it; an agent that is cut
+            # off tries again; and a command that died serves all.
+            if event.kind in ("lost", "failed") and event.lease_id in ("", self.lease_id):
                 self._lost = event.message
         return events
 
@@ -179,6 +196,14 @@ SESSION = pytest.StashKey[Session]()
 def uses_tunnels(item: pytest.Item) -> bool:
     """Whether a test asks for one of our fixtures, itself or through others."""
     return not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def _load() -> None:
+    """Import, before the first test, all that a test process needs of us."""
+    from . import exposing, lease, reporting
+    from .keeper import client
+
+    _ = client, exposing, lease, reporting
 
 
 def _runtime_base(environ: dict[str, str]) -> str:

@@ -6,8 +6,7 @@ socket, never a Python clock.
 """
 
 import _socket
-import json
-import secrets
+from json import loads
 from typing import Any, TypeVar
 
 from ..sdk.errors import TunnelError
@@ -85,7 +84,7 @@ class Connection:
 
     def _greet(self, secret: str) -> None:
         challenge = self._receive(Challenge)
-        nonce = secrets.token_hex(16)
+        nonce = Real.urandom(16).hex()
         hello = Hello(
             proof=proof(secret, "process", challenge.nonce),
             nonce=nonce,
@@ -195,7 +194,7 @@ def _wait_for_run_file(run: Run, timeout_s: float) -> dict[str, Any]:
     for _ in range(int(timeout_s * 1000 / _POLL_MS)):
         data = run.directory.read(run.directory.run_file)
         if data:
-            found: dict[str, Any] = json.loads(data)
+            found: dict[str, Any] = loads(data)
             return found
         if run.directory.has_failed():
             break

@@ -1,16 +1,19 @@
 """Start a candidate keeper from a pytest process, whatever the tests have patched.
 
 The candidate is nobody's child: it forks at once and the first process is reaped here, so a
-user's ``os.wait()`` never sees it. It has a session of its own, so Ctrl-C does not reach it. It
-inherits no standard stream (an xdist worker's stdout is execnet's channel). Its configuration
-comes through a pipe, its keys by environment, and neither is ever in its arguments.
+user's ``os.wait()`` never sees it, nor does a handler of SIGCHLD. It has a session of its own, so
+Ctrl-C does not reach it. It inherits no standard stream (an xdist worker's stdout is execnet's
+channel). Its configuration comes through a pipe, its keys by environment, and neither is ever in
+its arguments.
 """
 
 import os
 import select
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from json import dumps
 from typing import Any
@@ -70,6 +73,7 @@ class Run:
         settings: the resolved settings.
         environ: the environment as it was when pytest was configured.
         cwd: where pytest was started.
+        sys_path: where the keeper finds this package and what it needs.
     """
 
     run_id: str
@@ -79,6 +83,7 @@ class Run:
     settings: Settings
     environ: Mapping[str, str]
     cwd: str
+    sys_path: list[str]
 
 
 def process_start(pid: int) -> str | None:
@@ -102,10 +107,11 @@ def launch(run: Run) -> None:
         "settings": run.settings.to_json(),
         "environ": {k: v for k, v in run.environ.items() if k != API_KEY_VARIABLE},
         "cwd": run.cwd,
-        "sys_path": [os.path.join(run.cwd, entry) for entry in sys.path],
+        "sys_path": run.sys_path,
     }
-    start = _spawn if os.name == "posix" else _spawn_windows
-    start(run, dumps(config).encode())
+    start = _spawn if Real.is_posix else _spawn_windows
+    with _no_signal_of_its_end():
+        start(run, dumps(config).encode())
 
 
 def keeper_environment(run: Run) -> dict[str, str]:
@@ -123,12 +129,37 @@ def pause(timeout_ms: int) -> None:
     Real.select([], [], [], timeout_ms / 1000)
 
 
+@contextmanager
+def _no_signal_of_its_end() -> Iterator[None]:
+    """Keep the first process's end from a test's handler, which would wait for it or another."""
+    if sys.platform != "linux" or not callable(Real.getsignal(signal.SIGCHLD)):
+        yield
+        return
+    before = Real.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    try:
+        yield
+        if signal.SIGCHLD not in before and Real.sigtimedwait([signal.SIGCHLD], 0):
+            _signal_other_ends()
+    finally:
+        Real.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _signal_other_ends() -> None:
+    """Signal again if a child of the test's has ended meanwhile: two signals may be one."""
+    if sys.platform == "linux":
+        try:
+            if Real.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                Real.kill(Real.getpid(), signal.SIGCHLD)
+        except ChildProcessError:
+            pass  # there is none
+
+
 def _spawn(run: Run, config: bytes) -> None:
     reader, writer = Real.pipe()
     try:
         pid = Real.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-c", _BOOTSTRAP],
+            Real.executable,
+            [Real.executable, "-I", "-c", _BOOTSTRAP],
             keeper_environment(run),
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, reader, 0),
@@ -142,6 +173,9 @@ def _spawn(run: Run, config: bytes) -> None:
                 ),
             ],
             setsid=True,
+            # As a test has set them, they would be the keeper's too.
+            setsigmask=[],
+            setsigdef=[signal.SIGCHLD],
         )
         Real.close(reader)
         reader = -1
@@ -181,7 +215,7 @@ def _spawn_windows(run: Run, config: bytes) -> None:
     log = Real.open(run.directory.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         process = Real.popen(
-            [sys.executable, "-I", "-c", _BOOTSTRAP],
+            [Real.executable, "-I", "-c", _BOOTSTRAP],
             env=keeper_environment(run),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -46,7 +46,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it cannot be made, it is not ours alone, or its path is too long.
         """
-        if os.name == "posix" and len(os.fsencode(self.socket)) > _MAX_SOCKET_PATH_BYTES:
+        if Real.is_posix and len(os.fsencode(self.socket)) > _MAX_SOCKET_PATH_BYTES:
             raise RunDirectoryError(
                 f"the run directory {self.path} is too long for a socket in it "
                 f"(over {_MAX_SOCKET_PATH_BYTES} bytes): set XDG_RUNTIME_DIR or TMPDIR to a "
@@ -76,7 +76,7 @@ class RunDirectory:
                 f"cannot make {path}: {error.strerror}. Set XDG_RUNTIME_DIR or TMPDIR to a "
                 "directory that you can write to"
             ) from None
-        if os.name == "posix":
+        if Real.is_posix:
             _check_private(path)
 
     def claim(self) -> bool:
