@@ -18,6 +18,12 @@ import pytest
 
 API_KEY = "sk-test-0123456789abcdef"
 
+OTHER_PLUGINS = (
+    *("fakefs", "hypothesispytest", "pytest-subprocess", "pytest_httpx", "recording", "respx"),
+    *("socket", "time_machine"),
+)
+"""Plugins of the development environment by the names of their entry points."""
+
 SERVE_OWN_APP = """
 import json, os, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -66,6 +72,12 @@ def test_own_app_answers(synth_lease, app, number):
     assert seen["path"] == f"/{number}?n={number}"
 """
 """A test module: 12 tests, each of which must reach the app of its own process."""
+
+
+@pytest.fixture(autouse=True)
+def _without_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start runs with no plugins but the usual ones, as most users do, and faster."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in OTHER_PLUGINS))
 
 
 @dataclass

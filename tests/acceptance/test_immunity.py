@@ -1,38 +1,40 @@
 """Tests that block, fake, freeze or patch things keep their tunnel, and see nothing of it.
 
 Each kind of patch has a run of its own, in which a patched test is the first to ask for a tunnel:
-our modules are then loaded, the keeper started and its answers read under the patch. Callers and
-the app are in this process, out of the patch's reach.
+the keeper is then found, or started, and asked under the patch. Callers and the app are in this
+process, out of the patch's reach.
 """
 
 import json
 import socketserver
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from textwrap import dedent
 from urllib.request import Request, urlopen
 
 import pytest
 
 from ..conftest import Recorder
-from .conftest import RuntimeDirectory
+from .conftest import OTHER_PLUGINS, RuntimeDirectory
 
 pytestmark = [
     pytest.mark.acceptance,
-    pytest.mark.skipif(sys.platform == "win32", reason="the patches are those of POSIX"),
+    pytest.mark.skipif(sys.platform == "win32", reason="what is patched is POSIX's"),
 ]
 
 CONFTEST = """
-import _socket, json, os, threading
+import _socket, asyncio, json, os, threading
+from datetime import datetime
 
 import pytest
 
 APP_URL = os.environ["APP_URL"]
 
 class Outside:
-    '''A caller in another process, over a connection that is older than any patch.'''
-
+    # A caller in another process, over a connection that is older than any patch.
     dumps, loads, waitpid = staticmethod(json.dumps), staticmethod(json.loads), os.waitpid
+    datetime = datetime
 
     def __init__(self):
         self._socket = _socket.socket()
@@ -54,13 +56,19 @@ def pytest_unconfigure():
 @pytest.fixture
 def use_tunnels(request):
     def use_tunnels():
+        from pytest_synth_tunnels import KeeperError
+
         threads = threading.enumerate()
         lease = request.getfixturevalue("synth_lease")
         request.getfixturevalue("exposed_socket")
         lease.wait_ready(10)
         assert lease.status()["state"] == "active"
+        assert lease.refresh_worker_token() in lease.headers.values()
         with request.getfixturevalue("synth_expose")(APP_URL) as exposed:
             assert outside.calls(exposed, request.node.name) == 200
+        assert type(lease.expires_at) is outside.datetime
+        with pytest.raises(KeeperError, match="shared"):
+            lease.close()
         assert threading.enumerate() == threads
         with pytest.raises(ChildProcessError):
             outside.waitpid(-1, os.WNOHANG)
@@ -68,7 +76,7 @@ def use_tunnels(request):
     return use_tunnels
 """
 
-USE = """
+TESTS = """
 def test_first(patched, use_tunnels):
     use_tunnels()
 
@@ -79,25 +87,47 @@ def test_unpatched(use_tunnels):
     use_tunnels()
 """
 
-BY_NAME = """
-def test_by_name(synth_lease, patched, use_tunnels):
-    use_tunnels()
-"""
-
-PATCHES = {
-    "pytest-httpx": """
+# The plugin that a patch needs, and its arguments; what a test module does with it.
+PATCHES: dict[str, tuple[list[str], str]] = {
+    "pytest-httpx": (
+        ["pytest_httpx"],
+        """
         @pytest.fixture
         def patched(httpx_mock):
             yield
             assert httpx_mock.get_requests() == []
         """,
-    "respx": """
+    ),
+    "respx": (
+        ["respx"],
+        """
         @pytest.fixture
         def patched(respx_mock):
             yield
             assert len(respx_mock.calls) == 0
         """,
-    "pytest-socket's mark": """
+    ),
+    "pytest-socket": (
+        ["socket", "--disable-socket"],
+        """
+        @pytest.fixture
+        def patched():
+            with pytest.raises(RuntimeError), pytest.warns(UserWarning, match="socket"):
+                socket.socket()
+        """,
+    ),
+    "pytest-socket-hosts": (
+        ["socket", "--allow-hosts=127.0.0.1"],
+        """
+        @pytest.fixture
+        def patched():
+            with socket.socket() as blocked, pytest.raises(RuntimeError), pytest.warns(UserWarning):
+                blocked.connect(("192.0.2.1", 9))
+        """,
+    ),
+    "pytest-socket-mark": (
+        ["socket"],
+        """
         pytestmark = pytest.mark.disable_socket
 
         @pytest.fixture
@@ -105,7 +135,10 @@ PATCHES = {
             with pytest.raises(RuntimeError), pytest.warns(UserWarning, match="socket"):
                 socket.socket()
         """,
-    "block_network": """
+    ),
+    "block_network": (
+        ["recording"],
+        """
         pytestmark = pytest.mark.block_network
 
         @pytest.fixture
@@ -113,21 +146,26 @@ PATCHES = {
             with socket.socket() as blocked, pytest.raises(RuntimeError):
                 blocked.connect(("127.0.0.1", 9))
         """,
-    "VCR": """
-        @pytest.fixture
-        def patched(tmp_path):
-            import vcr
+    ),
+    "vcr": (
+        ["recording", "--record-mode=none"],
+        """
+        pytestmark = pytest.mark.vcr
 
-            with vcr.use_cassette(tmp_path / "none.yaml", record_mode="none") as cassette:
-                yield
-            assert cassette.play_count == 0
-            assert not cassette.dirty
+        @pytest.fixture
+        def patched(vcr):
+            yield
+            assert vcr.play_count == 0
+            assert not vcr.dirty
         """,
-    "freezegun": """
+    ),
+    "freezegun": (
+        [],
+        """
+        import freezegun
+
         @pytest.fixture
         def patched():
-            import freezegun
-
             with freezegun.freeze_time("2001-02-03", auto_tick_seconds=60):
                 yield
 
@@ -136,62 +174,107 @@ PATCHES = {
             def use():
                 before = time.time()
                 lease = use_tunnels()
-                assert time.time() - before in (0, 60), "somebody else looked at the clock"
-                return lease
+                if before < 1e9:
+                    assert time.time() - before == 60, "somebody else looked at the clock"
+                with freezegun.freeze_time("2001-02-03"):
+                    asyncio.run(lease.wait_ready_async(5))
             return use
         """,
-    "time-machine": """
+    ),
+    "time-machine": (
+        ["time_machine"],
+        """
+        import time_machine
+
         @pytest.fixture
         def patched():
-            import time_machine
-
             with time_machine.travel(0, tick=False):
                 yield
+                assert time.time() == 0
         """,
-    "pyfakefs": """
+    ),
+    "pyfakefs": (
+        ["fakefs"],
+        """
         @pytest.fixture
         def patched(fs):
+            before = os.listdir("/")
             yield
-            assert sorted(os.listdir("/")) == ["tmp"]
+            assert os.listdir("/") == before
         """,
-    "pyfakefs for the session": """
+    ),
+    "pyfakefs-session": (
+        ["fakefs"],
+        """
         @pytest.fixture
         def patched(fs_session):
-            yield
-            assert sorted(os.listdir("/")) == ["tmp"]
+            assert not os.path.exists(__file__)
         """,
-    "pytest-subprocess": """
+    ),
+    "pytest-subprocess": (
+        ["pytest-subprocess"],
+        """
         @pytest.fixture
         def patched(fp):
             yield
             assert not fp.calls
         """,
-    "mock.patch": """
+    ),
+    "mock": (
+        [],
+        """
+        NAMES = {
+            "builtins": ["open"],
+            "hmac": ["new"],
+            "io": ["open"],
+            "json": ["dumps", "loads"],
+            "os": [
+                "access", "close", "fork", "getpid", "kill", "listdir", "lstat", "mkdir", "open",
+                "pipe", "posix_spawn", "read", "rmdir", "stat", "unlink", "urandom", "waitpid",
+                "write",
+            ],
+            "secrets": ["token_hex"],
+            "select": ["poll", "select"],
+            "socket": ["create_connection", "socket"],
+            "subprocess": ["Popen", "run"],
+            "tempfile": ["gettempdir"],
+            "threading": ["Thread"],
+            "time": ["monotonic", "sleep", "time"],
+        }
+
         @pytest.fixture
         def patched():
-            names = ["subprocess.Popen", "subprocess.run", "builtins.open", "io.open"]
-            names += ["os." + name for name in (
-                "open", "read", "write", "close", "pipe", "mkdir", "stat", "lstat", "getpid",
-                "fork", "posix_spawn", "waitpid", "kill", "urandom",
-            )]
-            names += ["socket.socket", "socket.create_connection", "select.select", "select.poll"]
-            names += ["time.time", "time.sleep", "time.monotonic", "threading.Thread"]
-            names += ["json.loads", "json.dumps", "tempfile.gettempdir", "secrets.token_hex"]
             with contextlib.ExitStack() as stack:
-                for name in names:
-                    stack.enter_context(mock.patch(name, side_effect=NotImplementedError(name)))
+                mocks = [
+                    stack.enter_context(mock.patch(f"{module}.{name}"))
+                    for module, names in NAMES.items() for name in names
+                ]
                 yield
+            assert [m.mock_calls for m in mocks if m.mock_calls] == []
         """,
-    "another platform": """
+    ),
+    "another-platform": (
+        [],
+        """
         @pytest.fixture
-        def patched(monkeypatch):
-            monkeypatch.setattr(os, "name", "nt")
-            monkeypatch.setattr(sys, "platform", "win32")
-            monkeypatch.setattr(sys, "executable", "/none")
-            yield
-            monkeypatch.undo()
+        def patched():
+            pass
+
+        @pytest.fixture
+        def use_tunnels(use_tunnels):
+            def use():
+                with (
+                    mock.patch("os.name", "nt"),
+                    mock.patch("sys.platform", "win32"),
+                    mock.patch("sys.executable", "/none"),
+                ):
+                    use_tunnels()
+            return use
         """,
-    "another place": """
+    ),
+    "another-place": (
+        [],
+        """
         @pytest.fixture
         def patched(monkeypatch, tmp_path):
             for name in list(os.environ):
@@ -205,13 +288,20 @@ PATCHES = {
             monkeypatch.undo()
             assert list(tmp_path.iterdir()) == []
         """,
-    "other modules": """
+    ),
+    "other-modules": (
+        [],
+        """
         @pytest.fixture
         def patched():
-            with mock.patch.dict(sys.modules, {"asyncio": mock.Mock(), "httpx": None}):
+            hidden = {"asyncio": None, "httpx": None, "json": None, "select": mock.Mock()}
+            with mock.patch.dict(sys.modules, hidden):
                 yield
         """,
-    "a loop of os.wait": """
+    ),
+    "os-wait": (
+        [],
+        """
         @pytest.fixture
         def patched():
             yield
@@ -219,53 +309,159 @@ PATCHES = {
                 while True:
                     os.wait()
         """,
+    ),
+    "sigchld": (
+        [],
+        """
+        @pytest.fixture
+        def patched():
+            seen = []
+
+            def handle(*_):
+                seen.append(os.waitpid(-1, os.WNOHANG))
+
+            before = signal.signal(signal.SIGCHLD, handle)
+            yield
+            assert seen == []
+            child = os.posix_spawn("/bin/true", ["true"], {})
+            while not seen:
+                signal.pause()
+            assert seen == [(child, 0)]
+            signal.signal(signal.SIGCHLD, before)
+        """,
+    ),
 }
 
-IMPORTS = (
-    "import contextlib, os, socket, sys, tempfile, time\nfrom unittest import mock\nimport pytest\n"
-)
+IMPORTS = """
+import asyncio, contextlib, os, signal, socket, sys, tempfile, time
+from unittest import mock
+
+import pytest
+"""
+
+
+class Caller(socketserver.StreamRequestHandler):
+    """Calls what it is told to, and answers with the status."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            with urlopen(Request(**json.loads(line)), timeout=20) as answer:
+                self.wfile.write(json.dumps(answer.status).encode())
 
 
 @pytest.fixture
-def immune(
+def run(
     pytester: pytest.Pytester,
     runtime: RuntimeDirectory,
     recorder: Recorder,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[pytest.Pytester]:
-    """A suite that has a caller and an app outside."""
+) -> Iterator[Callable[..., pytest.RunResult]]:
+    """Run tests that have a caller and an app outside."""
+    # A tracer would run under the patches as well, and is not made for that.
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    monkeypatch.setenv("APP_URL", recorder.url)
+    pytester.makeconftest(CONFTEST)
 
-    class Caller(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            for line in self.rfile:
-                with urlopen(Request(**json.loads(line)), timeout=20) as answer:
-                    self.wfile.write(json.dumps(answer.status).encode())
+    def run(tests: str, plugin: str = "", *arguments: str) -> pytest.RunResult:
+        others = [name for name in OTHER_PLUGINS if name != plugin]
+        monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in others))
+        pytester.makepyfile(IMPORTS + dedent(tests))
+        return pytester.runpytest_subprocess("-W", "error", *arguments)
 
     with socketserver.TCPServer(("127.0.0.1", 0), Caller) as caller:
-        monkeypatch.setenv("APP_URL", recorder.url)
         monkeypatch.setenv("CALLER_PORT", str(caller.server_address[1]))
         thread = threading.Thread(target=caller.serve_forever, args=(0.01,))
         thread.start()
-        pytester.makeconftest(CONFTEST)
-        yield pytester
-        caller.shutdown()
-        thread.join()
+        try:
+            yield run
+        finally:
+            caller.shutdown()
+            thread.join()
 
 
-def module(patch: str, tests: str) -> str:
-    from textwrap import dedent
-
-    return IMPORTS + dedent(patch) + tests
-
-
-@pytest.mark.parametrize("patch", PATCHES.values(), ids=PATCHES)
+@pytest.mark.parametrize(("arguments", "patch"), PATCHES.values(), ids=PATCHES)
 def test_first_use_under_a_patch(
-    immune: pytest.Pytester, runtime: RuntimeDirectory, recorder: Recorder, patch: str
+    run: Callable[..., pytest.RunResult],
+    runtime: RuntimeDirectory,
+    recorder: Recorder,
+    arguments: list[str],
+    patch: str,
 ) -> None:
-    immune.makepyfile(test_patched=module(patch, USE))
-
-    result = immune.runpytest_subprocess("-W", "error")
+    result = run(dedent(patch) + TESTS, *arguments)
 
     result.assert_outcomes(passed=3)
-    assert [r.target for r in recorder.requests] == ["/test_first", "/test_again", "/test_unpatched"]
+    seen = [request.target for request in recorder.requests]
+    assert seen == ["/test_first", "/test_again", "/test_unpatched"]
+    runtime.assert_nothing_left()
+
+
+def test_use_by_name_while_the_run_is_patched(
+    run: Callable[..., pytest.RunResult], runtime: RuntimeDirectory
+) -> None:
+    result = run(
+        """
+        @pytest.fixture(scope="session", autouse=True)
+        def patched():
+            with mock.patch("time.time", return_value=0), mock.patch("subprocess.Popen"):
+                yield
+
+        def test_by_name(synth_lease, exposed_socket, use_tunnels):
+            use_tunnels()
+
+        def test_inherited(tunnelled, use_tunnels):
+            use_tunnels()
+
+        @pytest.fixture
+        def tunnelled(synth_lease):
+            return synth_lease
+        """,
+        "socket",
+        "--disable-socket",
+    )
+
+    result.assert_outcomes(passed=2)
+    runtime.assert_nothing_left()
+
+
+# From Python 3.12 on, a fork warns where threads run.
+def test_forks(run: Callable[..., pytest.RunResult], runtime: RuntimeDirectory) -> None:
+    result = run(
+        """
+        import multiprocessing, subprocess
+
+        @pytest.fixture
+        def in_a_child():
+            def in_a_child(what):
+                child = os.fork()
+                if child == 0:
+                    failed = True
+                    with contextlib.suppress(BaseException):
+                        what()
+                        failed = False
+                    os._exit(failed)
+                assert os.waitpid(child, 0) == (child, 0)
+            return in_a_child
+
+        def test_first_use_in_a_child(request, in_a_child):
+            in_a_child(lambda: request.getfixturevalue("synth_lease").status())
+
+        def test_use_on_both_sides(use_tunnels, in_a_child):
+            lease = use_tunnels()
+            in_a_child(lambda: lease.wait_ready(5))
+            in_a_child(lease.refresh_worker_token)
+            in_a_child(lambda: None)
+            use_tunnels()
+
+        def test_processes(use_tunnels):
+            process = multiprocessing.get_context("fork").Process(target=use_tunnels().status)
+            process.start()
+            process.join()
+            assert process.exitcode == 0
+            process.close()
+            subprocess.run(["true"], preexec_fn=os.getpid, check=True)
+            use_tunnels()
+        """
+    )
+
+    result.assert_outcomes(passed=3)
     runtime.assert_nothing_left()
