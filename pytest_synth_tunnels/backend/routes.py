@@ -224,6 +224,10 @@ def _refresh_worker_token(store: Store, call: Call) -> Any:
     return store.synth.refresh_worker_token(call.id)
 
 
+def _refresh_agent_token(store: Store, call: Call) -> Any:
+    return store.synth.refresh_agent_token(call.id)
+
+
 _SYNTH: Final = ("api", "v1", "synthtunnel", "leases")
 _MANAGED: Final = ("v1", "tunnels")
 
@@ -240,5 +244,6 @@ _PATHS: Final[dict[tuple[str, ...], dict[str, tuple[Handler, int]]]] = {
     _SYNTH: {"POST": (_create_synth_lease, 201)},
     (*_SYNTH, "*"): {"GET": (_get_synth_lease, 200), "DELETE": (_close_synth_lease, 200)},
     (*_SYNTH, "*", "token:refresh"): {"POST": (_refresh_worker_token, 200)},
+    (*_SYNTH, "*", "agent-token:refresh"): {"POST": (_refresh_agent_token, 200)},
 }
 """What may be done where; ``*`` is an id. The first path that fits counts."""

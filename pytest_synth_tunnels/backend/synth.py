@@ -27,6 +27,9 @@ class RouteTable(Protocol):
     def close(self, lease_id: str, reason: str) -> None:
         """Fail the lease's live traffic, and refuse what comes later."""
 
+    def rotate_agent(self, lease_id: str, agent_token: str) -> None:
+        """Let agents serve a lease with this token only; one that has another is cut off."""
+
     def remove(self, lease_id: str) -> None:
         """Forget a closed lease: its URL is unknown from now on."""
 
@@ -125,11 +128,7 @@ class SynthLeases:
             "client_instance_id": request.client_instance_id,
             "public_base_url": self._public_base_url,
             "public_url": route.public_url,
-            "agent_connect": {
-                "transport": "ws",
-                "url": self._agent_url,
-                "agent_token": route.agent_token,
-            },
+            "agent_connect": self._agent_connect(route),
             "worker_token": route.worker_token,
             "expires_at": timestamp(route.expires_at),
             "limits": asdict(limits),
@@ -173,13 +172,19 @@ class SynthLeases:
         Raises:
             RefusedError: 404, unknown; 410, the lease has ended.
         """
-        lease = self._known(lease_id)
-        if lease.ended:
-            raise RefusedError(
-                410, "lease_expired", f"lease_expired: lease {lease_id} is over; create a new one"
-            )
-        lease.route.worker_token = self._token("wt")
-        return {"lease_id": lease_id, "worker_token": lease.route.worker_token}
+        route = self._live(lease_id)
+        route.worker_token = self._token("wt")
+        return {"lease_id": lease_id, "worker_token": route.worker_token}
+
+    def refresh_agent_token(self, lease_id: str) -> dict[str, Any]:
+        """Replace the token that agents show; who is attached with the old one is cut off.
+
+        Raises:
+            RefusedError: 404, unknown; 410, the lease has ended.
+        """
+        route = self._live(lease_id)
+        self._relay.rotate_agent(lease_id, self._token("at"))
+        return {"lease_id": lease_id, "agent_connect": self._agent_connect(route)}
 
     def expire(self) -> float | None:
         """End the leases whose time is over.
@@ -193,6 +198,17 @@ class SynthLeases:
             if route.expires_at <= now:
                 self._relay.close(route.lease_id, "the lease expired")
         return min((route.expires_at for route in live if not route.closed), default=None)
+
+    def _agent_connect(self, route: Route) -> dict[str, str]:
+        return {"transport": "ws", "url": self._agent_url, "agent_token": route.agent_token}
+
+    def _live(self, lease_id: str) -> Route:
+        lease = self._known(lease_id)
+        if lease.ended:
+            raise RefusedError(
+                410, "lease_expired", f"lease_expired: lease {lease_id} is over; create a new one"
+            )
+        return lease.route
 
     def _known(self, lease_id: str) -> SynthLease:
         self.expire()

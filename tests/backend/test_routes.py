@@ -127,6 +127,9 @@ def test_synth_leases_live_under_api(caller: Caller) -> None:
     fresh = caller.ok("POST", f"{one}/token:refresh")
     assert fresh["worker_token"] != lease["worker_token"]
     assert caller.ok("POST", f"{one}/token%3Arefresh")["worker_token"] != fresh["worker_token"]
+    moved = caller.ok("POST", f"{one}/agent-token:refresh")["agent_connect"]
+    assert moved.keys() == lease["agent_connect"].keys()
+    assert moved["agent_token"] != lease["agent_connect"]["agent_token"]
     assert caller.ok("DELETE", one)["status"] == "EXPIRED"
     assert "lease_expired" in caller.refused(410, "POST", f"{one}/token:refresh")
 

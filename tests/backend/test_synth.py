@@ -8,7 +8,7 @@ import pytest
 from pytest_synth_tunnels.backend import synth as module
 from pytest_synth_tunnels.backend.synth import SynthLeaseRequest, SynthLeases
 from pytest_synth_tunnels.backend.values import RefusedError
-from pytest_synth_tunnels.relay.route import Route
+from pytest_synth_tunnels.relay.route import Limits, Route
 
 REQUEST = SynthLeaseRequest(
     client_instance_id="client-12345678",
@@ -33,6 +33,9 @@ class Relay:
     def close(self, lease_id: str, reason: str) -> None:
         self.routes[lease_id].closed = True
         self.closed.append((lease_id, reason))
+
+    def rotate_agent(self, lease_id: str, agent_token: str) -> None:
+        self.routes[lease_id].agent_token = agent_token
 
     def remove(self, lease_id: str) -> None:
         del self.routes[lease_id]
@@ -130,6 +133,31 @@ def test_the_worker_token_rotates(world: World) -> None:
     assert world.route(lease).worker_token == answer["worker_token"]
 
 
+def test_the_agent_token_rotates(world: World) -> None:
+    lease = world.create()
+    answer = world.leases.refresh_agent_token(lease["lease_id"])
+    assert answer.keys() == {"lease_id", "agent_connect"}
+    assert answer["agent_connect"]["url"] == lease["agent_connect"]["url"]
+    token = answer["agent_connect"]["agent_token"]
+    assert token != lease["agent_connect"]["agent_token"]
+    assert world.route(lease).agent_token == token
+
+
+def test_limits_are_a_lease_s_own(world: World) -> None:
+    world.leases = SynthLeases(
+        now=lambda: world.time,
+        token=lambda prefix: f"{prefix}_{len(world.relay.routes)}",
+        relay=world.relay,
+        public_base_url="",
+        agent_url="",
+        limits=Limits(max_inflight=7, hold_s=0),
+    )
+    assert world.create(capabilities={"max_inflight": 9})["limits"]["max_inflight"] == 9
+    lease = world.create()
+    assert lease["limits"]["max_inflight"] == 7
+    assert lease["limits"]["hold_s"] == 0
+
+
 def test_the_status_follows_the_route(world: World) -> None:
     lease = world.create()
     lease_id = lease["lease_id"]
@@ -157,6 +185,9 @@ def test_a_closed_lease_is_over(world: World) -> None:
     with pytest.raises(RefusedError, match="lease_expired") as caught:
         world.leases.refresh_worker_token(lease_id)
     assert caught.value.status == 410
+    with pytest.raises(RefusedError, match="lease_expired") as caught:
+        world.leases.refresh_agent_token(lease_id)
+    assert caught.value.status == 410
 
 
 def test_a_lease_expires(world: World) -> None:
@@ -170,7 +201,7 @@ def test_a_lease_expires(world: World) -> None:
     assert world.leases.expire() is None
 
 
-@pytest.mark.parametrize("call", ["status", "close", "refresh_worker_token"])
+@pytest.mark.parametrize("call", ["status", "close", "refresh_worker_token", "refresh_agent_token"])
 def test_an_unknown_lease_is_refused(world: World, call: str) -> None:
     with pytest.raises(RefusedError, match="'synth_x'") as caught:
         getattr(world.leases, call)("synth_x")
