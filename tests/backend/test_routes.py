@@ -33,6 +33,9 @@ class Relay:
     def close(self, lease_id: str, reason: str) -> None:
         self.routes[lease_id].closed = True
 
+    def rotate_agent(self, lease_id: str, agent_token: str) -> None:
+        self.routes[lease_id].agent_token = agent_token
+
     def remove(self, lease_id: str) -> None:
         del self.routes[lease_id]
 
