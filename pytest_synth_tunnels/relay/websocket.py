@@ -1,8 +1,5 @@
 """Frames over a WebSocket: the :class:`~.link.Link` that leaves the process.
 
-One tick of the event loop is one write, however many frames it sent, since system calls are what
-costs here.
-
 A server answers the upgrade with :func:`accept` and hands its transport to
 :meth:`WebSocketLink.adopt`; a client calls :func:`connect`.
 """
@@ -14,6 +11,7 @@ from typing import Final, cast
 
 from websockets.protocol import Protocol, State
 
+from .endpoint import Endpoint
 from .frames import (
     MAX_CHUNK_BYTES,
     Attach,
@@ -93,7 +91,7 @@ async def connect(
     return link
 
 
-class WebSocketLink(asyncio.Protocol):
+class WebSocketLink(Endpoint):
     """One end of a WebSocket that carries frames (see :class:`~.link.Link`).
 
     Args:
@@ -110,11 +108,10 @@ class WebSocketLink(asyncio.Protocol):
         *,
         quick_ack: bool = True,
     ) -> None:
+        super().__init__(protocol or server_protocol(), asyncio.get_running_loop())
         self.handler = handler
         """Takes what arrives. Frames that arrive while there is none are lost."""
-        self._protocol = protocol or server_protocol()
         self._framing = Framing(self._protocol, MAX_MESSAGE_BYTES)
-        self._loop = asyncio.get_running_loop()
         self.quick_ack = quick_ack and _QUICK_ACK is not None
         """Whether to acknowledge at once."""
         self.opened: asyncio.Future[None] = self._loop.create_future()
@@ -122,13 +119,9 @@ class WebSocketLink(asyncio.Protocol):
         self.gone: asyncio.Future[str] = self._loop.create_future()
         """Done, with the reason, once nothing more will come."""
         self._opening = self._protocol.state is State.CONNECTING
-        self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
         self._silenced = False
         """The handler has heard the last of this link: it was lost, or closed from here."""
-        self._flush_due = False
-        """A write at the end of this tick is scheduled."""
-        self._write_paused = False
         self._read_paused = False
         self._heard = True
         """Something arrived since the last ping."""
@@ -149,8 +142,7 @@ class WebSocketLink(asyncio.Protocol):
             return
         self._framing.send_text(encode(frame))
         if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._flush_soon()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the link with a WebSocket close code. The handler is not told."""
@@ -163,8 +155,7 @@ class WebSocketLink(asyncio.Protocol):
     def abort(self) -> None:
         """End the connection without a word, to the handler neither."""
         self._silenced = True
-        if self._transport is not None:
-            self._transport.abort()
+        super().abort()
 
     def probe(self) -> None:
         """Ask at once whether the other end is still there, and do not wait long for an answer."""
@@ -188,23 +179,10 @@ class WebSocketLink(asyncio.Protocol):
 
     # --- the transport
 
-    def adopt(self, transport: asyncio.Transport, received: bytes = b"") -> None:
-        """Take over a connection whose upgrade was answered with :func:`accept`.
-
-        Args:
-            transport: the connection.
-            received: what came behind the request already.
-        """
-        transport.set_protocol(self)
-        self.connection_made(transport)
-        transport.resume_reading()
-        if received:
-            self.data_received(received)
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the client's handshake, and the pings."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        super().connection_made(transport)
+        cast("asyncio.Transport", transport).set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         self._socket = transport.get_extra_info("socket")
         if self._socket is not None and self._socket.family in (socket.AF_INET, socket.AF_INET6):
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -254,13 +232,13 @@ class WebSocketLink(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Pass the transport's wish on."""
-        self._write_paused = True
+        super().pause_writing()
         if not self._silenced and self.handler is not None:
             self.handler.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass the transport's wish on."""
-        self._write_paused = False
+        super().resume_writing()
         if not self._silenced and self.handler is not None:
             self.handler.resume_writing()
 
@@ -295,20 +273,8 @@ class WebSocketLink(asyncio.Protocol):
             self.quick_ack = False  # one of ours: it writes whole ticks, without Nagle
         self.handler.frame_received(frame)
 
-    def _flush(self) -> None:
-        """Write what the protocol has to say, in one call."""
-        self._flush_due = False
-        transport = self._transport
-        writes = self._protocol.data_to_send()
-        if transport is None or transport.is_closing():
-            return
-        if len(writes) == 1 and writes[0]:
-            transport.write(writes[0])
-        elif writes:
-            transport.writelines([data for data in writes if data])
-            if not writes[-1]:  # the library's mark for the end of the stream
-                transport.close()
-                return
+    def _written(self, transport: asyncio.Transport) -> None:
+        """Bound what comes after a write: the close of the other end, or its silence."""
         if self._protocol.close_expected():
             self._expect_close()
         elif self._write_paused and transport.get_write_buffer_size() > _MAX_BACKLOG_BYTES:
