@@ -25,11 +25,12 @@ from ..settings import Settings
 from .conversation import Conversation
 from .failures import FailureError
 from .holders import Holder, watch_process
+from .leftovers import sweep
 from .messages import MAX_LINE_BYTES, Finish, Message, Report
 from .plane import EmbeddedPlane, HostedPlane, Plane
 from .rundir import RunDirectory
 from .service import Service
-from .tasks import spawn
+from .tasks import in_thread, spawn
 
 if TYPE_CHECKING:
     from .books import Books
@@ -128,6 +129,7 @@ class Keeper:
         watch = watch_process(self._owner_pid, self._owner_is_dead, start=self._owner_start)
         started_at = time.monotonic()
         self._service.start()
+        spawn(in_thread(functools.partial(sweep, self._directory)))
         await self._over.wait()
         report = await self._finish()
         watch.close()
@@ -182,7 +184,13 @@ class Keeper:
             if os.name == "posix"
             else ["tcp", listener.getsockname()[1]]
         )
-        content = {"pid": os.getpid(), "address": address, "secret": self._secret}
+        content = {
+            "pid": os.getpid(),
+            "address": address,
+            "secret": self._secret,
+            "owner_pid": self._owner_pid,
+            "owner_start": self._owner_start,
+        }
         temporary = f"{self._directory.run_file}.new"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(fd, "w", encoding="utf-8") as file:

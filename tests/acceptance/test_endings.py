@@ -346,6 +346,22 @@ def test_everything_is_killed(
     assert is_clean(runtime)
 
 
+def test_everything_is_killed_with_the_embedded_backend(
+    start: Callable[..., Running], runtime: RuntimeDirectory
+) -> None:
+    run = start("--synth-tunnels-backend=embedded")
+    run.waits_in()
+
+    os.kill(keeper_pid(runtime), signal.SIGKILL)
+    run.signal_group(signal.SIGKILL)
+    run.end()
+    run.let_go()
+    assert not is_clean(runtime)
+
+    start("--synth-tunnels-backend=embedded").end()
+    assert is_clean(runtime)
+
+
 def test_the_backend_is_down_at_the_end(
     start: Callable[..., Running], runtime: RuntimeDirectory, hosted: CountingBackend
 ) -> None:
