@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ __all__ = ["BenchmarkError", "Process", "Processes", "cpu_s", "memory_kib", "pol
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STOP_TIMEOUT_S = 5.0
+_LINE_TIMEOUT_S = 30.0
 
 
 class BenchmarkError(Exception):
@@ -48,23 +50,39 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            bufsize=0,
             env=env,
             cwd=cwd,
             start_new_session=True,
         )
+        assert self._popen.stdout is not None
+        self._stdout = self._popen.stdout.fileno()
+        self._said = b""
+        """What came on stdout behind the last line that was read."""
         self.pid = self._popen.pid
 
     def line(self, wanted: Callable[[bytes], bool] = lambda _: True) -> bytes:
         """Return the first line on stdout that is wanted.
 
         Raises:
-            BenchmarkError: stdout ended before.
+            BenchmarkError: it does not come in time.
         """
-        assert self._popen.stdout is not None
-        for line in self._popen.stdout:
-            if wanted(line):
-                return line
-        raise BenchmarkError(f"{Path(self.command[0]).name} ended early: {self.tail()}")
+        name = Path(self.command[0]).name
+        ends_at = time.monotonic() + _LINE_TIMEOUT_S
+        while True:
+            line, end, rest = self._said.partition(b"\n")
+            if end:
+                self._said = rest
+                if wanted(line):
+                    return line
+                continue
+            if not select.select([self._stdout], [], [], max(0, ends_at - time.monotonic()))[0]:
+                raise BenchmarkError(f"{name} said nothing for {_LINE_TIMEOUT_S:g} s")
+            piece = os.read(self._stdout, 65536)
+            if not piece:
+                said = f"{self._said.decode(errors='replace')} {self.tail()}".strip()
+                raise BenchmarkError(f"{name} ended early: {said}")
+            self._said += piece
 
     def json_line(self) -> Any:
         """Return the first line on stdout that is a JSON object."""

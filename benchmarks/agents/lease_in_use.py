@@ -14,12 +14,14 @@ import pytest
 
 def first_answer_s(lease, began_s):
     """Return how long it took from ``began_s`` until the app answered through the lease."""
+    url, headers = lease.url("/"), lease.headers
     while True:
         try:
-            with urlopen(Request(lease.url("/"), headers=lease.headers), timeout=5) as answer:
-                assert answer.status == 200
+            with urlopen(Request(url, headers=headers), timeout=5):
                 return time.perf_counter() - began_s
         except URLError:
+            if time.perf_counter() - began_s > 20:
+                raise
             time.sleep(0.001)
 
 

@@ -54,6 +54,7 @@ def _hold(tunnel: Endpoint, app: Endpoint, meanwhile: Callable[[], None]) -> Non
         for _ in range(HELD):
             caller = tunnel.connect(10)
             caller.sendall(tunnel.head("GET", "/hold"))
+            caller.setblocking(False)
             callers.append(caller)
         time.sleep(1)
         meanwhile()
@@ -77,7 +78,7 @@ def _hold(tunnel: Endpoint, app: Endpoint, meanwhile: Callable[[], None]) -> Non
 
 def _answered(caller: socket.socket) -> bool:
     try:
-        caller.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        caller.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
         return False
     return True
