@@ -37,6 +37,7 @@ class Bench:
         bulk_bytes: of each large body.
         ends_at: when no new round begins any more, on the monotonic clock.
         folder: for temporary files.
+        only: which contenders, by key; all by default.
         missing: which contenders cannot be had, and why.
     """
 
@@ -47,6 +48,7 @@ class Bench:
     bulk_bytes: int
     ends_at: float
     folder: Path
+    only: list[str] | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
     @contextmanager

@@ -22,11 +22,13 @@ from types import FrameType
 
 from bench import Bench
 from cache import Cache
+from contenders import KEYS
 from origin import start_origin
 from processes import Processes
 from report import Figures, Table
+from summary import overview, targets
 
-PARTS = ("traffic", "bulk", "first_answer", "memory", "plugin", "sdk")
+PARTS = ("traffic", "path", "bulk", "first_answer", "memory", "plugin", "sdk")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
                 bulk_bytes=(options.bulk_mib or (64 if options.quick else 256)) << 20,
                 ends_at=started + options.minutes * 60,
                 folder=Path(folder),
+                only=options.contenders,
             )
             for name in options.only or PARTS:
                 part = import_module(f"parts.{name}")
@@ -82,7 +85,9 @@ def _document(
         f"small requests come from one thread of wrk with keep-alive, {bench.duration_s} s for "
         "each cell and round. Caller, tunnel and app share the machine.\n"
     )
-    pieces = ["# Benchmarks\n", method, machine, *(table.markdown() for table in tables)]
+    tables = [targets(found), overview(bench, found), *tables]
+    pieces = ["# Benchmarks\n", method, machine]
+    pieces += [table.markdown() for table in tables if table.rows]
     problems = [
         f"- {what}: {reason}"
         for figures in found.values()
@@ -102,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "synth-tunnels-benchmarks"
     parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts alone")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=KEYS, help="these alone, and the app itself"
+    )
     parser.add_argument("--rounds", type=int, help="how often (default: 5)")
     parser.add_argument("--quick", action="store_true", help="one short round, smaller bodies")
     parser.add_argument("--bulk-mib", type=int, help="of a large body (default: 256)")

@@ -52,7 +52,7 @@ class Transport(asyncio.Transport):
         """Take what the other end wrote."""
         self._protocol.data_received(data)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Any) -> None:
         self._loop.call_soon(self._deliver, data)
 
     def writelines(self, pieces: Any) -> None:
@@ -82,15 +82,19 @@ class Transport(asyncio.Transport):
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """Connects to what listens in this process, or to an app that answers 1 KiB, without sockets."""
+    """Connects, without sockets, to what listens in this process, or to an app."""
 
     factory: Callable[[], asyncio.Protocol]
 
-    async def create_server(self, factory: Any, *given: Any, **named: Any) -> asyncio.Server:
+    async def create_server(  # type: ignore[override]
+        self, factory: Any, *given: Any, **named: Any
+    ) -> asyncio.Server:
         self.factory = factory
         return await super().create_server(factory, *given, **named)
 
-    async def create_connection(self, factory: Any, host: Any, port: Any, **_: Any) -> Any:
+    async def create_connection(  # type: ignore[override]
+        self, factory: Any, host: Any, port: Any, **_: Any
+    ) -> Any:
         protocol = factory()
         near = Transport(self)
         if port == APP_PORT:

@@ -1,18 +1,17 @@
 """Large bodies, each way, and how much memory the keeper takes meanwhile."""
 
 from bench import Bench, OpenTunnel
+from contenders import contenders
 from load import bulk_down, bulk_up
 from ours import Embedded
 from peers import Direct
 from processes import BenchmarkError, memory_kib, reset_peak
 from report import Figures, Table, spread
 
-from parts.traffic import contenders
-
 TITLE = "bulk"
 
 _TIMEOUT_S = 60.0
-_WAYS = {"down": bulk_down, "up": bulk_up}
+WAYS = {"down": bulk_down, "up": bulk_up}
 _MIB = 1 << 20
 
 
@@ -22,10 +21,10 @@ def measure(bench: Bench) -> Figures:
     if not bench.origin.whole:
         figures.fail("all", TITLE, f"{bench.origin.name} has no large answers: install a compiler")
         return figures
-    with bench.tunnels(contenders(), figures) as tunnels:
+    with bench.tunnels(contenders(bench.only), figures) as tunnels:
 
         def once(round_: int) -> None:
-            for way in _WAYS:
+            for way in WAYS:
                 for tunnel in tunnels:
                     _send(bench, figures, tunnel, way, round_)
 
@@ -41,7 +40,7 @@ def _send(bench: Bench, figures: Figures, tunnel: OpenTunnel, way: str, round_: 
     if keeper:
         reset_peak(keeper)
     try:
-        took_s = _WAYS[way](tunnel.endpoint, bench.bulk_bytes, _TIMEOUT_S)
+        took_s = WAYS[way](tunnel.endpoint, bench.bulk_bytes, _TIMEOUT_S)
     except (OSError, BenchmarkError) as error:
         figures.fail(contender.name, way, error)
         return
@@ -58,13 +57,13 @@ def tables(bench: Bench, figures: Figures) -> list[Table]:
     )
     for name in figures.contenders():
         cells = []
-        for way in _WAYS:
+        for way in WAYS:
             cells.append(spread(figures.get(name, way)))
             cells.append(
                 "1" if name == Direct.name else spread(figures.ratios(name, Direct.name, way))
             )
         table.rows.append((name, *cells))
-    peaks = [spread(figures.get(Embedded.name, f"peak {way}")) for way in _WAYS]
+    peaks = [spread(figures.get(Embedded.name, f"peak {way}")) for way in WAYS]
     table.notes.append(
         f"The keeper's memory at its highest meanwhile: {peaks[0]} MiB to the caller, {peaks[1]} "
         "MiB to the app."

@@ -3,29 +3,21 @@
 import time
 
 from bench import Bench
-from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
-from peers import AioWsTunnel, Contender, LocalTunnel, Ssh, wait_open
+from contenders import contenders
+from ours import Embedded
+from peers import Contender, Direct, Ssh, wait_open
 from processes import BenchmarkError, Processes
 from report import Figures, Table, spread
 
 TITLE = "first answer"
 
-_COLD = "ours, embedded, asked for in the middle of a test"
+COLD = "ours, embedded, asked for in the middle of a test"
 
 
 def measure(bench: Bench) -> Figures:
     """Open and close each tunnel in turn, in every round."""
     figures = Figures()
-    embedded = Embedded()
-    everybody: list[Contender] = [
-        embedded,
-        OwnAgent(),
-        RustAgent(),
-        PublishedAgent(),
-        Ssh(),
-        AioWsTunnel(),
-        LocalTunnel(),
-    ]
+    everybody = [one for one in contenders(bench.only) if not isinstance(one, Direct)]
     with Processes() as processes:
         ready = bench.prepared(everybody, processes, figures)
 
@@ -33,8 +25,8 @@ def measure(bench: Bench) -> Figures:
             for contender in ready:
                 try:
                     figures.add(contender.name, TITLE, round_, _open_ms(contender))
-                    if contender is embedded:
-                        figures.add(_COLD, TITLE, round_, embedded.from_nothing_s() * 1000)
+                    if isinstance(contender, Embedded):
+                        figures.add(COLD, TITLE, round_, contender.from_nothing_s() * 1000)
                 except BenchmarkError as error:
                     figures.fail(contender.name, TITLE, error)
 

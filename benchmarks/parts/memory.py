@@ -13,7 +13,7 @@ from report import Figures, Table, spread
 TITLE = "memory"
 HELD = 1_000
 
-_NAME = Embedded.name
+NAME = Embedded.name
 
 
 def measure(bench: Bench) -> Figures:
@@ -27,7 +27,7 @@ def measure(bench: Bench) -> Figures:
                 pid = embedded.keeper_pid
 
                 def note(measure_: str, pid: int = pid) -> None:
-                    figures.add(_NAME, measure_, round_, memory_kib(pid) / 1024)
+                    figures.add(NAME, measure_, round_, memory_kib(pid) / 1024)
 
                 note("idle")
                 wrk(tunnel.endpoint, post=True, connections=64, duration_s=bench.duration_s)
@@ -39,7 +39,7 @@ def measure(bench: Bench) -> Figures:
     try:
         bench.in_rounds(TITLE, once, rounds=min(bench.rounds, 3))
     except (OSError, BenchmarkError) as error:
-        figures.fail(_NAME, TITLE, error)
+        figures.fail(NAME, TITLE, error)
     return figures
 
 
@@ -93,5 +93,5 @@ def tables(bench: Bench, figures: Figures) -> list[Table]:
         ("held", f"with {HELD:,} requests held, each with its connections to caller and app"),
         ("after holding", "after they were answered"),
     ):
-        table.rows.append((what, spread(figures.get(_NAME, measure_))))
+        table.rows.append((what, spread(figures.get(NAME, measure_))))
     return [table]

@@ -1,9 +1,10 @@
 """Small requests, many of them: GET 1 KiB, and POST 1 KiB with nine headers."""
 
 from bench import Bench, OpenTunnel
+from contenders import contenders
 from load import wrk
 from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
-from peers import AioWsTunnel, Contender, Direct, LocalTunnel, Ssh
+from peers import AioWsTunnel, Direct, LocalTunnel, Ssh
 from processes import BenchmarkError, cpu_s
 from report import NOTHING, Figures, Table, median, number, spread
 
@@ -13,24 +14,10 @@ CONNECTIONS = (1, 16, 64)
 _METHODS = {"GET": False, "POST": True}
 
 
-def contenders() -> list[Contender]:
-    """Return everybody who carries requests."""
-    return [
-        Direct(),
-        Embedded(),
-        OwnAgent(),
-        RustAgent(),
-        PublishedAgent(),
-        Ssh(),
-        AioWsTunnel(),
-        LocalTunnel(),
-    ]
-
-
 def measure(bench: Bench) -> Figures:
     """Load each tunnel in turn, in every round."""
     figures = Figures()
-    with bench.tunnels(contenders(), figures) as tunnels:
+    with bench.tunnels(contenders(bench.only), figures) as tunnels:
 
         def once(round_: int) -> None:
             for connections in CONNECTIONS:
@@ -112,7 +99,8 @@ def _between(figures: Figures) -> Table:
             for method in _METHODS
             for n in CONNECTIONS
         ]
-        table.rows.append((f"{one} / {other}", *ratios))
+        if any(ratio != NOTHING for ratio in ratios):
+            table.rows.append((f"{one} / {other}", *ratios))
     return table
 
 

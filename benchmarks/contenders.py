@@ -1,0 +1,24 @@
+"""Everybody who carries requests."""
+
+from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
+from peers import AioWsTunnel, Contender, Direct, LocalTunnel, Ssh
+
+__all__ = ["KEYS", "contenders"]
+
+_ALL: dict[str, type[Contender]] = {
+    "direct": Direct,
+    "embedded": Embedded,
+    "websocket": OwnAgent,
+    "rust": RustAgent,
+    "containers": PublishedAgent,
+    "ssh": Ssh,
+    "aiowstunnel": AioWsTunnel,
+    "localtunnel": LocalTunnel,
+}
+KEYS = tuple(_ALL)
+"""How the command line names them."""
+
+
+def contenders(keys: list[str] | None = None) -> list[Contender]:
+    """Return new ones, all or those with these keys; the app itself is always there."""
+    return [make() for key, make in _ALL.items() if not keys or key in (*keys, "direct")]

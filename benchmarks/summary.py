@@ -1,0 +1,110 @@
+"""What a reader wants first: each contender in one line, and whether the targets are reached."""
+
+from bench import Bench
+from contenders import contenders
+from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
+from parts import bulk, first_answer, memory, plugin
+from peers import AioWsTunnel, Direct, LocalTunnel, Ssh
+from report import NOTHING, Figures, Table, median, number
+
+__all__ = ["overview", "targets"]
+
+Found = dict[str, Figures]
+
+
+def overview(bench: Bench, found: Found) -> Table:
+    """Return one line for each contender."""
+    table = Table(
+        "In one table",
+        (
+            "",
+            "GET",
+            "POST",
+            "CPU µs, GET",
+            "CPU µs, POST",
+            "MiB/s down",
+            "MiB/s up",
+            "ms to first 200",
+            "does not do",
+        ),
+    )
+    traffic = found.get("traffic", Figures())
+    large = found.get("bulk", Figures())
+    first = found.get("first_answer", Figures())
+    for contender in contenders(bench.only):
+        name = contender.name
+        cells = [
+            *(_text(median(traffic.ratios(name, Direct.name, f"{m} 16"))) for m in ("GET", "POST")),
+            *(_text(median(traffic.get(name, f"CPU {m} 16"))) for m in ("GET", "POST")),
+            *(_text(median(large.get(name, way))) for way in ("down", "up")),
+            _text(median(first.get(name, first_answer.TITLE))),
+        ]
+        if name in bench.missing:
+            cells = [NOTHING] * len(cells)
+        table.rows.append((name, *cells, contender.lacks or NOTHING))
+    table.notes.append(
+        "GET and POST: requests/s at 16 connections as a part of the app's own; 1 KiB each way, "
+        "POST with nine headers. CPU: of all processes that carry a request, the app and the "
+        "caller left out. All of ours check the caller's token, follow HTTP/1.1, hold deadlines, "
+        "limits and flow control, and report failures with a status."
+    )
+    return table
+
+
+def targets(found: Found) -> Table:
+    """Return what the product must reach, and what it has reached here."""
+    table = Table("Targets", ("", "wanted", "measured", ""))
+    traffic = found.get("traffic", Figures())
+
+    def row(what: str, wanted: float, got: float | None, *, at_most: bool = False) -> None:
+        if got is not None:
+            reached = got <= wanted if at_most else got >= wanted
+            sign = "≤" if at_most else "≥"
+            verdict = "reached" if reached else "missed"
+            table.rows.append((what, f"{sign} {wanted:g}", _text(got), verdict))
+
+    def against(one: type, other: type, connections: tuple[int, ...], wanted: float) -> None:
+        for method in ("GET", "POST"):
+            for count in connections:
+                ratios = traffic.ratios(one.name, other.name, f"{method} {count}")
+                what = f"{one.name} / {other.name}, {method}, {count}"
+                row(what, wanted, median(ratios))
+
+    against(Embedded, Direct, (16,), 0.22)
+    for peer in (Ssh, AioWsTunnel, LocalTunnel):
+        against(Embedded, peer, (16,), 1)
+    against(OwnAgent, RustAgent, (1, 16), 1)
+    against(OwnAgent, PublishedAgent, (1, 16), 8)
+    for name in (Embedded.name, OwnAgent.name):
+        for way in bulk.WAYS:
+            rate = median(found.get("bulk", Figures()).get(name, way))
+            row(f"{name}: MiB/s {way}", 400, rate)
+    first = found.get("first_answer", Figures())
+    for name in (Embedded.name, first_answer.COLD):
+        ratio = median(first.ratios(name, Ssh.name, first_answer.TITLE))
+        row(f"{name}: first 200, against ssh -R", 1, ratio, at_most=True)
+    row(
+        "the unused plugin: CPU ms",
+        5,
+        plugin.unused_cpu_ms(found.get("plugin", Figures())),
+        at_most=True,
+    )
+    row(
+        "-n 8 with a lease in use: s more than with a plain fixture",
+        0.5,
+        plugin.in_use_wall_s(found.get("plugin", Figures())),
+        at_most=True,
+    )
+    kept = found.get("memory", Figures())
+    row("the keeper: MiB idle", 40, median(kept.get(memory.NAME, "idle")), at_most=True)
+    held = kept.get(memory.NAME, "after holding")
+    row("requests held at the same time", memory.HELD, memory.HELD if held else None)
+    calls = found.get("sdk", Figures()).get("ours", "500 at once, cold (s)")
+    row("500 calls of 100 ms at once: s", 1.5, median(calls), at_most=True)
+    return table
+
+
+def _text(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.3f}" if 0 < value < 0.1 else number(value)
