@@ -40,7 +40,7 @@ __all__ = ["HandshakeError", "WebSocketLink", "accept", "connect"]
 PING_INTERVAL_S: Final = 20.0
 """Between pings; a peer that was silent from one to the next is dead."""
 
-_PROBE_S: Final = 3.0
+_PROBE_S: Final = 5.0
 """For an answer where there is reason to doubt that the peer is still there."""
 
 _CLOSE_TIMEOUT_S: Final = 2.0
