@@ -214,10 +214,12 @@ class AgentSession:
                 self.link.close(1008, "no such lease for this token")
 
     def frame_failed(self, error: FrameError) -> None:
-        """Fail the one request that a malformed frame names."""
+        """Fail the one request that a malformed frame names. The agent may still be at it."""
         stream = self.streams.get(error.rid) if error.rid is not None else None
         if stream is not None:
-            stream.response_error("LOCAL_BAD_RESPONSE", f"the agent sent a bad frame: {error}")
+            message = f"the agent sent a bad frame: {error}"
+            detail = f"LOCAL_BAD_RESPONSE: {message}"
+            stream.fail((502, "TUNNEL_ENDPOINT_UNREACHABLE", message, detail))
 
     def link_lost(self, reason: str) -> None:
         """Leave the routes without an agent, and end what was under way."""

@@ -196,7 +196,8 @@ def test_a_malformed_frame_fails_its_request_only(world):
     agent.session.frame_failed(FrameError("bad"))
     assert stream.told == []
     agent.session.frame_failed(FrameError("bad", "r"))
-    assert stream.told == ["LOCAL_BAD_RESPONSE"]
+    # The agent does not know that it has failed, and is told.
+    assert stream.told == [(502, "TUNNEL_ENDPOINT_UNREACHABLE", True)]
 
 
 def test_a_lost_agent_ends_its_requests(world):
