@@ -11,7 +11,7 @@ import httpx
 from . import requests
 from .base import BaseClient, Object, Objects, present_as_method
 from .requests import Request
-from .transport import DirectTransport
+from .transport import ManyPools
 
 __all__ = ["AsyncSynthClient", "AsyncTunnelsClient"]
 
@@ -65,7 +65,7 @@ class AsyncTunnelsClient(BaseClient):
         backend_base: the backend's origin; else ``base_url``, else ``SYNTH_BACKEND_URL``, else
             the hosted one.
         base_url: the same under another name.
-        timeout: how long a call waits to connect, and then for its answer, in seconds.
+        timeout: how long a call waits to connect, to send and for the next bytes, in seconds.
         retries: how often a call may be sent again where nothing can happen twice.
 
     Raises:
@@ -157,8 +157,8 @@ class AsyncTunnelsClient(BaseClient):
     def _new_http(self) -> httpx.AsyncClient:
         options = self._http_options()
         if options["trust_env"] and getproxies().keys() - {"no"}:
-            return httpx.AsyncClient(**options)  # httpx's own pool knows proxies
-        return httpx.AsyncClient(**options, transport=DirectTransport(options["verify"]))
+            return httpx.AsyncClient(**options)  # which finds the proxy to use
+        return httpx.AsyncClient(**options, transport=ManyPools(options["verify"]))
 
 
 class AsyncSynthClient:
@@ -167,7 +167,7 @@ class AsyncSynthClient:
     Args:
         api_key: the key; else ``SYNTH_API_KEY``.
         base_url: the backend's origin; else ``SYNTH_BACKEND_URL``, else the hosted one.
-        timeout: how long a call waits to connect, and then for its answer, in seconds.
+        timeout: how long a call waits to connect, to send and for the next bytes, in seconds.
         retries: how often a call may be sent again where nothing can happen twice.
 
     Raises:

@@ -232,7 +232,7 @@ def test_proxies_are_for_hosted_backends(monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     direct = type(asyncio.run(transport_of("https://h.example")))
-    assert direct.__name__ == "DirectTransport"
+    assert direct.__name__ == "ManyPools"
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     assert asyncio.run(transport_of("https://h.example")).__class__ is httpx.AsyncHTTPTransport
     assert isinstance(asyncio.run(transport_of("https://localhost")), direct)
