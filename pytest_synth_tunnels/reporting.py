@@ -1,5 +1,6 @@
 """What the user reads: the header, the terminal summary, and reports without secrets."""
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,19 @@ from .session import Session
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["complete", "header", "redact", "summarize"]
+__all__ = ["Redaction", "complete", "header", "redact", "summarize"]
 
 _SECTION = "synth tunnels"
 _MASK = "***"
+
+_SHOWN = ("longrepr", "sections", "user_properties", "wasxfail", "msg", "kwargs")
+"""The attributes of reports, and of what they belong to, that are written somewhere."""
+
+_CUT = "..."
+"""What pytest puts in place of the middle of a long text."""
+
+_SHORTEST_PART = 8
+"""Less of a secret says little more than its kind."""
 
 
 def header(settings: "Settings") -> str:
@@ -37,10 +47,7 @@ def complete(report: pytest.TestReport, session: Session) -> None:
             lines = [str(error)]
         if lines:
             report.sections.append((_SECTION, "\n".join(lines)))
-    secrets = session.keeper.secrets
-    if secrets:
-        report.sections = redact(report.sections, secrets)
-        report.longrepr = redact(report.longrepr, secrets)
+    clean(report, session)
 
 
 def summarize(terminal: "pytest.TerminalReporter", session: Session) -> None:
@@ -52,6 +59,50 @@ def summarize(terminal: "pytest.TerminalReporter", session: Session) -> None:
         terminal.section(_SECTION)
         for line in lines:
             terminal.line(line)
+
+
+class Redaction:
+    """A plugin of the runs that use tunnels: it takes secrets out of all that others write.
+
+    Args:
+        session: knows the secrets, more of them as the run goes on.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        logs = session.config.pluginmanager.get_plugin("logging-plugin")
+        for name in ("log_file_handler", "log_cli_handler"):
+            handler = getattr(logs, name, None)
+            if isinstance(handler, logging.Handler):
+                handler.setFormatter(_Formatter(handler.formatter, session))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Clean a report again: its makers may have added to it, as subtests do."""
+        clean(report, self._session)
+
+
+class _Formatter(logging.Formatter):
+    """Formats as another does. The records stay as they are, for ``caplog``."""
+
+    def __init__(self, inner: logging.Formatter | None, session: Session) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+        self._session = session
+
+    def format(self, record: logging.LogRecord) -> str:
+        text: str = redact(self._inner.format(record), self._session.secrets)
+        return text
+
+
+def clean(report: pytest.TestReport, session: Session) -> None:
+    """Take secrets out of all that a report says."""
+    secrets = session.secrets
+    # A subtest is named by what it was given.
+    for owner in (report, getattr(report, "context", None)):
+        for name in _SHOWN:
+            if hasattr(owner, name):
+                object.__setattr__(owner, name, redact(getattr(owner, name), secrets))
 
 
 def redact(value: Any, secrets: Iterable[str]) -> Any:
@@ -73,13 +124,36 @@ class _Redactor:
     def clean(self, value: Any) -> Any:
         if isinstance(value, str):
             for secret in self._secrets:
-                value = value.replace(secret, _MASK)
+                value = _mask(value, secret)
             return value
-        if isinstance(value, list | tuple):
+        if type(value) in (list, tuple):
             return type(value)(self.clean(item) for item in value)
-        if type(value).__module__.startswith("_pytest.") and id(value) not in self._seen:
+        if type(value) is dict:
+            return {self.clean(key): self.clean(item) for key, item in value.items()}
+        # What pytest shows as a whole knows how to write itself; nothing else is ours to change.
+        if hasattr(value, "toterminal") and id(value) not in self._seen:
             self._seen.add(id(value))
             for name, part in vars(value).items():
                 # pytest's repr objects are frozen dataclasses in some versions.
                 object.__setattr__(value, name, self.clean(part))
         return value
+
+
+def _mask(text: str, secret: str) -> str:
+    """Mask a secret, and what is left of one where pytest has cut the middle out of a text."""
+    text = text.replace(secret, _MASK)
+    if _CUT in text and len(secret) > _SHORTEST_PART:
+        text = _mask_beginnings(text, secret)
+        # The same for its endings: backwards, they begin.
+        text = _mask_beginnings(text[::-1], secret[::-1])[::-1]
+    return text
+
+
+def _mask_beginnings(text: str, secret: str) -> str:
+    beginning = secret[:_SHORTEST_PART]
+    head, *tails = text.split(beginning)
+    for tail in tails:
+        rest, cut, _ = tail.partition(_CUT)
+        is_part = cut and secret.startswith(beginning + rest)
+        head += _MASK + tail[len(rest) :] if is_part else beginning + tail
+    return head

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .keeper.real import Real
-from .options import OPTIONS, Option
+from .options import API_KEY_VARIABLE, OPTIONS, Option
 
 if TYPE_CHECKING:
     from .keeper.client import Keeper
@@ -103,7 +103,9 @@ class Session:
         from .keeper.client import Keeper
         from .keeper.launch import Run
         from .keeper.rundir import RunDirectory
+        from .reporting import Redaction
 
+        self.config.pluginmanager.register(Redaction(self))
         return Keeper(
             Run(
                 run_id=self._run_id,
@@ -116,6 +118,13 @@ class Session:
                 sys_path=self.sys_path,
             )
         )
+
+    @property
+    def secrets(self) -> set[str]:
+        """The tokens and keys that no report of this process may show."""
+        if not self.has_keeper:
+            return set()
+        return self.keeper.secrets | {self.environ.get(API_KEY_VARIABLE, "").strip()}
 
     @property
     def has_keeper(self) -> bool:

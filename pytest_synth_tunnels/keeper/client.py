@@ -10,6 +10,7 @@ from json import loads
 from typing import Any, TypeVar
 
 from ..sdk.errors import TunnelError
+from ..sdk.models import Secret
 from .launch import Run, launch, pause
 from .messages import (
     MAX_LINE_BYTES,
@@ -195,7 +196,8 @@ def _wait_for_run_file(run: Run, timeout_s: float) -> dict[str, Any]:
         data = run.directory.read(run.directory.run_file)
         if data:
             found: dict[str, Any] = loads(data)
-            return found
+            # In no traceback that shows local variables.
+            return {**found, "secret": Secret(found["secret"])}
         if run.directory.has_failed():
             break
         pause(_POLL_MS)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json import dumps
 from typing import Any
 
@@ -55,8 +55,6 @@ _PASSED_VARIABLES = {
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT"),
     *("APPDATA", "LOCALAPPDATA", "USERPROFILE"),
-    API_KEY_VARIABLE,
-    BACKEND_URL_VARIABLE,
 }
 
 
@@ -81,7 +79,7 @@ class Run:
     owner_pid: int
     address: str
     settings: Settings
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)  # it holds keys
     cwd: str
     sys_path: list[str]
 
@@ -117,6 +115,8 @@ def launch(run: Run) -> None:
 def keeper_environment(run: Run) -> dict[str, str]:
     """Return the environment of the keeper: an allow-list, and what ``pass_env`` names."""
     allowed = _PASSED_VARIABLES.union(run.settings.pass_env)
+    if run.settings.backend_url is not None:
+        allowed |= {API_KEY_VARIABLE, BACKEND_URL_VARIABLE}
     return {
         name: value
         for name, value in run.environ.items()
