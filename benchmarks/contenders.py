@@ -1,12 +1,13 @@
 """Everybody who carries requests."""
 
 from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
-from peers import AioWsTunnel, Contender, Direct, LocalTunnel, Ssh
+from peers import AioWsTunnel, Contender, Direct, Forwarder, LocalTunnel, Ssh
 
 __all__ = ["KEYS", "contenders"]
 
 _ALL: dict[str, type[Contender]] = {
     "direct": Direct,
+    "forwarder": Forwarder,
     "embedded": Embedded,
     "websocket": OwnAgent,
     "rust": RustAgent,

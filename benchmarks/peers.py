@@ -4,6 +4,7 @@ import getpass
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ __all__ = [
     "AioWsTunnel",
     "Contender",
     "Direct",
+    "Forwarder",
     "LocalTunnel",
     "Peer",
     "Ssh",
@@ -110,6 +112,24 @@ class Peer:
     def pids(self) -> list[int]:
         """Return the processes that carry the traffic."""
         return [process.pid for process in (self._server, self._client) if process is not None]
+
+
+class Forwarder(Peer):
+    """Nothing but asyncio: what a tunnel in Python is measured against."""
+
+    name = "a bare asyncio forwarder"
+    lacks = "a tunnel: it copies TCP from a port to a port"
+
+    def find(self, cache: Cache) -> None:
+        """Find nothing but this interpreter."""
+
+    def open(self) -> Endpoint:
+        """Start it."""
+        self._client = self._processes.start(
+            *(sys.executable, AGENTS / "forwarder.py", str(self._app.port)),
+            env=child_environment(),
+        )
+        return Endpoint(int(self._client.line()))
 
 
 class Ssh(Peer):

@@ -4,7 +4,7 @@ from bench import Bench, OpenTunnel
 from contenders import contenders
 from load import wrk
 from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
-from peers import AioWsTunnel, Direct, LocalTunnel, Ssh
+from peers import AioWsTunnel, Direct, Forwarder, LocalTunnel, Ssh
 from processes import BenchmarkError, cpu_s
 from report import NOTHING, Figures, Table, median, number, spread
 
@@ -91,7 +91,8 @@ def _between(figures: Figures) -> Table:
         ("", *(f"{method} {n}" for method in _METHODS for n in CONNECTIONS)),
     )
     pairs = [
-        (Embedded.name, other.name) for other in (Ssh, AioWsTunnel, LocalTunnel, RustAgent)
+        (Embedded.name, other.name)
+        for other in (Forwarder, Ssh, AioWsTunnel, LocalTunnel, RustAgent)
     ] + [(OwnAgent.name, RustAgent.name), (OwnAgent.name, PublishedAgent.name)]
     for one, other in pairs:
         ratios = [
