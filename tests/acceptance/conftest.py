@@ -75,8 +75,9 @@ def test_own_app_answers(synth_lease, app, number):
 
 
 @pytest.fixture(autouse=True)
-def _without_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_other_plugins(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start runs with no plugins but the usual ones, as most users do, and faster."""
+    # After pytester, which removes it.
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in OTHER_PLUGINS))
 
 
