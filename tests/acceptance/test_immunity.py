@@ -427,12 +427,15 @@ def test_use_by_name_while_the_run_is_patched(
 def test_forks(run: Callable[..., pytest.RunResult], runtime: RuntimeDirectory) -> None:
     result = run(
         """
-        import multiprocessing, subprocess
+        import multiprocessing, subprocess, warnings
 
         @pytest.fixture
         def in_a_child():
             def in_a_child(what):
-                child = os.fork()
+                with warnings.catch_warnings(record=True) as told:
+                    # As an error, a fork swallows it.
+                    warnings.simplefilter("always")
+                    child = os.fork()
                 if child == 0:
                     failed = True
                     with contextlib.suppress(BaseException):
@@ -440,6 +443,7 @@ def test_forks(run: Callable[..., pytest.RunResult], runtime: RuntimeDirectory) 
                         failed = False
                     os._exit(failed)
                 assert os.waitpid(child, 0) == (child, 0)
+                assert told == []
             return in_a_child
 
         def test_first_use_in_a_child(request, in_a_child):
