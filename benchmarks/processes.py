@@ -13,7 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["BenchmarkError", "Process", "Processes", "cpu_s", "memory_kib", "poll", "reset_peak"]
+__all__ = [
+    "BenchmarkError",
+    "Process",
+    "Processes",
+    "busy_share",
+    "cpu_s",
+    "memory_kib",
+    "poll",
+    "reset_peak",
+]
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STOP_TIMEOUT_S = 5.0
@@ -191,6 +200,20 @@ def cpu_s(pids: Iterable[int]) -> float:
         if fields:
             total += int(fields[11]) + int(fields[12])
     return total / _TICKS_PER_S
+
+
+def busy_share(duration_s: float = 2.0) -> float:
+    """Return the part of all processors' time that is used now, by whomever."""
+
+    def used_and_all() -> tuple[int, int]:
+        # user, nice, system, idle, iowait, irq, softirq, steal
+        fields = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
+        return sum(fields) - fields[3] - fields[4], sum(fields)
+
+    used, total = used_and_all()
+    time.sleep(duration_s)
+    used_later, total_later = used_and_all()
+    return (used_later - used) / max(total_later - total, 1)
 
 
 def memory_kib(pid: int, field: str = "VmRSS") -> int:

@@ -13,6 +13,7 @@ import os
 import platform
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,10 +25,12 @@ from bench import Bench
 from cache import Cache
 from contenders import KEYS
 from origin import start_origin
-from processes import Processes
+from processes import BenchmarkError, Processes, busy_share
 from report import Figures, Table
 from summary import overview, targets
 
+_RESULTS = Path(__file__).with_name("RESULTS.md")
+_TOO_BUSY = 0.15
 PARTS = ("traffic", "path", "bulk", "first_answer", "memory", "plugin", "sdk")
 
 
@@ -38,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, _interrupt)
     _raise_descriptor_limit()
     started = time.monotonic()
-    load_before = os.getloadavg()[0]
+    busy_before = busy_share()
+    if busy_before > _TOO_BUSY:
+        print(f"warning: other work takes {busy_before:.0%} of this machine", file=sys.stderr)
     tables: list[Table] = []
     found: dict[str, Figures] = {}
     try:
@@ -56,22 +61,26 @@ def main(argv: list[str] | None = None) -> int:
             )
             for name in options.only or PARTS:
                 part = import_module(f"parts.{name}")
-                found[name] = part.measure(bench)
-                tables += part.tables(bench, found[name])
-            text = _document(bench, tables, found, load_before)
+                try:
+                    found[name] = part.measure(bench)
+                    tables += part.tables(bench, found[name])
+                except (BenchmarkError, OSError, subprocess.SubprocessError) as error:
+                    bench.missing[name] = str(error)
+        busy = f"{busy_before:.0%} before and {busy_share():.0%} after"
+        text = _document(bench, tables, found, busy)
     except KeyboardInterrupt:
         print("interrupted; everything that was started is stopped", file=sys.stderr)
         return 130
     print(text)
-    options.output.write_text(text)
+    whole = not (options.only or options.contenders or options.quick)
+    if options.output or whole:
+        (options.output or _RESULTS).write_text(text)
     if options.json:
         options.json.write_text(json.dumps({k: v.as_json() for k, v in found.items()}, indent=1))
     return 0
 
 
-def _document(
-    bench: Bench, tables: list[Table], found: dict[str, Figures], load_before: float
-) -> str:
+def _document(bench: Bench, tables: list[Table], found: dict[str, Figures], busy: str) -> str:
     """Return the tables with what one must know to read them."""
     method = (
         f"Written by `python benchmarks/run.py`: {bench.rounds} rounds, contenders in turn within "
@@ -80,10 +89,10 @@ def _document(
     )
     machine = (
         f"Machine: {_processor()}, {os.cpu_count()} cores, Linux {platform.release()}, Python "
-        f"{platform.python_version()}; load average {load_before:.1f} before and "
-        f"{os.getloadavg()[0]:.1f} after. The app is {bench.origin.name} that answers 1 KiB; "
-        f"small requests come from one thread of wrk with keep-alive, {bench.duration_s} s for "
-        "each cell and round. Caller, tunnel and app share the machine.\n"
+        f"{platform.python_version()}; other work took {busy} of its processors' time. The app is "
+        f"{bench.origin.name} that answers 1 KiB; small requests come from one thread of wrk with "
+        f"keep-alive, {bench.duration_s} s for each cell and round. Caller, tunnel and app share "
+        "the machine.\n"
     )
     tables = [targets(found), overview(bench, found), *tables]
     pieces = ["# Benchmarks\n", method, machine]
@@ -119,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, default=home, help="where peers are installed")
     parser.add_argument("--offline", action="store_true", help="install nothing")
     parser.add_argument(
-        "--output", type=Path, default=Path(__file__).with_name("RESULTS.md"), help="the tables"
+        "--output", type=Path, help="for the tables (default: RESULTS.md, of a whole run)"
     )
     parser.add_argument("--json", type=Path, help="also write all figures here")
     return parser
