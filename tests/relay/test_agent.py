@@ -941,13 +941,16 @@ def test_a_relay_without_windows_waits_for_a_slow_app_and_then_loses_it_alone(
     monkeypatch.setattr(MemoryLink, "resume_reading", lambda _: log.append("resume"))
 
     async def scenario(bench: Bench) -> None:
+        reached = asyncio.Event()
+
         async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
+            reached.set()
             await asyncio.sleep(60)
 
         await bench.run(script)
         rid = bench.begin("POST", headers=[("Content-Length", str(1 << 30))])
-        await asyncio.sleep(0.01)
+        await reached.wait()
         while not log:
             bench.link.send(ReqBody(rid, bytes(100_000)))
         answer = await bench.answered(rid)
