@@ -28,6 +28,8 @@ _NOTED: Final = (
 _RELAYS_OWN: Final = ("x-forwarded-", "x-synthtunnel-")
 """Not the caller's, so its ``Connection`` cannot remove them."""
 
+_MAX_DIGITS: Final = 19
+"""Of a length in bytes; one with more is as good as unknown."""
 _CACHED_NAMES: Final = 1024
 _LOCATIONS: Final = frozenset({"location", "content-location"})
 _ABSOLUTE = re.compile(r"(?:https?:)?//([^/?#\\]*)", re.IGNORECASE)
@@ -176,7 +178,7 @@ class Mount:
                 if token and not token.startswith(_RELAYS_OWN)
             )
             lines[2:] = [line for line in lines[2:] if not line.lower().startswith(named)]
-        known = length.isascii() and length.isdigit()
+        known = length.isascii() and length.isdigit() and len(length) <= _MAX_DIGITS
         return "".join(lines), int(length) if known else None
 
     def response_headers(self, headers: Headers) -> Headers:

@@ -137,6 +137,7 @@ def test_hop_by_hop_headers_and_the_worker_token_stay_behind() -> None:
         (["+5"], None),
         (["\u0665"], None),
         (["-1"], None),
+        (["9" * 5000], None),  # more digits than Python takes for a number
     ],
 )
 def test_the_length_of_the_body(values: list[str], length: int | None) -> None:
