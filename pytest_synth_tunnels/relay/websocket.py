@@ -149,7 +149,9 @@ class WebSocketLink(Endpoint):
         if self._silenced:
             return
         self._silenced = True
-        self._protocol.send_close(code, reason.encode()[:120].decode(errors="ignore"))
+        # The other end's own close may have come in the read that is being handled now.
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(code, reason.encode()[:120].decode(errors="ignore"))
         self._flush()
 
     def abort(self) -> None:

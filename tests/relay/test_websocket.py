@@ -190,6 +190,21 @@ def test_close_tells_the_other_end_alone() -> None:
     run(scenario)
 
 
+def test_a_close_from_both_ends_in_one_read() -> None:
+    async def scenario(pair: Pair) -> None:
+        client, server = await pair.dial()
+        pair.far.frame_received = lambda _: server.close(1008, "no")  # type: ignore[method-assign]
+        client.send(ReqEnd("r1"))
+        client._protocol.send_close(1000)  # in the same write
+        client._flush()
+        await server.gone
+        await pair.near.until(lambda: pair.near.lost)
+        assert "1000" in pair.near.lost[0]
+        assert pair.far.lost == []
+
+    run(scenario)
+
+
 def test_a_dead_connection_is_told_once() -> None:
     async def scenario(pair: Pair) -> None:
         client, server = await pair.dial()
