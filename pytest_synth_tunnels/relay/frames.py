@@ -15,6 +15,7 @@ import msgspec
 
 __all__ = [
     "MAX_CHUNK_BYTES",
+    "MAX_WS_MESSAGE_BYTES",
     "WINDOW_BYTES",
     "AgentCapabilities",
     "AgentFrame",
@@ -49,6 +50,9 @@ Headers = list[tuple[str, str]]
 
 MAX_CHUNK_BYTES: Final = 65_536
 """The largest body chunk on the wire (protocol, section 3: one agent dies on large frames)."""
+
+MAX_WS_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""The longest message of a caller's or an app's WebSocket."""
 
 WINDOW_BYTES: Final = 262_144
 """What a sender may have under way for one stream before the receiver has taken it."""
@@ -225,11 +229,15 @@ class WsFrame(_Frame, tag="WS_FRAME"):
     lease_id: str = ""
 
 
-class WsClose(_Frame, tag="WS_CLOSE"):
-    """Both ways: the stream is over. Closing twice is harmless."""
+class WsClose(_Frame, tag="WS_CLOSE", omit_defaults=True):
+    """Both ways: the stream is over. Closing twice is harmless.
+
+    Without a code the WebSocket is closed without one. Published ends take that for 1000, and may
+    themselves send 1005 or 1006, which no close frame may carry.
+    """
 
     rid: str
-    code: int = 1000
+    code: int | None = None
     reason: str = ""
     lease_id: str = ""
 

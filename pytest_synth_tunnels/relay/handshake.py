@@ -1,4 +1,4 @@
-"""The opening handshake of a WebSocket, for both ends. No I/O."""
+"""The opening handshake of an agent's WebSocket, for both ends. No I/O."""
 
 import ipaddress
 import logging
@@ -21,14 +21,17 @@ __all__ = [
     "explain",
     "read_url",
     "server_protocol",
+    "wire_logger",
 ]
 
-MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
-"""The longest message that is taken; a longer one ends the connection (close code 1009)."""
+MAX_MESSAGE_BYTES: Final = 88 * 1024 * 1024
+"""The longest message that is taken; a longer one ends the connection (close code 1009). One
+published agent puts what an app says on a WebSocket into one frame, up to 64 MiB of it, in base64:
+too much for that stream should not end all others."""
 
-# The library logs every frame and header at debug level, and headers hold tokens.
-_logger = logging.getLogger(f"{__name__}.wire")
-_logger.setLevel(logging.WARNING)
+wire_logger = logging.getLogger(f"{__name__}.wire")
+"""For the library, which logs every frame and header at debug level, and headers hold tokens."""
+wire_logger.setLevel(logging.WARNING)
 
 
 class HandshakeError(Exception):
@@ -58,7 +61,7 @@ def accept(headers: Iterable[tuple[str, str]]) -> bytes:
     Raises:
         HandshakeError: with the status and headers to answer instead.
     """
-    protocol = ServerProtocol(logger=_logger)
+    protocol = ServerProtocol(logger=wire_logger)
     response = protocol.accept(Request("/", WireHeaders(headers)))
     if response.status_code != 101:
         extra = [pair for pair in response.headers.raw_items() if pair[0].lower() == "upgrade"]
@@ -88,16 +91,20 @@ def client_protocol(uri: WebSocketURI, token: str) -> ClientProtocol:
         uri: from :func:`read_url`.
         token: sent as ``Authorization: Bearer``.
     """
-    protocol = ClientProtocol(uri, max_size=MAX_MESSAGE_BYTES, logger=_logger)
+    protocol = ClientProtocol(uri, max_size=MAX_MESSAGE_BYTES, logger=wire_logger)
     request = protocol.connect()
     request.headers["Authorization"] = f"Bearer {token}"
     protocol.send_request(request)
     return protocol
 
 
-def server_protocol() -> Protocol:
-    """Return a server's state machine, its handshake done."""
-    return Protocol(Side.SERVER, state=State.OPEN, max_size=MAX_MESSAGE_BYTES, logger=_logger)
+def server_protocol(max_bytes: int) -> Protocol:
+    """Return a server's state machine, its handshake done.
+
+    Args:
+        max_bytes: the longest message that is taken.
+    """
+    return Protocol(Side.SERVER, state=State.OPEN, max_size=max_bytes, logger=wire_logger)
 
 
 def explain(error: Exception) -> HandshakeError:

@@ -108,7 +108,7 @@ class WebSocketLink(Endpoint):
         *,
         quick_ack: bool = True,
     ) -> None:
-        super().__init__(protocol or server_protocol(), asyncio.get_running_loop())
+        super().__init__(protocol or server_protocol(MAX_MESSAGE_BYTES), asyncio.get_running_loop())
         self.handler = handler
         """Takes what arrives. Frames that arrive while there is none are lost."""
         self._framing = Framing(self._protocol, MAX_MESSAGE_BYTES)
