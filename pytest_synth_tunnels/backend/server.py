@@ -132,8 +132,8 @@ class Backend:
         self._http.close()
         # Let the transports write what they have, and close.
         await asyncio.sleep(0)
-        for link in list(self._links):
-            link.abort()
+        for end in (*self._links, *self._relay.ends):
+            end.abort()
         await asyncio.sleep(0)
 
     def call(self, request: Request) -> Any:

@@ -42,9 +42,19 @@ class Ingress:
         except NotAdmitted as error:
             failure = 401, error.code, str(error), str(error)
             return refuse(exchange, rid, failure, [("WWW-Authenticate", "Bearer")])
+        headers += route.forwarded
+        headers += (
+            ("x-synthtunnel-request-id", rid),
+            ("x-forwarded-host", head.host),
+            ("x-forwarded-proto", "https" if head.secure else "http"),
+            ("x-forwarded-for", head.peer_host),
+        )
+        path = slash + rest or "/"
         if head.upgrade:
-            message = "this tunnel carries no WebSockets"
-            return refuse(exchange, rid, (501, "WEBSOCKET_UNSUPPORTED", message, message))
+            # Most runs have none, and never need the WebSocket library.
+            from .stream import open_stream
+
+            return open_stream(exchange, relay, route, rid, path, headers)
         limits = route.limits
         if head.content_length > limits.max_request_bytes:
             return refuse(exchange, rid, too_large("request", limits.max_request_bytes))
@@ -55,14 +65,7 @@ class Ingress:
         session = route.session
         if session is None and _READINESS in rest:
             return refuse(exchange, rid, offline())
-        headers += route.forwarded
-        headers += (
-            ("x-synthtunnel-request-id", rid),
-            ("x-forwarded-host", head.host),
-            ("x-forwarded-proto", "https" if head.secure else "http"),
-            ("x-forwarded-for", head.peer_host),
-        )
-        call = Call(exchange, relay, route, rid, slash + rest or "/", headers)
+        call = Call(exchange, relay, route, rid, path, headers)
         if session is not None:
             call.begin(session)
         else:

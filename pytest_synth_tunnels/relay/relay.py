@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from itertools import count
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from .admission import same_secret
 from .deadlines import Deadlines
@@ -23,11 +23,30 @@ from .frames import (
     RespError,
     RespHeaders,
     Window,
+    WsClose,
+    WsFrame,
+    WsOpenAck,
+    WsOpenReject,
 )
 from .link import Link
 from .route import Route
 
-__all__ = ["AgentSession", "Failure", "Relay", "Stream", "lost", "offline", "over"]
+if TYPE_CHECKING:
+    from .duplex import Duplex
+
+__all__ = [
+    "AgentSession",
+    "Carried",
+    "Failure",
+    "Relay",
+    "Stream",
+    "WebSocket",
+    "lost",
+    "offline",
+    "over",
+]
+
+_MAX_MESSAGE: Final = 500
 
 _AGENT_OFFLINE: Final = "no agent serves this tunnel now: is the process that opened it alive?"
 
@@ -56,10 +75,39 @@ def over(reason: str) -> Failure:
     return 410, "TUNNEL_LEASE_EXPIRED", message, f"lease_expired: {message}"
 
 
-class Stream(Protocol):
-    """One request under way, as its session sees it."""
+class Carried(Protocol):
+    """What a session carries for a caller."""
 
     route: Route
+
+    def credit(self, credit_bytes: int) -> None:
+        """Take the agent's leave to send more."""
+
+    def pause(self) -> None:
+        """Send nothing of any size for now: the link is full."""
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+
+    def lost(self, reason: str, *, cancel: bool) -> None:
+        """Do without the agent: wait for its return, or end.
+
+        Args:
+            reason: what became of it, for people.
+            cancel: it can still be told.
+        """
+
+    def fail(self, failure: Failure, *, cancel: bool = True) -> None:
+        """End with an error.
+
+        Args:
+            failure: what to tell the caller.
+            cancel: tell the agent too.
+        """
+
+
+class Stream(Carried, Protocol):
+    """One request under way."""
 
     def response_headers(self, frame: RespHeaders) -> None:
         """Take the beginning of the answer."""
@@ -73,30 +121,12 @@ class Stream(Protocol):
     def response_error(self, code: str, message: str) -> None:
         """Take the agent's word that there is no answer, or no end of it."""
 
-    def credit(self, credit_bytes: int) -> None:
-        """Take the agent's leave to send more of the body."""
 
-    def pause(self) -> None:
-        """Send no body for now: the link is full."""
+class WebSocket(Carried, Protocol):
+    """One WebSocket, open or being opened."""
 
-    def resume(self) -> None:
-        """Go on after :meth:`pause`."""
-
-    def lost(self, reason: str, *, cancel: bool) -> None:
-        """Do without the agent: wait for its return, or end.
-
-        Args:
-            reason: what became of it, for people.
-            cancel: it can still be told to drop the request.
-        """
-
-    def fail(self, failure: Failure, *, cancel: bool = True) -> None:
-        """End the request with an error.
-
-        Args:
-            failure: what to tell the caller.
-            cancel: tell the agent too.
-        """
+    def take(self, frame: WsOpenAck | WsOpenReject | WsFrame | WsClose) -> None:
+        """Take what the agent says of it."""
 
 
 class AgentSession:
@@ -105,6 +135,8 @@ class AgentSession:
     Attributes:
         link: what it sends on.
         streams: the requests under way, by rid.
+        websockets: the WebSockets under way, by rid.
+        websocket: the agent carries WebSockets.
         flow_control: the agent knows windows.
         writing_paused: the link takes no bodies now.
     """
@@ -112,6 +144,8 @@ class AgentSession:
     def __init__(self, relay: "Relay", link: Link, agent_token: str) -> None:
         self.link = link
         self.streams: dict[str, Stream] = {}
+        self.websockets: dict[str, WebSocket] = {}
+        self.websocket = False
         self.flow_control = False
         self.writing_paused = False
         self._relay = relay
@@ -136,6 +170,7 @@ class AgentSession:
         """
         relay = self._relay
         self.flow_control = frame.capabilities.flow_control
+        self.websocket = frame.capabilities.websocket
         accepted = []
         for lease in frame.leases:
             route = relay.by_lease(lease.lease_id)
@@ -175,7 +210,7 @@ class AgentSession:
         self._routes.remove(route)
         route.session = None
         route.last_seen_at = self._relay.now()
-        for stream in list(self.streams.values()):
+        for stream in self._carried():
             if stream.route is not route:
                 continue
             if failure is None:
@@ -205,9 +240,14 @@ class AgentSession:
         elif isinstance(frame, RespError):
             if (stream := streams.get(frame.rid)) is not None:
                 stream.response_error(frame.code, frame.message)
+            else:
+                self._websocket_failed(frame.rid, frame.message)
         elif isinstance(frame, Window):
-            if (stream := streams.get(frame.rid)) is not None:
-                stream.credit(frame.credit_bytes)
+            if (carried := streams.get(frame.rid) or self.websockets.get(frame.rid)) is not None:
+                carried.credit(frame.credit_bytes)
+        elif isinstance(frame, WsFrame | WsClose | WsOpenAck | WsOpenReject):
+            if (websocket := self.websockets.get(frame.rid)) is not None:
+                websocket.take(frame)
         elif isinstance(frame, Attach):
             self.link.send(self.attach(frame))
             if not self._routes:
@@ -215,11 +255,15 @@ class AgentSession:
 
     def frame_failed(self, error: FrameError) -> None:
         """Fail the one request that a malformed frame names. The agent may still be at it."""
-        stream = self.streams.get(error.rid) if error.rid is not None else None
+        if error.rid is None:
+            return
+        message = f"the agent sent a bad frame: {error}"
+        stream = self.streams.get(error.rid)
         if stream is not None:
-            message = f"the agent sent a bad frame: {error}"
             detail = f"LOCAL_BAD_RESPONSE: {message}"
             stream.fail((502, "TUNNEL_ENDPOINT_UNREACHABLE", message, detail))
+        else:
+            self._websocket_failed(error.rid, message)
 
     def link_lost(self, reason: str) -> None:
         """Leave the routes without an agent, and end what was under way."""
@@ -227,20 +271,31 @@ class AgentSession:
         for route in routes:
             route.session = None
             route.last_seen_at = self._relay.now()
-        for stream in list(self.streams.values()):
+        for stream in self._carried():
             stream.lost("its connection was lost", cancel=False)
 
     def pause_writing(self) -> None:
         """Let all bodies wait."""
         self.writing_paused = True
-        for stream in list(self.streams.values()):
+        for stream in self._carried():
             stream.pause()
 
     def resume_writing(self) -> None:
         """Let them go on."""
         self.writing_paused = False
-        for stream in list(self.streams.values()):
+        for stream in self._carried():
             stream.resume()
+
+    def _carried(self) -> list[Carried]:
+        """Return all that is under way."""
+        return [*self.streams.values(), *self.websockets.values()]
+
+    def _websocket_failed(self, rid: str, message: str) -> None:
+        """End the WebSocket of that name, if there is one."""
+        websocket = self.websockets.get(rid)
+        if websocket is not None:
+            message = message[:_MAX_MESSAGE] or "the app could not be reached"
+            websocket.fail((502, "TUNNEL_ENDPOINT_UNREACHABLE", message, message))
 
     def stall(self, stream: Stream) -> None:
         """Pause the whole link for one slow caller, as long as its agent knows no windows."""
@@ -281,6 +336,8 @@ class Relay:
         self.request_timeout_s = request_timeout_s
         self.idle_timeout_s = idle_timeout_s
         self.deadlines = Deadlines(loop)
+        self.ends: set[Duplex] = set()
+        """Callers' WebSockets that have a connection, those that are closing included."""
         self.held_bytes = 0
         """Of bodies whose requests wait for an agent."""
         self._by_token: dict[str, Route] = {}

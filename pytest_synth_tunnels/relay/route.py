@@ -2,14 +2,25 @@
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from .call import Call
-    from .relay import AgentSession
+from .frames import MAX_WS_MESSAGE_BYTES
 
-__all__ = ["Limits", "Route"]
+if TYPE_CHECKING:
+    from .relay import AgentSession, Failure
+
+__all__ = ["Held", "Limits", "Route"]
+
+
+class Held(Protocol):
+    """What waits for an agent to come."""
+
+    def release(self, session: "AgentSession") -> None:
+        """Go on with the agent that has come. It leaves ``held`` by that."""
+
+    def fail(self, failure: "Failure") -> None:
+        """End with an error."""
 
 
 @dataclass(slots=True)
@@ -21,6 +32,7 @@ class Limits:
         max_request_bytes: the largest request body, in bytes.
         max_response_bytes: the largest response body, in bytes.
         max_websocket_streams: WebSockets open at the same time, counted apart from requests.
+        max_websocket_message_bytes: the longest message on one of them.
         max_header_bytes: request line and headers together, in bytes.
         max_headers: headers in one request.
         header_timeout_s: from a request's first byte to the end of its headers, in seconds.
@@ -35,6 +47,7 @@ class Limits:
     max_request_bytes: int = 1 << 36
     max_response_bytes: int = 1 << 36
     max_websocket_streams: int = 64
+    max_websocket_message_bytes: int = MAX_WS_MESSAGE_BYTES
     max_header_bytes: int = 65_536
     max_headers: int = 128
     header_timeout_s: float = 15.0
@@ -63,7 +76,8 @@ class Route:
         closed_because: why, as the end of a sentence.
         session: the agent that serves it now, or ``None``. The relay's own.
         inflight: requests under way. The relay's own.
-        held: those among them that wait for an agent, oldest first. The relay's own.
+        websockets: WebSockets open, or being opened. The relay's own.
+        held: those of both that wait for an agent, oldest first. The relay's own.
         last_seen_at: when an agent was last known to be attached, in unix seconds.
         prefix: the path of the public URL, ``/s/{route_token}``.
     """
@@ -80,7 +94,8 @@ class Route:
     closed_because: str = field(default="it was closed", init=False)
     session: "AgentSession | None" = field(default=None, init=False, repr=False)
     inflight: int = field(default=0, init=False)
-    held: "dict[Call, None]" = field(default_factory=dict, init=False, repr=False)
+    websockets: int = field(default=0, init=False)
+    held: dict[Held, None] = field(default_factory=dict, init=False, repr=False)
     last_seen_at: float | None = field(default=None, init=False)
     prefix: str = field(init=False)
     forwarded: list[tuple[str, str]] = field(init=False, repr=False)

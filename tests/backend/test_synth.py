@@ -75,6 +75,7 @@ def test_a_new_lease_says_all_of_itself(world: World) -> None:
         "max_request_bytes": 1 << 36,
         "max_response_bytes": 1 << 36,
         "max_websocket_streams": 64,
+        "max_websocket_message_bytes": 1 << 24,
         "max_header_bytes": 65_536,
         "max_headers": 128,
         "header_timeout_s": 15.0,

@@ -366,12 +366,6 @@ def test_a_response_body_too_large_as_it_comes(loop, wire):
     world.assert_nothing_under_way()
 
 
-def test_websockets_are_refused(world):
-    upgrade = ("Connection: upgrade", "Upgrade: websocket")
-    assert world.ask("GET", "/s/rt_1/", *upgrade) is None
-    assert world.error(501)["code"] == "WEBSOCKET_UNSUPPORTED"
-
-
 # Failures.
 
 
