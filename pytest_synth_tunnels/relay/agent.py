@@ -23,14 +23,15 @@ from .frames import (
     RespError,
     RespHeaders,
     Window,
+    WsClose,
+    WsFrame,
     WsOpen,
-    WsOpenReject,
 )
-from .head import error_response
 from .link import Link
 from .origin import Origin
 from .served import NONCE_PATH, ServedLease, read_nonce
 from .target import Target
+from .websocket_table import WebSocketTable
 
 __all__ = ["Agent", "Target"]
 
@@ -78,13 +79,16 @@ class Agent:
         """Requests for which the link waits."""
         self._origins: set[Origin] = set()
         """All of them, also those of targets that were replaced while requests were under way."""
+        self._websockets = WebSocketTable(self, self._leases, timeout_s)
         self._takes: dict[type[Any], Callable[[Any], None]] = {
             ReqHeaders: self._request,
             ReqBody: self._body,
             ReqEnd: self._end,
             Cancel: self._cancel,
             Window: self._window,
-            WsOpen: self._websocket,
+            WsOpen: self._websockets.open,
+            WsFrame: self._websockets.message,
+            WsClose: self._websockets.close,
         }
 
     # --- what is served
@@ -140,6 +144,7 @@ class Agent:
             return
         for forward in [f for f in self._forwards.values() if f.lease_id == lease_id]:
             forward.abort("LEASE_NOT_SERVED", "the lease is over")
+        self._websockets.drop(lease_id)
         for address in list(lease.mounts):
             self.remove_target(lease_id, address)
         del self._leases[lease_id]
@@ -167,6 +172,7 @@ class Agent:
                 max_inflight=max((x.max_inflight for x in self._leases.values()), default=None),
                 max_body_chunk_bytes=MAX_CHUNK_BYTES,
                 supports_cancel=True,
+                websocket=True,
                 flow_control=True,
             ),
         )
@@ -198,6 +204,7 @@ class Agent:
         for lease_id in list(self._leases):
             self.drop(lease_id)
         await asyncio.gather(*(origin.aclose() for origin in self._origins))
+        await self._websockets.aclose()
         self._origins.clear()
         self.deadlines.close()
 
@@ -212,8 +219,11 @@ class Agent:
         if error.rid is None:
             return
         forward = self._forwards.get(error.rid)
+        websocket = self._websockets.get(error.rid)
         if forward is not None:
             forward.abort("BAD_REQUEST_FRAME", str(error))
+        elif websocket is not None:
+            websocket.end(1002, str(error))
         else:
             self.send(RespError(error.rid, "BAD_REQUEST_FRAME", str(error)))
 
@@ -222,12 +232,14 @@ class Agent:
         self.link_paused = True
         for forward in self._forwards.values():
             forward.pause_reading()
+        self._websockets.pause()
 
     def resume_writing(self) -> None:
         """Go on after :meth:`pause_writing`."""
         self.link_paused = False
         for forward in list(self._forwards.values()):
             forward.resume_reading()
+        self._websockets.resume()
 
     # --- frames
 
@@ -283,15 +295,11 @@ class Agent:
 
     def _window(self, frame: Window) -> None:
         forward = self._forwards.get(frame.rid)
-        if forward is not None and frame.credit_bytes > 0:
-            forward.window(frame.credit_bytes)
-
-    def _websocket(self, frame: WsOpen) -> None:
-        """Refuse: this agent did not announce ``websocket``."""
-        status, headers, body = error_response(
-            501, "WEBSOCKET_UNSUPPORTED", "this agent carries no WebSockets", frame.rid
-        )
-        self.send(WsOpenReject(frame.rid, status, headers, body, frame.lease_id))
+        if forward is not None:
+            if frame.credit_bytes > 0:
+                forward.window(frame.credit_bytes)
+        elif (websocket := self._websockets.get(frame.rid)) is not None:
+            websocket.credit(frame.credit_bytes)
 
     # --- for the requests
 
@@ -350,4 +358,5 @@ class Agent:
     def _forget_all(self) -> None:
         for forward in list(self._forwards.values()):
             forward.cancel()
+        self._websockets.lose()
         self._stalled.clear()

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from .deadlines import Deadlines
 from .origin_connection import OriginConnection
-from .response import OriginError, Responder
+from .response import Claimant, OriginError
 
 __all__ = ["MAX_IDLE_S", "Origin"]
 
@@ -53,17 +53,17 @@ class Origin:
         self._loop = asyncio.get_running_loop()
         self._idle: list[OriginConnection] = []
         """The last one used is used next, so that the others grow old and go."""
-        self._waiting: dict[Responder, float] = {}
+        self._waiting: dict[Claimant, float] = {}
         """In order of arrival, with the time at which each gives up an app that refuses."""
         self._dials: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def submit(self, responder: Responder, *, fresh: bool = False) -> None:
+    def submit(self, responder: Claimant, *, fresh: bool = False) -> None:
         """Give a request a connection: at once if one is idle, else as soon as there is one.
 
         Args:
-            responder: whose :meth:`Responder.connected` or :meth:`Responder.failed` is called.
+            responder: whose :meth:`~.response.Claimant.connected` or ``failed`` is called.
             fresh: not one that was idle.
         """
         now = self._loop.time()
@@ -77,7 +77,7 @@ class Origin:
         if self._retry is None:
             self._dial()
 
-    def withdraw(self, responder: Responder) -> None:
+    def withdraw(self, responder: Claimant) -> None:
         """Forget a request that still waits for a connection."""
         self._waiting.pop(responder, None)
 

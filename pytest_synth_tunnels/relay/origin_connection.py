@@ -127,6 +127,10 @@ class OriginConnection(asyncio.Protocol):
         """End an idle connection."""
         self._transport.close()
 
+    def detach(self) -> asyncio.Transport:
+        """Leave HTTP instead of beginning a request: the transport needs another protocol."""
+        return self._transport
+
     # --- the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -9,7 +9,7 @@ from .head import HOP_BY_HOP
 if TYPE_CHECKING:
     from .origin_connection import OriginConnection
 
-__all__ = ["Kind", "OriginError", "Responder", "names"]
+__all__ = ["Claimant", "Kind", "OriginError", "Responder", "names"]
 
 _CACHED_NAMES: Final = 1024
 
@@ -27,11 +27,18 @@ class OriginError(Exception):
         self.unanswered = unanswered
 
 
-class Responder(Protocol):
-    """Whose request it is. Nothing here may raise or block."""
+class Claimant(Protocol):
+    """Who waits for a connection. Nothing here may raise or block."""
 
     def connected(self, connection: "OriginConnection") -> None:
         """Begin the request on this connection."""
+
+    def failed(self, error: OriginError) -> None:
+        """Take note that nothing more will come."""
+
+
+class Responder(Claimant, Protocol):
+    """Whose request it is."""
 
     def response_started(self, status: int, headers: Headers, located: bool) -> None:
         """Take the final status and the headers, without the hop-by-hop ones.
@@ -47,9 +54,6 @@ class Responder(Protocol):
 
     def response_ended(self) -> None:
         """Take note that the response is complete."""
-
-    def failed(self, error: OriginError) -> None:
-        """Take note that nothing more will come."""
 
     def pause_writing(self) -> None:
         """Stop sending body: the app is slow."""

@@ -29,6 +29,8 @@ class ServedLease:
         self.max_inflight = max_inflight
         self.inflight = 0
         """Requests under way."""
+        self.websockets = 0
+        """Those that are open, or being opened; counted apart."""
         self.mounts: dict[str, tuple[Mount, Origin]] = {}
         """By address."""
         self._public_url = public_url

@@ -23,8 +23,6 @@ from pytest_synth_tunnels.relay.frames import (
     RespError,
     RespHeaders,
     Window,
-    WsOpen,
-    WsOpenReject,
 )
 from pytest_synth_tunnels.relay.link import MemoryLink, memory_links
 
@@ -1126,17 +1124,6 @@ def test_broken_frames_fail_their_request_alone() -> None:
     run(scenario)
 
 
-def test_a_websocket_is_refused_as_announced() -> None:
-    async def scenario(bench: Bench) -> None:
-        assert not bench.agent.attach_frame().capabilities.websocket
-        bench.link.send(WsOpen("w1", "/", "", [], 1000, "l1"))
-        (frame,) = bench.frames
-        assert isinstance(frame, WsOpenReject)
-        assert frame.status == 501
-
-    run(scenario)
-
-
 def test_the_attach_frame_names_leases_and_the_only_target() -> None:
     async def scenario(bench: Bench) -> None:
         port = await bench.app(lambda _: ok())
@@ -1147,6 +1134,7 @@ def test_the_attach_frame_names_leases_and_the_only_target() -> None:
         assert (second.lease_id, second.local_target) == ("l2", None)
         assert frame.capabilities.max_inflight == 1024
         assert frame.capabilities.flow_control
+        assert frame.capabilities.websocket
 
     run(scenario)
 
