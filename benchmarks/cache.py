@@ -67,13 +67,16 @@ class Cache:
         self._offline = offline
         folder.mkdir(parents=True, exist_ok=True)
 
-    def python(self, name: str, *requirements: str, dependencies: bool = True) -> Path:
+    def python(
+        self, name: str, *requirements: str, dependencies: bool = True, stamp: str = ""
+    ) -> Path:
         """Return the interpreter of a virtual environment with these requirements.
 
         Args:
             name: of its folder.
             requirements: for pip.
             dependencies: false where a package works without what it declares.
+            stamp: what makes an older environment useless when it differs.
         """
         version = ".".join(map(str, sys.version_info[:2]))
         home = self.folder / f"{name}-py{version}"
@@ -85,7 +88,7 @@ class Cache:
             pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
             _run(*pip, *options, *requirements)
 
-        self._once(home, " ".join(requirements), install)
+        self._once(home, " ".join((*requirements, stamp)), install)
         return python
 
     def node_modules(self, name: str, manifest: str) -> Path:

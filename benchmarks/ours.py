@@ -1,5 +1,6 @@
 """This project's own ways: the default inside the keeper, and agents over WebSocket."""
 
+import hashlib
 import json
 import tempfile
 from http.client import HTTPConnection
@@ -19,7 +20,8 @@ _SUITE = AGENTS / "lease_in_use.py"
 
 def project_python(cache: Cache) -> Path:
     """Return the interpreter of an environment that has this project and what it needs."""
-    return cache.python("project", "-e", str(REPOSITORY))
+    stamp = hashlib.sha256((REPOSITORY / "pyproject.toml").read_bytes()).hexdigest()
+    return cache.python("project", "-e", str(REPOSITORY), stamp=stamp)
 
 
 class Embedded(Peer):

@@ -37,6 +37,12 @@ class Figures:
         theirs = self._values.get((to, measure), {})
         return [mine[n] / theirs[n] for n in mine if theirs.get(n)]
 
+    def differences(self, contender: str, other: str, measure: str) -> list[float]:
+        """Return the differences of values that are of the same round."""
+        mine = self._values.get((contender, measure), {})
+        theirs = self._values.get((other, measure), {})
+        return [mine[n] - theirs[n] for n in mine if n in theirs]
+
     def contenders(self) -> list[str]:
         """Return who has values, in the order of their first."""
         return list(dict.fromkeys(contender for contender, _ in self._values))

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     busy_before = busy_share()
     if busy_before > _TOO_BUSY:
         print(f"warning: other work takes {busy_before:.0%} of this machine", file=sys.stderr)
-    tables: list[Table] = []
+    interrupted = False
     found: dict[str, Figures] = {}
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, Processes() as processes:
@@ -59,25 +59,33 @@ def main(argv: list[str] | None = None) -> int:
                 folder=Path(folder),
                 only=options.contenders,
             )
-            for name in options.only or PARTS:
-                part = import_module(f"parts.{name}")
-                try:
-                    found[name] = part.measure(bench)
-                    tables += part.tables(bench, found[name])
-                except (BenchmarkError, OSError, subprocess.SubprocessError) as error:
-                    bench.missing[name] = str(error)
-        busy = f"{busy_before:.0%} before and {busy_share():.0%} after"
-        text = _document(bench, tables, found, busy)
+            try:
+                for name in options.only or PARTS:
+                    part = import_module(f"parts.{name}")
+                    figures = found[name] = Figures()
+                    try:
+                        part.measure(bench, figures)
+                    except (BenchmarkError, OSError, subprocess.SubprocessError) as error:
+                        bench.missing[name] = str(error)
+            except KeyboardInterrupt:
+                interrupted = True
+                print("interrupted: what was started is stopped", file=sys.stderr)
+            tables = [
+                table
+                for name in found
+                for table in import_module(f"parts.{name}").tables(bench, found[name])
+            ]
+            busy = f"{busy_before:.0%} before and {busy_share():.0%} after"
+            text = _document(bench, tables, found, busy)
     except KeyboardInterrupt:
-        print("interrupted; everything that was started is stopped", file=sys.stderr)
         return 130
     print(text)
-    whole = not (options.only or options.contenders or options.quick)
+    whole = not (interrupted or options.only or options.contenders or options.quick)
     if options.output or whole:
         (options.output or _RESULTS).write_text(text)
     if options.json:
         options.json.write_text(json.dumps({k: v.as_json() for k, v in found.items()}, indent=1))
-    return 0
+    return 130 if interrupted else 0
 
 
 def _document(bench: Bench, tables: list[Table], found: dict[str, Figures], busy: str) -> str:

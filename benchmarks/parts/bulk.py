@@ -15,12 +15,11 @@ WAYS = {"down": bulk_down, "up": bulk_up}
 _MIB = 1 << 20
 
 
-def measure(bench: Bench) -> Figures:
+def measure(bench: Bench, figures: Figures) -> None:
     """Send one large body each way through each tunnel in turn, in every round."""
-    figures = Figures()
     if not bench.origin.whole:
         figures.fail("all", TITLE, f"{bench.origin.name} has no large answers: install a compiler")
-        return figures
+        return
     with bench.tunnels(contenders(bench.only), figures) as tunnels:
 
         def once(round_: int) -> None:
@@ -29,7 +28,6 @@ def measure(bench: Bench) -> Figures:
                     _send(bench, figures, tunnel, way, round_)
 
         bench.in_rounds(TITLE, once)
-    return figures
 
 
 def _send(bench: Bench, figures: Figures, tunnel: OpenTunnel, way: str, round_: int) -> None:

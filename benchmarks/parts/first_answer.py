@@ -14,9 +14,8 @@ TITLE = "first answer"
 COLD = "ours, embedded, asked for in the middle of a test"
 
 
-def measure(bench: Bench) -> Figures:
+def measure(bench: Bench, figures: Figures) -> None:
     """Open and close each tunnel in turn, in every round."""
-    figures = Figures()
     everybody = [one for one in contenders(bench.only) if not isinstance(one, Direct)]
     with Processes() as processes:
         ready = bench.prepared(everybody, processes, figures)
@@ -32,7 +31,6 @@ def measure(bench: Bench) -> Figures:
 
         # Each takes a moment only, and a moment is noisy.
         bench.in_rounds(TITLE, once, rounds=3 * bench.rounds)
-    return figures
 
 
 def _open_ms(contender: Contender) -> float:

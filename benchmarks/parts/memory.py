@@ -16,9 +16,8 @@ HELD = 1_000
 NAME = Embedded.name
 
 
-def measure(bench: Bench) -> Figures:
+def measure(bench: Bench, figures: Figures) -> None:
     """Look at the keeper of a new run in each round."""
-    figures = Figures()
 
     def once(round_: int) -> None:
         embedded = Embedded()
@@ -40,7 +39,6 @@ def measure(bench: Bench) -> Figures:
         bench.in_rounds(TITLE, once, rounds=min(bench.rounds, 3))
     except (OSError, BenchmarkError) as error:
         figures.fail(NAME, TITLE, error)
-    return figures
 
 
 def _hold(tunnel: Endpoint, app: Endpoint, meanwhile: Callable[[], None]) -> None:

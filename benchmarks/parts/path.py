@@ -15,14 +15,13 @@ _LINKS = {"embedded": "ours, embedded", "websocket": "ours, WebSocket, both ends
 _METHODS = ("GET", "POST")
 
 
-def measure(bench: Bench) -> Figures:
+def measure(bench: Bench, figures: Figures) -> None:
     """Run each way in turn."""
-    figures = Figures()
     try:
         python = project_python(bench.cache)
     except MissingError as error:
         bench.missing["our own code"] = str(error)
-        return figures
+        return
 
     def once(round_: int) -> None:
         for link, name in _LINKS.items():
@@ -39,7 +38,6 @@ def measure(bench: Bench) -> Figures:
                         figures.fail(name, method, error)
 
     bench.in_rounds(TITLE, once)
-    return figures
 
 
 def tables(bench: Bench, figures: Figures) -> list[Table]:

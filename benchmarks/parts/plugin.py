@@ -69,14 +69,13 @@ def app():
 }
 
 
-def measure(bench: Bench) -> Figures:
+def measure(bench: Bench, figures: Figures) -> None:
     """Run pytest with and without, in pairs, the first of a pair in turn."""
-    figures = Figures()
     try:
         python = project_python(bench.cache)
     except MissingError as error:
         bench.missing["the plugin's cost"] = str(error)
-        return figures
+        return
     empty = bench.folder / "empty"
     empty.mkdir()
     for name, fixture in _FIXTURES.items():
@@ -109,7 +108,6 @@ def measure(bench: Bench) -> Figures:
         bench.in_rounds(f"{TITLE}, in use", in_use)
     except (BenchmarkError, subprocess.TimeoutExpired) as error:
         figures.fail("pytest", TITLE, error)
-    return figures
 
 
 def _pytest(python: Path, folder: Path, expected: int, *options: str) -> tuple[float, float]:
@@ -137,20 +135,14 @@ def _children_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _differences(figures: Figures, one: str, other: str, measure_: str) -> list[float]:
-    return [
-        a - b for a, b in zip(figures.get(one, measure_), figures.get(other, measure_), strict=True)
-    ]
-
-
 def unused_cpu_ms(figures: Figures) -> float | None:
     """Return what the unused plugin costs, in milliseconds of CPU time."""
-    return median(_differences(figures, _WITH, _WITHOUT, "CPU"))
+    return median(figures.differences(_WITH, _WITHOUT, "CPU"))
 
 
 def in_use_wall_s(figures: Figures) -> float | None:
     """Return how much longer a run with a lease takes, in seconds."""
-    return median(_differences(figures, _LEASE, _PLAIN, "wall"))
+    return median(figures.differences(_LEASE, _PLAIN, "wall"))
 
 
 def tables(bench: Bench, figures: Figures) -> list[Table]:
@@ -170,7 +162,7 @@ def tables(bench: Bench, figures: Figures) -> list[Table]:
         table.rows.append(
             (
                 "difference in pairs",
-                *(_cost(_differences(figures, one, other, m)) for m in measures),
+                *(_cost(figures.differences(one, other, m)) for m in measures),
             )
         )
     least = [min(figures.get(name, "CPU"), default=0) for name in (_WITH, _WITHOUT)]

@@ -13,9 +13,8 @@ TITLE = "sdk"
 _OURS, _PUBLISHED = "ours", "synth-ai 0.16.1"
 
 
-def measure(bench: Bench) -> Figures:
+def measure(bench: Bench, figures: Figures) -> None:
     """Let each client make its calls in a process of its own, in turn."""
-    figures = Figures()
     contenders = {}
     for name, module, find in (
         (_OURS, "pytest_synth_tunnels.sdk", lambda: project_python(bench.cache)),
@@ -33,12 +32,11 @@ def measure(bench: Bench) -> Figures:
         found = compare(contenders, rounds=bench.rounds)
     except subprocess.SubprocessError as error:
         figures.fail("SDK", TITLE, error)
-        return figures
+        return
     for name, measures in found.items():
         for measure_, values in measures.items():
             for round_, value in enumerate(values):
                 figures.add(name, measure_, round_, value)
-    return figures
 
 
 def tables(bench: Bench, figures: Figures) -> list[Table]:

@@ -14,9 +14,8 @@ CONNECTIONS = (1, 16, 64)
 _METHODS = {"GET": False, "POST": True}
 
 
-def measure(bench: Bench) -> Figures:
+def measure(bench: Bench, figures: Figures) -> None:
     """Load each tunnel in turn, in every round."""
-    figures = Figures()
     with bench.tunnels(contenders(bench.only), figures) as tunnels:
 
         def once(round_: int) -> None:
@@ -26,7 +25,6 @@ def measure(bench: Bench) -> Figures:
                         _load(bench, figures, tunnel, method, connections, round_)
 
         bench.in_rounds(TITLE, once)
-    return figures
 
 
 def _load(
