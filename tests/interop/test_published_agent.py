@@ -1,24 +1,18 @@
 """Agents in processes of their own serve traffic through the embedded relay over WebSocket: the
 published one (synth-containers 0.4.6), and this project's."""
 
-import http.client
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-pytestmark = pytest.mark.interop
+from .conftest import Tunnel, agent_process
 
-CLIENTS = Path(__file__).parent / "clients"
+pytestmark = pytest.mark.interop
 
 
 class App(BaseHTTPRequestHandler):
@@ -83,80 +77,6 @@ def app() -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-
-
-class Tunnel:
-    """A lease, the process whose agent serves it, and a caller's view of it."""
-
-    def __init__(self, process: subprocess.Popen[str], backend: dict[str, str]) -> None:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, "the agent did not attach"
-        self.lease: dict[str, str] = json.loads(line)
-        self.process = process
-        self._backend = backend
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(urlsplit(self.lease["public_url"]).netloc, timeout=20)
-
-    def ask(
-        self,
-        method: str,
-        target: str,
-        body: Any = None,
-        headers: dict[str, str] | None = None,
-        *,
-        token: str | None = None,
-    ) -> tuple[http.client.HTTPResponse, bytes]:
-        connection = self.connect()
-        try:
-            shown = {"Authorization": f"Bearer {token or self.lease['worker_token']}"}
-            path = urlsplit(self.lease["public_url"]).path
-            connection.request(method, path + target, body, shown | (headers or {}))
-            response = connection.getresponse()
-            return response, response.read()
-        finally:
-            connection.close()
-
-    def status(self) -> dict[str, Any]:
-        connection = self.connect()
-        try:
-            connection.request(
-                "GET",
-                f"/api/v1/synthtunnel/leases/{self.lease['lease_id']}",
-                headers={"Authorization": f"Bearer {self._backend['api_key']}"},
-            )
-            found: dict[str, Any] = json.load(connection.getresponse())
-            return found
-        finally:
-            connection.close()
-
-
-@contextmanager
-def agent_process(
-    kind: str, request: pytest.FixtureRequest, backend: dict[str, str], app: str
-) -> Iterator[Tunnel]:
-    """Run an agent; it leaves in order unless the test has ended it."""
-    if kind == "published":
-        command = [request.getfixturevalue("synth_containers_python"), "-I"]
-    else:
-        command = [sys.executable]
-    with subprocess.Popen(
-        [
-            *command,
-            CLIENTS / f"{kind}_agent.py",
-            backend["backend_url"],
-            backend["api_key"],
-            app,
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield Tunnel(process, backend)
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module", params=["published", "own"])
