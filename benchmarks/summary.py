@@ -39,9 +39,8 @@ def overview(bench: Bench, found: Found) -> Table:
             *(_text(median(large.get(name, way))) for way in ("down", "up")),
             _text(median(first.get(name, first_answer.TITLE))),
         ]
-        if name in bench.missing:
-            cells = [NOTHING] * len(cells)
-        table.rows.append((name, *cells, contender.lacks or NOTHING))
+        if any(cell != NOTHING for cell in cells):
+            table.rows.append((name, *cells, contender.lacks or NOTHING))
     table.notes.append(
         "GET and POST: requests/s at 16 connections as a part of the app's own; 1 KiB each way, "
         "POST with nine headers. CPU: of all processes that carry a request, the app and the "
