@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import struct
+from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
@@ -319,7 +320,8 @@ class ServerConnection(asyncio.Protocol):
         if reset:
             sock = self.transport.get_extra_info("socket")
             if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                with suppress(OSError):  # some systems mind where the caller was faster
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._closing = True
             self.transport.abort()
         else:
@@ -359,7 +361,10 @@ class ServerConnection(asyncio.Protocol):
         self.server.deadlines.set(self, self._time() + self._limits.close_timeout_s)
         if read_on and self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.resume_reading()
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # the caller has reset the connection
+                self.transport.abort()
         else:
             self.transport.close()
 

@@ -242,6 +242,18 @@ def test_an_answer_before_the_body_closes_but_discards_the_rest(world):
     assert world.wire.aborted
 
 
+def test_a_caller_that_resets_before_it_reads_the_answer(world, monkeypatch):
+    def write_eof():
+        raise OSError(107, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(world.wire, "write_eof", write_eof)
+    world.feed(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n")
+    world.handler.exchange.respond(413, [], b"")
+    assert world.wire.aborted
+    world.lose()
+    assert world.handler.events == []
+
+
 def test_a_short_response_is_cut_off(world):
     world.feed(GET % b"").handler.exchange.start_response(200, [], 10)
     world.handler.exchange.write(b"short")
