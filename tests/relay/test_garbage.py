@@ -1,0 +1,530 @@
+"""Generated garbage at every door: callers' bytes, an agent's WebSocket, a relay's frames."""
+
+import asyncio
+import json
+import os
+import re
+import struct
+from collections.abc import Coroutine, Iterator
+from itertools import chain, pairwise
+from typing import Any
+
+import h11
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from websockets.frames import Frame as WireFrame
+from websockets.protocol import Protocol, Side, State
+
+from pytest_synth_tunnels.relay.admission import admit
+from pytest_synth_tunnels.relay.agent import Agent, Target
+from pytest_synth_tunnels.relay.frames import (
+    AgentCapabilities,
+    Attach,
+    AttachLease,
+    Cancel,
+    Frame,
+    FrameError,
+    ReqBody,
+    ReqEnd,
+    ReqHeaders,
+    RespBody,
+    RespEnd,
+    RespError,
+    RespHeaders,
+    Window,
+    WsClose,
+    WsFrame,
+    WsOpen,
+    decode,
+    encode,
+)
+from pytest_synth_tunnels.relay.http11 import HttpServer
+from pytest_synth_tunnels.relay.ingress import Ingress
+from pytest_synth_tunnels.relay.link import memory_links
+from pytest_synth_tunnels.relay.relay import Relay
+from pytest_synth_tunnels.relay.request import BadRequest, HeadParser
+from pytest_synth_tunnels.relay.route import Route
+
+from .conftest import ManualLoop, Wire
+from .live import Lease, StrictApp, Tunnels
+
+EXAMPLES = int(os.environ.get("SYNTH_TUNNELS_TEST_EXAMPLES", "0"))
+"""How many; a few by default."""
+
+
+def examples(default: int) -> settings:
+    """Return the settings of a test."""
+    return settings(
+        max_examples=EXAMPLES or default, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+
+
+# --- callers' bytes
+
+REQUESTS = [
+    b"GET /s/rt_1/x?y=1 HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n",
+    b"POST /s/rt_1/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nX: y\r\n\r\nhello",
+    b"POST /s/rt_1/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    b"GET http://b.test:80/s/rt_1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"BREW /s/rt_2/ HTTP/1.1\r\nHost: a\r\nX-SynthTunnel-Worker-Token: wt\r\n\r\n",
+]
+PIECES = [
+    *(b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b",", b"\0", b"\x01", b"\x0b", b"\x7f", b"\x85"),
+    *(
+        b"#",
+        b"?",
+        b"/",
+        b"..",
+        b"%2f",
+        b"@",
+        b"\\",
+        b"_",
+        b'<>`{|}"^',
+        b";",
+        b"0",
+        b"5",
+        b"+",
+        b"-",
+    ),
+    *(b"HTTP/1.1", b"chunked", b"identity", b"X-Y: a\r\n b\r\n", b"Host: b\r\n"),
+    *(b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n"),
+    *(b"Connection: close\r\n", b"Connection: upgrade\r\n", b"Upgrade: websocket\r\n"),
+    b"Proxy-Connection: close\r\n",
+]
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> bytes:
+    """A request with something wrong in it, or not."""
+    data = draw(st.sampled_from(REQUESTS))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(data)))
+        piece = draw(st.sampled_from(PIECES) | st.binary(min_size=1, max_size=2))
+        data = data[:at] + piece + data[at + draw(st.sampled_from([0, 0, 1, len(piece)])) :]
+    return data
+
+
+@examples(120)
+@given(spoilt())
+def test_what_is_taken_for_a_head_means_the_same_to_others(data: bytes) -> None:
+    head, end, _ = data.lstrip(b"\r\n").partition(b"\r\n\r\n")
+    if not end or not head:
+        return
+    try:
+        found = HeadParser("192.0.2.1").parse(head + end)
+    except BadRequest:
+        return
+    other = h11.Connection(h11.SERVER)
+    other.receive_data(head + end)
+    event = other.next_event()
+    assert isinstance(event, h11.Request)
+    assert event.method.decode() == found.method
+    headers = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
+    # h11 says the coding in lower case.
+    assert [(name, value.lower()) for name, value in headers] == [
+        (name.lower(), value.lower()) for name, value in found.headers
+    ]
+    target = event.target.decode().removesuffix("?" * (not found.query))
+    assert target.endswith(f"{found.path}?{found.query}" if found.query else found.path) or (
+        "://" in target
+    )
+    # And whatever reaches an agent is a frame that it takes.
+    passed = admit(found, Route("l1", "rt_1", "at_1"))
+    path = "/" + found.path.lstrip("/")
+    frame = ReqHeaders("l1", "r1", found.method, path, found.query, passed, 1)
+    assert decode(encode(frame)) == frame
+
+
+class EchoAgent:
+    """Answers at once, with the path; the answer of ``/slow`` is kept back."""
+
+    def __init__(self, relay: Relay) -> None:
+        inner, self.link = memory_links()
+        inner.handler = relay.session(inner, "at_1")
+        self.link.handler = self
+        self.paths: dict[str, str] = {}
+        self.link.send(
+            Attach([AttachLease("l1")], capabilities=AgentCapabilities(flow_control=True))
+        )
+
+    def frame_received(self, frame: Frame) -> None:
+        if isinstance(frame, ReqHeaders):
+            self.paths[frame.rid] = frame.path
+        elif isinstance(frame, ReqEnd) and self.paths[frame.rid] != "/slow":
+            self.answer(frame.rid)
+
+    def answer(self, rid: str) -> None:
+        body = self.paths.pop(rid).encode()
+        self.link.send(RespHeaders(rid, 200, [("Content-Length", str(len(body)))]))
+        self.link.send(RespBody(rid, body))
+        self.link.send(RespEnd(rid))
+
+    def frame_failed(self, error: FrameError) -> None:
+        raise AssertionError(error)
+
+    def link_lost(self, reason: str) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+_HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n(?:[!-9;-~]+: [^\r\n]*\r\n)*\r\n")
+
+
+def answers(data: bytes) -> list[int]:
+    """Return the statuses of whole answers, of which ``data`` must consist."""
+    found = []
+    while data:
+        head = _HEAD.match(data)
+        assert head is not None, data
+        found.append(int(head[1]))
+        length = re.search(rb"Content-Length: (\d+)\r\n", head[0])
+        assert (length is None) is (found[-1] == 100), data
+        data = data[head.end() :]
+        size = int(length[1]) if length else 0
+        assert len(data) >= size
+        data = data[size:]
+    return found
+
+
+@examples(60)
+@given(
+    st.lists(spoilt() | st.sampled_from(REQUESTS) | st.binary(max_size=30), max_size=5),
+    st.lists(st.integers(0, 400), max_size=5),
+    st.booleans(),
+)
+def test_whatever_callers_send_is_answered_and_disturbs_nobody(
+    parts: list[bytes], cuts: list[int], vanishes: bool
+) -> None:
+    loop = ManualLoop()
+    relay = Relay(loop=loop, now=lambda: 0.0)  # type: ignore[arg-type]
+    route = Route("l1", "rt_1", "at_1", require_token=False)
+    relay.add(route)
+    agent = EchoAgent(relay)
+    server = HttpServer(Ingress(relay), loop=loop)  # type: ignore[arg-type]
+    waiting, wire = Wire(), Wire()
+    other, connection = server(), server()
+    other.connection_made(waiting)
+    connection.connection_made(wire)
+    other.data_received(b"GET /s/rt_1/slow HTTP/1.1\r\nHost: a\r\n\r\n")
+    (slow,) = agent.paths
+
+    data = b"".join(parts)
+    ends = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    for start, end in pairwise(ends):
+        connection.data_received(data[start:end])
+        loop.tick()
+    if not vanishes:
+        loop.advance(100)  # whatever is not complete by now is refused
+        assert wire.closed
+    for status in answers(wire.take()):
+        assert status in (100, 200, 400, 404, 408, 414, 431, 501, 505)
+    connection.connection_lost(None)
+
+    assert waiting.take() == b"" or not vanishes
+    assert route.inflight <= 1
+    if vanishes:
+        agent.answer(slow)
+        loop.tick()
+        assert waiting.take().endswith(b"\r\n\r\n/slow")
+    other.connection_lost(None)
+    assert route.inflight == 0
+    assert len(relay.deadlines) == len(server.deadlines) == len(server.connections) == 0
+
+
+# --- an agent's WebSocket, as bytes
+
+
+class Door:
+    """A backend with two leases: one for the garbage, and one that is not to notice."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._runner.get_loop().set_exception_handler(self._failed)
+        self.failures: list[dict[str, Any]] = []
+        self.tunnels = Tunnels()
+        self.run(self._begin())
+
+    async def _begin(self) -> None:
+        await self.tunnels.__aenter__()
+        self.app, self.other = await self.tunnels.serving("app", websocket=True)
+        self.lease = self.tunnels.lease(self.app.port)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        async def limited() -> Any:
+            async with asyncio.timeout(20):
+                return await coroutine
+
+        return self._runner.run(limited())
+
+    def close(self) -> None:
+        self.run(self.tunnels.__aexit__())
+        self._runner.close()
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.failures.append(context)
+
+    async def check(self) -> None:
+        """See that the other lease works, and that nothing went unhandled."""
+        answer = await self.tunnels.send(self.other.get("/well", close=True))
+        assert answer.endswith(b"app /well"), answer
+        self.check_failures()
+
+    def check_failures(self) -> None:
+        failures, self.failures = self.failures, []
+        assert failures == []
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[Door]:
+    opened = Door()
+    yield opened
+    opened.close()
+
+
+AGENT_FRAMES: list[Frame] = [
+    Attach([AttachLease("l1")], capabilities=AgentCapabilities(flow_control=True)),
+    RespHeaders("r1", 200, [("Content-Length", "2")], "l1"),
+    RespBody("r1", b"ok", lease_id="l1"),
+    RespEnd("r1", "l1"),
+    RespError("r1", "CODE", "words", "l1"),
+    Window("r1", 5, "l1"),
+    WsFrame("r1", b"x", "text", True, "l1"),
+    WsClose("r1", 1000, "bye", "l1"),
+    ReqEnd("r1"),
+]
+RELAY_FRAMES: list[Frame] = [
+    ReqHeaders("l1", "r1", "GET", "/x", "y=1", [("Accept", "*/*"), ("X-A", "b")], 1000),
+    ReqBody("r1", b"body", "l1"),
+    ReqEnd("r1", "l1"),
+    Cancel("r1", "l1"),
+    Window("r1", 5, "l1"),
+    WsOpen("w1", "/", "", [("Sec-WebSocket-Protocol", "a")], 1000, "l1"),
+    WsFrame("w1", b"x", "text", True, "l1"),
+    WsClose("w1", 1000, "bye", "l1"),
+    RespEnd("r1"),
+]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from(
+        ["r1", "l1", "/", "/\n", "a b", "9" * 5000, "\r\nX: y", "chunked", "x" * 9000]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+HEADERS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                *("Content-Length", "content-length", "Transfer-Encoding", "Host", "Connection"),
+                *("Upgrade", "Expect", "X-A", "", "X A", "X:Y", "\xe9", "X_B", "Te"),
+                "Content-Length\r\nX",
+            ]
+        ),
+        st.sampled_from(
+            ["0", "4", "5", "-1", "9" * 5000, "chunked", "close, host", "", "\r\n", "\xff"]
+        )
+        | st.text(max_size=5),
+    ),
+    max_size=5,
+)
+
+
+@st.composite
+def texts(draw: st.DrawFn, frames: list[Frame]) -> bytes:
+    """A frame as JSON, with fields that were changed, or no frame at all."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=20) | st.sampled_from([b"[" * 5000, b'{"a":' * 3000, b"{}"]))
+    fields = json.loads(encode(draw(st.sampled_from(frames))))
+    for _ in range(draw(st.integers(0, 2))):
+        name = draw(st.sampled_from(sorted(fields)))
+        fields[name] = draw(HEADERS if name == "headers" and draw(st.booleans()) else VALUES)
+    return json.dumps(fields).encode()
+
+
+@st.composite
+def exchanges(draw: st.DrawFn) -> list[bytes]:
+    """A whole request, with whatever method, path and headers."""
+    rid = draw(st.sampled_from(["r1", "r2", "r3"]))
+    method = draw(st.sampled_from(["GET", "POST", "HEAD", "BREW", "G T"]))
+    path = draw(
+        st.sampled_from(["/", "/x", "//x", "/~a/b", "*", "/\x85", "/a\tb", "http://a/", "/%"])
+    )
+    frames: list[Frame] = [
+        ReqHeaders(
+            "l1", rid, method, path, draw(st.sampled_from(["", "a=b", "\n", " "])), [], 1000
+        ),
+        *(ReqBody(rid, chunk, "l1") for chunk in draw(st.lists(st.binary(max_size=9), max_size=2))),
+        ReqEnd(rid, "l1"),
+    ]
+    fields = json.loads(encode(frames[0])) | {"headers": draw(HEADERS)}
+    return [json.dumps(fields).encode(), *map(encode, frames[1:])]
+
+
+@st.composite
+def wire_frames(draw: st.DrawFn) -> bytes:
+    """A WebSocket frame, well-formed or not, and as long as it says."""
+    payload = draw(texts(AGENT_FRAMES) | st.binary(max_size=130))
+    first = draw(st.sampled_from([0x81] * 6 + [0x01, 0x80, 0x00, 0x82, 0x88, 0x89, 0x8A]))
+    if draw(st.integers(0, 9)) == 0:
+        first = draw(st.integers(0, 255))
+    length, size = len(payload), draw(st.sampled_from([0, 0, 0, 2, 8]))
+    mask = b"" if draw(st.integers(0, 9)) == 0 else b"mask"
+    bit = 0x80 if mask else 0
+    if size == 8 or length > 65_535:
+        head = struct.pack("!BBQ", first, bit | 127, length)
+    elif size == 2 or length > 125:
+        head = struct.pack("!BBH", first, bit | 126, length)
+    else:
+        head = bytes([first, bit | length])
+    if mask:
+        payload = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+    return head + mask + payload
+
+
+HANDSHAKE = (
+    "GET /api/v1/synthtunnel/agent HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n"
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+PING = b"are you there?"
+
+
+async def talk(door: Door, attach: bool, data: bytes, ends: bool) -> None:
+    """Send bytes on an agent's connection; it answers a ping behind them, or says why not."""
+    lease: Lease = door.lease
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.tunnels.port)
+    try:
+        writer.write(HANDSHAKE.format(lease.agent_token).encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        if attach:
+            text = encode(Attach([AttachLease(lease.id)]))
+            writer.write(WireFrame(1, text).serialize(mask=True))
+        writer.write(data.replace(b"l1", lease.id.encode()[:2]))
+        if not ends:
+            return
+        writer.write(WireFrame(9, PING).serialize(mask=True))
+        peer = Protocol(Side.CLIENT, state=State.OPEN, max_size=1 << 20)
+        while True:
+            received = await reader.read(65_536)
+            if not received:
+                break
+            peer.receive_data(received)
+            events = [event for event in peer.events_received() if isinstance(event, WireFrame)]
+            assert peer.parser_exc is None
+            if any(event.opcode == 10 and event.data == PING for event in events):
+                return
+            if peer.close_rcvd is not None:
+                return
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        writer.close()
+
+
+@examples(40)
+@given(attach=st.booleans(), frames=st.lists(wire_frames(), max_size=8), cut=st.integers(0, 30))
+def test_whatever_an_agent_sends_ends_its_own_connection_at_the_worst(
+    door: Door, attach: bool, frames: list[bytes], cut: int
+) -> None:
+    data = b"".join(frames)
+    ends = cut == 0 or cut >= len(data)
+    door.run(talk(door, attach, data if ends else data[:-cut], ends))
+    door.run(door.check())
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"\x81\x02hi", 1002),  # not masked
+        (b"\xc1\x82mask\0\0", 1002),  # compressed, which nobody agreed on
+        (b"\xf1\x82mask\0\0", 1002),
+        (b"\x83\x80mask", 1002),  # no such opcode
+        (b"\x8b\x80mask", 1002),
+        (b"\x09\x80mask", 1002),  # a ping in pieces
+        (b"\x89\xfe\x00\x7emask" + bytes(126), 1002),  # a ping too long
+        (b"\x80\x80mask", 1002),  # continues nothing
+        (b"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xffmask", 1009),
+        (b"\x81\xff" + struct.pack("!Q", 1 << 40) + b"mask", 1009),
+        (b"\x88\x81maskx", 1002),  # half a close code
+        (b"\x88\x82mask" + bytes(a ^ b for a, b in zip(b"\x03\xed", b"ma", strict=True)), 1002),
+    ],
+)
+def test_a_broken_websocket_is_closed_with_a_code(door: Door, data: bytes, code: int) -> None:
+    async def scenario() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.tunnels.port)
+        writer.write(HANDSHAKE.format(door.lease.agent_token).encode() + data)
+        await reader.readuntil(b"\r\n\r\n")
+        peer = Protocol(Side.CLIENT, state=State.OPEN)
+        while peer.close_rcvd is None:
+            received = await reader.read(65_536)
+            assert received, "it was closed without a code"
+            peer.receive_data(received)
+        assert peer.close_rcvd.code == code
+        writer.close()
+        await door.check()
+
+    door.run(scenario())
+
+
+# --- a relay's frames
+
+
+@examples(60)
+@given(st.lists(st.lists(texts(RELAY_FRAMES), max_size=3) | exchanges(), max_size=4))
+def test_whatever_a_relay_sends_the_app_gets_nothing_but_http(
+    door: Door, messages: list[list[bytes]]
+) -> None:
+    async def scenario() -> None:
+        app = StrictApp("app")
+        port = await door.tunnels.listen(app.serve)
+        near, far = memory_links()
+        agent = Agent(timeout_s=5)
+        agent.serve("l1", "http://relay.test/s/rt_1")
+        agent.set_target("l1", "", Target("127.0.0.1", port))
+        answered = asyncio.Event()
+        far.handler = Listener("last", answered)
+        near.handler = agent
+        agent.connected(near, flow_control=True)
+        for message in chain.from_iterable(messages):
+            try:
+                frame = decode(message)
+            except FrameError as error:
+                agent.frame_failed(error)
+            else:
+                if frame is not None:
+                    agent.frame_received(frame)
+        for frame in (ReqHeaders("l1", "last", "GET", "/last", "", [], 5000), ReqEnd("last")):
+            agent.frame_received(frame)
+        await answered.wait()
+        await agent.close()
+        assert agent.inflight == 0
+        assert app.refused == []
+        assert app.seen[-1].target == "/last"
+
+    door.run(scenario())
+    door.check_failures()
+
+
+class Listener:
+    """Waits for the end of one request."""
+
+    def __init__(self, rid: str, ended: asyncio.Event) -> None:
+        self.rid = rid
+        self.ended = ended
+
+    def frame_received(self, frame: Frame) -> None:
+        assert decode(encode(frame)) == frame
+        if isinstance(frame, RespEnd) and frame.rid == self.rid:
+            self.ended.set()
+
+    def frame_failed(self, error: FrameError) -> None:
+        raise AssertionError(error)
+
+    def link_lost(self, reason: str) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
