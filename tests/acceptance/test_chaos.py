@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -54,6 +54,8 @@ class Callers:
         self._path = path
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._call) for _ in range(4)]
+        self.killed: set[int] = set()
+        """Workers that were sent the signal, or are about to be."""
         self.answered = 0
         self.wrong: list[str] = []
         """Answers, or none, that a living worker's caller should not get."""
@@ -70,30 +72,25 @@ class Callers:
 
     def _call(self) -> None:
         while not self._stop.wait(len(self._threads) / CALLBACKS_PER_S):
-            workers = list(self._path.glob("*.worker"))
-            if not workers:
-                continue
-            file = random.choice(workers)
-            pid, known = int(file.stem), json.loads(file.read_text())
+            try:
+                file = random.choice(list(self._path.glob("*.worker")))
+                pid, known = int(file.stem), json.loads(file.read_text())
+            except (IndexError, FileNotFoundError):
+                continue  # another thread found that this worker is dead
             try:
                 with urlopen(Request(known["url"], headers=known["headers"]), timeout=20) as answer:
                     seen = json.load(answer)["pid"]
-            except (URLError, OSError, ValueError) as error:
-                seen = error
+            except HTTPError as error:
+                with error:
+                    seen = f"{error} {error.read(1000)!r}"
+            except (OSError, ValueError) as error:
+                seen = repr(error)
             if seen == pid:
                 self.answered += 1
-            elif _lives(pid):
-                self.wrong.append(f"worker {pid} lives, and its caller got {seen!r}")
+            elif pid not in self.killed:
+                self.wrong.append(f"worker {pid} lives, and its caller got {seen}")
             else:
                 file.unlink(missing_ok=True)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"
 
 
 def test_workers_die_at_random(
@@ -109,10 +106,12 @@ def test_workers_die_at_random(
             ends_at = time.monotonic() + DURATION_S
             while time.monotonic() < ends_at:
                 time.sleep(KILL_INTERVAL_S)  # the rate of the kills, not a wait for something
-                workers = [int(file.stem) for file in suite.path.glob("*.worker")]
-                alive = [pid for pid in workers if _lives(pid)]
+                workers = {int(file.stem) for file in suite.path.glob("*.worker")}
+                alive = sorted(workers - callers.killed)
                 if alive:
-                    os.kill(random.choice(alive), signal.SIGKILL)
+                    victim = random.choice(alive)
+                    callers.killed.add(victim)
+                    os.kill(victim, signal.SIGKILL)
                     kills += 1
         run.let_go()
         output = run.end()
