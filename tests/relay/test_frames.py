@@ -90,6 +90,11 @@ def test_names_on_the_wire_are_the_published_ones() -> None:
     }
     assert json.loads(encode(WsOpenReject("r", 404, [], b"x")))["body_b64"] == "eA=="
     assert json.loads(encode(WsFrame("r", b"x")))["data_b64"] == "eA=="
+    assert json.loads(encode(WsClose("r", lease_id="l"))) == {
+        "type": "WS_CLOSE",
+        "rid": "r",
+        "lease_id": "l",
+    }
 
 
 def test_what_a_published_agent_leaves_out_or_adds() -> None:
@@ -98,6 +103,7 @@ def test_what_a_published_agent_leaves_out_or_adds() -> None:
     )
     assert decode('{"type": "RESP_END", "rid": "r"}') == RespEnd("r")
     assert decode('{"rid": "r", "type": "WS_FRAME", "data_b64": ""}') == WsFrame("r", b"")
+    assert decode('{"type": "WS_CLOSE", "rid": "r", "code": 1005}') == WsClose("r", 1005)
 
 
 @pytest.mark.parametrize("text", ['{"type": "NEW", "rid": "r"}', "{}", '{"type": ""}'])
