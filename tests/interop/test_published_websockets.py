@@ -51,7 +51,7 @@ def handle(app: ServerConnection) -> None:
     except ConnectionClosed:
         pass
     finally:
-        closes.put((app.close_code, app.close_reason))
+        closes.put((app.protocol.close_code, app.protocol.close_reason))
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +87,13 @@ def call(tunnel: Tunnel, path: str = "/", **options: Any) -> connect:
         tunnel.lease["public_url"].replace("http://", "ws://") + path,
         additional_headers={"Authorization": f"Bearer {tunnel.lease['worker_token']}"},
         max_size=None,
-        proxy=None,
         **options,
     )
 
 
 @pytest.fixture(autouse=True)
-def _no_old_closes() -> None:
+def _no_proxy_and_no_old_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     while not closes.empty():
         closes.get()
 
@@ -149,7 +149,7 @@ def test_an_app_that_dies_is_1011(tunnel: Tunnel) -> None:
     with call(tunnel, "/die") as caller:
         with pytest.raises(ConnectionClosed):
             caller.recv(10)
-        assert caller.close_code == 1011
+        assert caller.protocol.close_code == 1011
 
 
 def test_the_callers_close_arrives(tunnel: Tunnel) -> None:

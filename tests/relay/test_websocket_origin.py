@@ -79,7 +79,7 @@ class Bench:
         async def handle(app: ServerConnection) -> None:
             self.apps.put_nowait(app)
             await app.wait_closed()
-            self.closes.put_nowait((app.close_code, app.close_reason))
+            self.closes.put_nowait((app.protocol.close_code, app.protocol.close_reason))
 
         server = await serve(handle, "127.0.0.1", 0, **options)
         self._servers.append(server)
@@ -368,7 +368,7 @@ def test_a_broken_frame_ends_its_websocket_alone() -> None:
         (first, second) = await bench.apps.get(), await bench.apps.get()
         bench.link.send(WsFrame(other, b"still here"))
         assert await second.recv() == b"still here"
-        assert first.close_code == 1002
+        assert first.protocol.close_code == 1002
 
     run(scenario)
 
