@@ -353,11 +353,15 @@ class Duplex(Endpoint):
     def _end_writing(self, transport: asyncio.Transport) -> None:
         """Say that nothing follows, and read on: closing at once would make the system drop the
         close frame if there is something that this end has not read."""
-        if transport.can_write_eof():
-            transport.write_eof()
-            self._expect_close()
-        else:
+        if not transport.can_write_eof():
             transport.close()
+            return
+        try:
+            transport.write_eof()
+        except OSError:  # the peer has reset the connection
+            transport.abort()
+        else:
+            self._expect_close()
 
     def _expect_close(self) -> None:
         """Bound the wait for the peer."""

@@ -566,6 +566,19 @@ def test_the_callers_close_reaches_the_agent(world, code, reason):
     world.agent.send(WsClose(caller.rid, code), WsFrame(caller.rid, b"late"))
 
 
+def test_a_caller_that_resets_behind_its_close(world, monkeypatch):
+    def write_eof():
+        raise OSError(107, "Transport endpoint is not connected")
+
+    caller = world.open()
+    monkeypatch.setattr(caller.wire, "write_eof", write_eof)
+    caller.protocol.send_close(1000)
+    caller.say()
+    world.loop.tick()
+    assert caller.wire.aborted
+    world.assert_nothing_under_way()
+
+
 def test_a_close_without_a_code_has_none_on_the_link(world):
     caller = world.open()
     caller.protocol.send_close()
