@@ -77,7 +77,8 @@ class Endpoint(asyncio.Protocol):
         if len(writes) == 1 and writes[0]:
             transport.write(writes[0])
         elif writes:
-            transport.writelines([data for data in writes if data])
+            # Not writelines: up to Python 3.13.1 it lets a full transport's writer go on.
+            transport.write(b"".join(writes))
             if not writes[-1]:  # the library's mark for the end of the stream
                 self._end_writing(transport)
                 return
