@@ -4,6 +4,8 @@ library's protocol core."""
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from websockets.frames import Close, Opcode
 from websockets.protocol import Protocol, Side
 
@@ -34,7 +36,7 @@ from pytest_synth_tunnels.relay.link import memory_links
 from pytest_synth_tunnels.relay.relay import Relay
 from pytest_synth_tunnels.relay.route import Limits, Route
 
-from .conftest import Wire
+from .conftest import ManualLoop, Wire
 
 HANDSHAKE = (
     "Connection: Upgrade",
@@ -627,6 +629,34 @@ def test_bad_frames_end_the_callers_websocket_alone(loop, raw, code):
     assert world.agent.take(WsFrame).data == b"still here"
     loop.advance(10.1)
     assert caller.wire.aborted
+
+
+def masked(head):
+    """Return a frame with this first byte and some data, of any length that fits or does not."""
+    return st.builds(
+        lambda length, data: bytes([head, 0x80 | length]) + b"\0\0\0\0" + data,
+        st.integers(0, 127),
+        st.binary(max_size=130),
+    )
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=40) | st.integers(0, 255).flatmap(masked), max_size=8))
+def test_garbage_harms_nobody_else(pieces):
+    world = World(ManualLoop(), limits=Limits(max_websocket_message_bytes=200))
+    other = world.open()
+    caller = world.open()
+    for piece in pieces:
+        caller.wire.protocol.data_received(piece)
+        world.loop.tick()
+    caller.wire.protocol.connection_lost(None)
+    *messages, close = world.agent.take_all()
+    assert all(isinstance(message, WsFrame) for message in messages)
+    assert isinstance(close, WsClose)
+    assert {message.rid for message in messages} <= {caller.rid} == {close.rid}
+    assert close.code not in (1005, 1006)
+    other.send(b"still here")
+    assert world.agent.take(WsFrame).data == b"still here"
 
 
 def test_an_agents_message_too_long_is_1009_for_both(loop):

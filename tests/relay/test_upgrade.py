@@ -1,6 +1,10 @@
 """The handshakes with caller and app, without sockets."""
 
+from contextlib import suppress
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_synth_tunnels.relay import upgrade as module
 from pytest_synth_tunnels.relay.handshake import HandshakeError
@@ -184,3 +188,12 @@ def test_an_answer_that_cannot_be_passed_on(
     monkeypatch.setattr(module, "_MAX_BODY_BYTES", 1000)
     with pytest.raises(AnswerError, match=words):
         Answer().feed(raw)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 101 Yes\r\n"]), st.binary())
+def test_garbage_is_an_answer_or_none(head: bytes, tail: bytes) -> None:
+    answer = Answer()
+    with suppress(AnswerError):
+        if not answer.feed(head + tail):
+            answer.end()
