@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -89,7 +89,6 @@ class Tunnels:
     def __init__(self, **options: Any) -> None:
         self.backend = Backend(**options)
         self._stack = AsyncExitStack()
-        self._dialers: dict[str, Dialer] = {}
 
     async def __aenter__(self) -> Self:
         await self.backend.start()
@@ -98,6 +97,16 @@ class Tunnels:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
+
+    @asynccontextmanager
+    async def for_a_while(self) -> AsyncIterator[Self]:
+        """Start things on the same backend that end sooner."""
+        outer, self._stack = self._stack, AsyncExitStack()
+        try:
+            yield self
+        finally:
+            inner, self._stack = self._stack, outer
+            await inner.aclose()
 
     @property
     def port(self) -> int:

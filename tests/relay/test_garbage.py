@@ -6,6 +6,7 @@ import os
 import re
 import struct
 from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from itertools import chain, pairwise
 from typing import Any
 
@@ -13,9 +14,13 @@ import h11
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame as WireFrame
 from websockets.protocol import Protocol, Side, State
+from websockets.utils import accept_key
 
+from pytest_synth_tunnels.backend.server import AGENT_PATH
 from pytest_synth_tunnels.relay.admission import admit
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.frames import (
@@ -47,7 +52,7 @@ from pytest_synth_tunnels.relay.request import BadRequest, HeadParser
 from pytest_synth_tunnels.relay.route import Route
 
 from .conftest import ManualLoop, Wire
-from .live import Lease, StrictApp, Tunnels
+from .live import Lease, Tunnels
 
 EXAMPLES = int(os.environ.get("SYNTH_TUNNELS_TEST_EXAMPLES", "0"))
 """How many; a few by default."""
@@ -235,6 +240,12 @@ def test_whatever_callers_send_is_answered_and_disturbs_nobody(
 # --- an agent's WebSocket, as bytes
 
 
+async def echo(peer: ServerConnection) -> None:
+    with suppress(ConnectionClosed):
+        async for message in peer:
+            await peer.send(message)
+
+
 class Door:
     """A backend with two leases: one for the garbage, and one that is not to notice."""
 
@@ -249,6 +260,14 @@ class Door:
         await self.tunnels.__aenter__()
         self.app, self.other = await self.tunnels.serving("app", websocket=True)
         self.lease = self.tunnels.lease(self.app.port)
+        self.sockets: dict[bool, Lease] = {}
+        """Leases of an app that says on a WebSocket what it is told, by kind of link."""
+        self._echo = await serve(echo, "127.0.0.1", 0, max_size=None)
+        (sock,) = self._echo.sockets
+        for websocket in (False, True):
+            lease = self.tunnels.lease(1, metadata={"require_token": False})
+            await self.tunnels.attach(lease, {"": sock.getsockname()[1]}, websocket=websocket)
+            self.sockets[websocket] = lease
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         async def limited() -> Any:
@@ -258,6 +277,7 @@ class Door:
         return self._runner.run(limited())
 
     def close(self) -> None:
+        self._echo.close()
         self.run(self.tunnels.__aexit__())
         self._runner.close()
 
@@ -387,11 +407,26 @@ def wire_frames(draw: st.DrawFn) -> bytes:
 
 
 HANDSHAKE = (
-    "GET /api/v1/synthtunnel/agent HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n"
+    "GET {} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n"
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 PING = b"are you there?"
+
+
+async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send a ping, and read whole frames until it is answered or the connection is closed."""
+    writer.write(WireFrame(9, PING).serialize(mask=True))
+    peer = Protocol(Side.CLIENT, state=State.OPEN, max_size=1 << 20)
+    while received := await reader.read(65_536):
+        peer.receive_data(received)
+        # A message that the app does not finish has no end for its caller either.
+        assert peer.parser_exc is None or "incomplete" in str(peer.parser_exc)
+        for event in peer.events_received():
+            if isinstance(event, WireFrame) and (event.opcode, event.data) == (10, PING):
+                return
+        if peer.close_rcvd is not None or peer.parser_exc is not None:
+            return
 
 
 async def talk(door: Door, attach: bool, data: bytes, ends: bool) -> None:
@@ -399,7 +434,7 @@ async def talk(door: Door, attach: bool, data: bytes, ends: bool) -> None:
     lease: Lease = door.lease
     reader, writer = await asyncio.open_connection("127.0.0.1", door.tunnels.port)
     try:
-        writer.write(HANDSHAKE.format(lease.agent_token).encode())
+        writer.write(HANDSHAKE.format(AGENT_PATH, lease.agent_token).encode())
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
         if attach:
             text = encode(Attach([AttachLease(lease.id)]))
@@ -407,19 +442,7 @@ async def talk(door: Door, attach: bool, data: bytes, ends: bool) -> None:
         writer.write(data.replace(b"l1", lease.id.encode()[:2]))
         if not ends:
             return
-        writer.write(WireFrame(9, PING).serialize(mask=True))
-        peer = Protocol(Side.CLIENT, state=State.OPEN, max_size=1 << 20)
-        while True:
-            received = await reader.read(65_536)
-            if not received:
-                break
-            peer.receive_data(received)
-            events = [event for event in peer.events_received() if isinstance(event, WireFrame)]
-            assert peer.parser_exc is None
-            if any(event.opcode == 10 and event.data == PING for event in events):
-                return
-            if peer.close_rcvd is not None:
-                return
+        await pong(reader, writer)
     except (ConnectionError, asyncio.IncompleteReadError):
         pass
     finally:
@@ -457,7 +480,7 @@ def test_whatever_an_agent_sends_ends_its_own_connection_at_the_worst(
 def test_a_broken_websocket_is_closed_with_a_code(door: Door, data: bytes, code: int) -> None:
     async def scenario() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", door.tunnels.port)
-        writer.write(HANDSHAKE.format(door.lease.agent_token).encode() + data)
+        writer.write(HANDSHAKE.format(AGENT_PATH, door.lease.agent_token).encode() + data)
         await reader.readuntil(b"\r\n\r\n")
         peer = Protocol(Side.CLIENT, state=State.OPEN)
         while peer.close_rcvd is None:
@@ -466,6 +489,96 @@ def test_a_broken_websocket_is_closed_with_a_code(door: Door, data: bytes, code:
             peer.receive_data(received)
         assert peer.close_rcvd.code == code
         writer.close()
+        await door.check()
+
+    door.run(scenario())
+
+
+# --- callers' and apps' WebSockets, as bytes
+
+
+async def converse(door: Door, lease: Lease, data: bytes, ends: bool) -> None:
+    """Send bytes on a caller's WebSocket, and leave."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.tunnels.port)
+    try:
+        writer.write(HANDSHAKE.format(lease.prefix, "x").encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        writer.write(data)
+        if ends:
+            await pong(reader, writer)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        writer.close()
+
+
+@examples(40)
+@given(over=st.booleans(), frames=st.lists(wire_frames(), max_size=8), cut=st.integers(0, 30))
+def test_whatever_a_caller_sends_ends_its_own_websocket_at_the_worst(
+    door: Door, over: bool, frames: list[bytes], cut: int
+) -> None:
+    data = b"".join(frames)
+    ends = cut == 0 or cut >= len(data)
+    lease = door.sockets[over]
+    door.run(converse(door, lease, data if ends else data[:-cut], ends))
+    door.run(door.check())
+
+
+SWITCHING = (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Accept: {}\r\n{}\r\n"
+)
+ANSWERS = st.sampled_from([SWITCHING] * 6) | st.sampled_from(
+    [
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\n" + SWITCHING,
+        "HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno",
+        "HTTP/1.1 403 No\r\nContent-Length: 9\r\n\r\nno",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\nuntil the end",
+        "HTTP/1.1 426 No\r\nUpgrade: x\r\nConnection: upgrade, X-A\r\nX-A: b\r\n\r\n",
+        "SSH-2.0\r\n\r\n",
+        "",
+    ]
+)
+LINES = st.sampled_from(
+    ["", "", "Sec-WebSocket-Protocol: x\r\n", "Sec-WebSocket-Extensions: y\r\n"]
+)
+
+
+@examples(40)
+@given(
+    over=st.booleans(),
+    answer=ANSWERS,
+    line=LINES,
+    frames=st.lists(wire_frames() | st.binary(max_size=20), max_size=5),
+)
+def test_whatever_an_app_says_to_an_upgrade_its_caller_gets_nothing_but_websocket(
+    door: Door, over: bool, answer: str, line: str, frames: list[bytes]
+) -> None:
+    async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0].decode()
+        writer.write(answer.format(accept_key(key), line).encode() + b"".join(frames))
+        writer.close()
+
+    async def scenario() -> None:
+        async with door.tunnels.for_a_while() as tunnels:
+            lease = tunnels.lease(1, metadata={"require_token": False})
+            await tunnels.attach(lease, {"": await tunnels.listen(app)}, websocket=over)
+            reader, writer = await asyncio.open_connection("127.0.0.1", tunnels.port)
+            try:
+                writer.write(HANDSHAKE.format(lease.prefix, "x").encode())
+                head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"HTTP/1.1 101 "):
+                    assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in head
+                    await pong(reader, writer)
+                else:
+                    assert head.split(b" ")[1] in (b"200", b"403", b"426", b"502")
+                    await reader.read()
+            finally:
+                writer.close()
         await door.check()
 
     door.run(scenario())
@@ -480,31 +593,31 @@ def test_whatever_a_relay_sends_the_app_gets_nothing_but_http(
     door: Door, messages: list[list[bytes]]
 ) -> None:
     async def scenario() -> None:
-        app = StrictApp("app")
-        port = await door.tunnels.listen(app.serve)
-        near, far = memory_links()
-        agent = Agent(timeout_s=5)
-        agent.serve("l1", "http://relay.test/s/rt_1")
-        agent.set_target("l1", "", Target("127.0.0.1", port))
-        answered = asyncio.Event()
-        far.handler = Listener("last", answered)
-        near.handler = agent
-        agent.connected(near, flow_control=True)
-        for message in chain.from_iterable(messages):
-            try:
-                frame = decode(message)
-            except FrameError as error:
-                agent.frame_failed(error)
-            else:
-                if frame is not None:
-                    agent.frame_received(frame)
-        for frame in (ReqHeaders("l1", "last", "GET", "/last", "", [], 5000), ReqEnd("last")):
-            agent.frame_received(frame)
-        await answered.wait()
-        await agent.close()
-        assert agent.inflight == 0
-        assert app.refused == []
-        assert app.seen[-1].target == "/last"
+        async with door.tunnels.for_a_while() as tunnels:
+            app = await tunnels.app("app")
+            near, far = memory_links()
+            agent = Agent(timeout_s=5)
+            agent.serve("l1", "http://relay.test/s/rt_1")
+            agent.set_target("l1", "", Target("127.0.0.1", app.port))
+            answered = asyncio.Event()
+            far.handler = Listener("last", answered)
+            near.handler = agent
+            agent.connected(near, flow_control=True)
+            for message in chain.from_iterable(messages):
+                try:
+                    frame = decode(message)
+                except FrameError as error:
+                    agent.frame_failed(error)
+                else:
+                    if frame is not None:
+                        agent.frame_received(frame)
+            for frame in (ReqHeaders("l1", "last", "GET", "/last", "", [], 5000), ReqEnd("last")):
+                agent.frame_received(frame)
+            await answered.wait()
+            await agent.close()
+            assert agent.inflight == 0
+            assert app.refused == []
+            assert app.seen[-1].target == "/last"
 
     door.run(scenario())
     door.check_failures()
