@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .facts import LeaseFacts
     from .keeper.client import KeeperError
     from .lease import ExposedLease, Lease
     from .sdk import (
@@ -28,6 +29,7 @@ __all__ = [
     "ExposedLease",
     "KeeperError",
     "Lease",
+    "LeaseFacts",
     "Settings",
     "SynthClient",
     "TunnelError",
@@ -40,6 +42,7 @@ _HOMES = {
     "ExposedLease": ".lease",
     "KeeperError": ".keeper.client",
     "Lease": ".lease",
+    "LeaseFacts": ".facts",
     "Settings": ".settings",
 }
 

@@ -51,21 +51,21 @@ def exposer(keeper: Keeper) -> Callable[..., ExposedLease]:
         Args:
             target: a port of 127.0.0.1, or a URL such as ``http://localhost:8000``, whose host
                 the app then sees as ``Host``.
-            provider: ``synthtunnel``, the one there is.
+            provider: what gives it its public URL, as ``synth_tunnels_provider`` names it; by
+                default the run's. A public one leaves the URL open to everybody who knows it.
             ttl_s: how long it lasts, in seconds; by default as ``synth_tunnels_ttl_s`` says.
             name: what the backend's listings call it.
             require_token: whether a caller must send ``headers``. Without, whoever knows the URL
                 gets through, which only the embedded backend grants.
 
         Raises:
-            KeeperError: the backend or the keeper refused.
-            ValueError: there is no such provider.
+            KeeperError: the backend or the keeper refused, or there is no such provider.
         """
         __tracebackhide__ = True
-        if provider not in (None, "synthtunnel"):
-            raise ValueError(f"provider {provider!r} is unknown: use 'synthtunnel' or leave it out")
         url = f"http://127.0.0.1:{target}" if isinstance(target, int) else target
-        request = Expose(target=url, ttl_s=ttl_s, name=name, require_token=require_token)
+        request = Expose(
+            target=url, provider=provider, ttl_s=ttl_s, name=name, require_token=require_token
+        )
         return ExposedLease(keeper, keeper.ask(request, LeaseInfo))
 
     return synth_expose

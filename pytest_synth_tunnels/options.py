@@ -12,6 +12,7 @@ __all__ = [
     "BACKEND_URL_VARIABLE",
     "DEFAULT_BACKEND_URL",
     "OPTIONS",
+    "PROVIDERS",
     "Option",
     "is_url",
 ]
@@ -19,6 +20,9 @@ __all__ = [
 API_KEY_VARIABLE = "SYNTH_API_KEY"
 BACKEND_URL_VARIABLE = "SYNTH_BACKEND_URL"
 DEFAULT_BACKEND_URL = "https://api.usesynth.ai"
+
+PROVIDERS = ("synthtunnel", "ngrok", "cloudflared", "cloudflared-quick")
+"""The providers that need no plugin."""
 
 
 class Option(NamedTuple):
@@ -102,6 +106,22 @@ def _boolean(text: str) -> bool:
     return known[text.lower()]
 
 
+def _provider(text: str) -> str:
+    if text == "auto":
+        raise ValueError(
+            f"must name one ({', '.join(PROVIDERS)}): a public provider is never chosen by itself"
+        )
+    if not text.strip():
+        raise ValueError(f"must be {', '.join(PROVIDERS)} or the name that a plugin gives")
+    return text
+
+
+def _program(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must be the path or the name of the cloudflared binary")
+    return text
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
@@ -162,6 +182,19 @@ OPTIONS = (
         _names,
         "names of further environment variables that the keeper process gets",
         "NAMES",
+    ),
+    Option(
+        "provider",
+        _provider,
+        "what gives the leases their public URL: synthtunnel, or, open to everybody who knows the "
+        "URL, ngrok, cloudflared, cloudflared-quick or the name that a plugin gives",
+        "PROVIDER",
+    ),
+    Option(
+        "cloudflared",
+        _program,
+        "the cloudflared binary: a path, or a name to look for on PATH",
+        "PROGRAM",
     ),
 )
 """Every setting, in the order of ``--help``."""

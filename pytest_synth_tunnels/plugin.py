@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from . import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("synth-tunnels", "tunnels (pytest-synth-tunnels)")
     for option in OPTIONS:

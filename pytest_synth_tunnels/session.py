@@ -70,15 +70,16 @@ class Session:
 
     @cached_property
     def settings(self) -> "Settings":
-        """The resolved settings.
+        """The resolved settings, as the hooks leave them.
 
         Raises:
             pytest.UsageError: one of them cannot be used.
         """
         from .settings import SettingsError, resolve
+        from .tailoring import tailor
 
         try:
-            return resolve(self._command_line, self.environ, self._ini)
+            return tailor(resolve(self._command_line, self.environ, self._ini), self.config)
         except SettingsError as error:
             raise pytest.UsageError(f"synth-tunnels: {error}") from None
 
@@ -91,7 +92,9 @@ class Session:
         return value or None
 
     def has_settings(self) -> bool:
-        """Whether any setting was given at all, without working it out."""
+        """Whether anything was set at all, without working it out."""
+        if self.config.hook.pytest_synth_tunnels_settings.get_hookimpls():
+            return True
         return any(
             self._command_line(option) or self.environ.get(option.variable) or self._ini(option)
             for option in OPTIONS

@@ -45,6 +45,11 @@ class Settings:
         request_timeout_s: how long a caller waits for the app's answer, in seconds.
         allow_remote_targets: whether a target may be another machine.
         pass_env: names of further environment variables that the keeper gets.
+        provider: what gives the leases their public URL.
+        cloudflared: the cloudflared binary, a path or a name to look for on ``PATH``; ``None`` for
+            ``cloudflared``.
+        connectors: the providers that plugins of the run bring, by name: ``module:Class``. No
+            option; the hook ``pytest_synth_tunnels_connectors`` gives them.
         sources: for each setting that differs from its default, where it came from.
     """
 
@@ -59,6 +64,9 @@ class Settings:
     request_timeout_s: float = 120.0
     allow_remote_targets: bool = False
     pass_env: tuple[str, ...] = ()
+    provider: str = "synthtunnel"
+    cloudflared: str | None = None
+    connectors: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from .messages import (
     Event,
     Failure,
     Finish,
+    Happenings,
     Hello,
     LeaseInfo,
     Message,
+    News,
     Report,
     Welcome,
     decode,
@@ -295,6 +297,17 @@ class Keeper:
             raise
         events, connection.events = connection.events, []
         return events
+
+    def news(self) -> list[dict[str, Any]]:
+        """Return what happened to the run's leases since the last call, as its owner.
+
+        Raises:
+            KeeperError: the keeper died, or this process does not own the run.
+        """
+        connection = self._connection
+        if connection is None or connection.pid != Real.getpid():
+            return []
+        return self.ask(News(), Happenings).happenings
 
     def finish(self, timeout_s: float) -> Report | None:
         """End the run, as its owner: release everything and wait until the keeper is gone.

@@ -24,9 +24,11 @@ __all__ = [
     "Expose",
     "Failure",
     "Finish",
+    "Happenings",
     "Hello",
     "LeaseInfo",
     "Message",
+    "News",
     "OpenLease",
     "Port",
     "RefreshToken",
@@ -111,9 +113,10 @@ class OpenLease(Message):
 
 class Expose(Message):
     """A lease of its own for ``target`` (an http URL), held until closed or the process ends.
-    → LeaseInfo"""
+    ``provider`` is the run's where it is ``None``. → LeaseInfo"""
 
     target: str
+    provider: str | None
     ttl_s: float | None
     name: str | None
     require_token: bool
@@ -152,6 +155,11 @@ class RefreshToken(Message):
 
 class Backend(Message):
     """→ BackendInfo"""
+
+
+class News(Message):
+    """From the run's owner: what happened to the run's leases since it asked last.
+    → Happenings"""
 
 
 class Finish(Message):
@@ -206,21 +214,32 @@ class BackendInfo(Message):
 
 class Event(Message):
     """Something happened to a lease: ``kind`` is ``expiring``, ``offline`` (its agent has been
-    cut off for a minute, and goes on trying), ``lost``, or ``failed`` (the run's command died;
-    ``lease_id`` is empty)."""
+    cut off for a minute, and goes on trying), ``moved`` (it has another public URL now), ``lost``,
+    or ``failed`` (the run's command died; ``lease_id`` is empty)."""
 
     kind: str
     lease_id: str
     message: str
 
 
+class Happenings(Message):
+    """What happened, oldest first: ``kind`` (``created``, ``lost`` or ``released``), ``lease``
+    (as in :mod:`.journal`) and ``reason`` of each."""
+
+    happenings: list[dict[str, Any]]
+
+
 class Report(Message):
-    """What the run did. ``unreleased`` holds a line for each lease that could not be closed."""
+    """What the run did. ``unreleased`` holds a line for each lease that could not be closed,
+    ``public`` one for each port that was open to the internet, and ``happenings`` is what
+    :class:`News` has not told yet."""
 
     created: int
     released: int
     events: list[str]
     unreleased: list[str]
+    public: list[str]
+    happenings: list[dict[str, Any]]
 
 
 def encode(message: Message) -> bytes:

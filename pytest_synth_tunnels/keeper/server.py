@@ -26,7 +26,7 @@ from .conversation import Conversation
 from .failures import FailureError
 from .holders import Holder, watch_process
 from .leftovers import sweep
-from .messages import MAX_LINE_BYTES, Finish, Message, Report
+from .messages import MAX_LINE_BYTES, Finish, Happenings, Message, News, Report
 from .plane import EmbeddedPlane, HostedPlane, Plane
 from .rundir import RunDirectory
 from .service import Service
@@ -216,10 +216,12 @@ class Keeper:
             self._conversations.discard(conversation)
 
     async def _answer(self, holder: Holder, message: Message) -> Message:
-        if not isinstance(message, Finish):
+        if not isinstance(message, (Finish, News)):
             return await self._service.answer(holder, message)
         if holder.pid != self._owner_pid:
-            raise FailureError("NOT_THE_OWNER", "only the run's owner can finish it")
+            raise FailureError("NOT_THE_OWNER", "only the run's owner can ask that")
+        if isinstance(message, News):
+            return Happenings(happenings=self._service.journal.drain())
         _log.info("the run's owner has finished it")
         self._over.set()
         return await asyncio.shield(self._finish())

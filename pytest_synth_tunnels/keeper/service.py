@@ -13,6 +13,7 @@ from ..settings import Settings
 from .command import Command
 from .failures import FailureError
 from .holders import Holder, Holders
+from .journal import Journal
 from .leases import is_gone
 from .messages import (
     Backend,
@@ -65,6 +66,7 @@ class Service:
 
     Attributes:
         holders: the processes that hold.
+        journal: what happened to the leases, for the run's owner.
     """
 
     def __init__(
@@ -79,11 +81,17 @@ class Service:
         left: Callable[[], None],
     ) -> None:
         self.holders = Holders(self._gone)
+        self.journal = Journal()
         self._settings = settings
         self._plane = plane
         self._left = left
         self._tunnels = Tunnels(
-            run_id=run_id, settings=settings, plane=plane, books=books, tell=self._told
+            run_id=run_id,
+            settings=settings,
+            plane=plane,
+            books=books,
+            tell=self._told,
+            journal=self.journal,
         )
         self._one_target = settings.port is not None or settings.command is not None
         """All processes share one target, so that no URL has an address."""
@@ -171,6 +179,12 @@ class Service:
         return COMMON if one else holder.address
 
     async def _expose(self, holder: Holder, request: Expose) -> LeaseInfo:
+        if request.provider not in (None, "synthtunnel"):
+            raise FailureError(
+                "TUNNEL_PROVIDER_INVALID",
+                f"provider {request.provider!r} is unknown",
+                "Use 'synthtunnel' or leave it out",
+            )
         target = Target.from_url(request.target)
         if not (is_loopback(target.host) or self._settings.allow_remote_targets):
             raise FailureError(
@@ -260,6 +274,8 @@ class Service:
         """Tell whoever uses a lease what happened to it."""
         _log.warning("%s", message)
         self._events.append(message)
+        if kind == "lost":
+            self.journal.lost(tunnel.lease_id, message)
         for holder in self.holders:
             if self._tunnels.is_used_by(tunnel, holder.pid, holder.address):
                 holder.tell(Event(kind=kind, lease_id=tunnel.lease_id, message=message))
@@ -293,4 +309,6 @@ class Service:
             released=self._tunnels.released,
             events=list(self._events),
             unreleased=self._tunnels.unreleased,
+            public=[],
+            happenings=self.journal.drain(),
         )

@@ -9,8 +9,11 @@ from ..relay.agent import Agent
 from ..relay.target import Target
 from ..settings import Settings
 from .failures import FailureError
+from .journal import Journal
 from .leases import LeaseRequest
+from .life import LeaseState
 from .plane import Plane
+from .ports import HOST
 from .tasks import spawn
 from .tunnel import Tell, Tunnel
 
@@ -37,6 +40,7 @@ class Tunnels:
         plane: the backend, not yet started.
         books: for what a hosted backend is owed; ``None`` for the embedded one.
         tell: takes what happens to a lease.
+        journal: where the creation and the release of each are noted.
         now: unix seconds.
 
     Attributes:
@@ -53,6 +57,7 @@ class Tunnels:
         plane: Plane,
         books: "Books | None",
         tell: Tell,
+        journal: Journal,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.created = 0
@@ -63,6 +68,7 @@ class Tunnels:
         self._plane = plane
         self._books = books
         self._tell = tell
+        self._journal = journal
         self._now = now
         self._shared: dict[str, Tunnel] = {}
         """By address; with one lease for the run there is only the common one."""
@@ -130,7 +136,9 @@ class Tunnels:
                 "TOO_MANY_LEASES", f"{_MAX_EXPOSED} leases are open already", "Close some of them"
             )
         metadata = {"name": name} if name else {}
-        tunnel = self._open(target.port, ttl_s=ttl_s, metadata=metadata, require_token=token)
+        tunnel = self._open(
+            target.port, host=target.host, ttl_s=ttl_s, metadata=metadata, require_token=token
+        )
         self._exposed[tunnel] = pid
         tunnel.serving.set_target(COMMON, target)
         return tunnel
@@ -139,11 +147,12 @@ class Tunnels:
         self,
         port: int,
         *,
+        host: str = HOST,
         ttl_s: float | None = None,
         metadata: dict[str, Any] | None = None,
         require_token: bool = True,
     ) -> Tunnel:
-        return Tunnel(
+        tunnel = Tunnel(
             self._plane,
             LeaseRequest(
                 port=port,
@@ -157,6 +166,22 @@ class Tunnels:
             books=self._books,
             now=self._now,
         )
+        spawn(self._note(tunnel, host, port))
+        return tunnel
+
+    async def _note(self, tunnel: Tunnel, host: str, port: int) -> None:
+        """Write a lease into the journal once it carries traffic, if it ever does."""
+        await tunnel.refused()
+        if tunnel.life.state is LeaseState.ACTIVE:
+            self._journal.created(
+                tunnel.lease_id,
+                provider="synthtunnel",
+                backend=self._plane.url,
+                local_host=host,
+                local_port=port,
+                # Where callers need no token it is the only secret.
+                public_url=tunnel.public_url if tunnel.worker_token else None,
+            )
 
     def find(self, lease_id: str) -> Tunnel:
         """Return a lease by its id.
@@ -225,6 +250,7 @@ class Tunnels:
             self.created += 1
             if error is None:
                 self.released += 1
+                self._journal.released(tunnel.lease_id)
             else:
                 self.unreleased.append(self._debt(tunnel, error))
         return error

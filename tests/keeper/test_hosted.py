@@ -172,7 +172,9 @@ def test_a_backend_that_answers_with_a_web_page(hosted_keeper: Any, web_page: st
 
 
 def test_a_hosted_lease_is_never_open_to_all(hosted_keeper: Any) -> None:
-    request = Expose(target="http://127.0.0.1:9", ttl_s=None, name=None, require_token=False)
+    request = Expose(
+        target="http://127.0.0.1:9", provider=None, ttl_s=None, name=None, require_token=False
+    )
 
     assert hosted_keeper().connect().ask(request).code == "TOKEN_REQUIRED"
 

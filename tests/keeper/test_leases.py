@@ -44,7 +44,11 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), App).serve_forever()
 
 def expose(target: str, **options: Any) -> Expose:
     return Expose(
-        **({"target": target, "ttl_s": None, "name": None, "require_token": True} | options)
+        **(
+            {"target": target, "provider": None, "ttl_s": None, "name": None}
+            | {"require_token": True}
+            | options
+        )
     )
 
 
@@ -147,6 +151,7 @@ def test_a_lease_for_callers_that_can_send_no_header(
         (expose("nonsense"), "BAD_REQUEST", "nonsense"),
         (expose("http://localhost:99999"), "BAD_REQUEST", "65535"),
         (expose("http://localhost:8000", ttl_s=0), "BAD_REQUEST", "ttl_s"),
+        (expose("http://localhost:8000", provider="no"), "TUNNEL_PROVIDER_INVALID", "'no'"),
     ],
 )
 def test_what_cannot_be_exposed(start_keeper: Any, request_: Any, code: str, part: str) -> None:
