@@ -1,12 +1,12 @@
 """Managed leases, whose traffic comes through a provider's connector. Pure state."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from .values import Clock, RefusedError, TokenMaker, clamp_ttl, make_room, timestamp
 
-__all__ = ["LeaseRequest", "ManagedLeases"]
+__all__ = ["LeaseEdge", "LeaseRequest", "ManagedLeases"]
 
 HEARTBEAT_SECONDS: Final = 30
 GATEWAY_PORT: Final = 8016
@@ -52,6 +52,16 @@ class ManagedLease:
         return self.status not in _LIVE
 
 
+class LeaseEdge(Protocol):
+    """What the leases tell whoever carries their traffic."""
+
+    def open_lease(self, prefix: str, managed_tunnel_id: str, tunnel_token: str) -> None:
+        """Lead a lease's path to its connector."""
+
+    def close_lease(self, prefix: str, managed_tunnel_id: str) -> None:
+        """Lead it nowhere any more."""
+
+
 class ManagedLeases:
     """All managed leases of a backend.
 
@@ -59,12 +69,24 @@ class ManagedLeases:
         now: unix seconds.
         token: makes ids and tokens.
         public_base_url: the origin under which they are reached.
+        edge: carries their traffic.
+        edge_url: the WebSocket URL that a connector dials.
     """
 
-    def __init__(self, *, now: Clock, token: TokenMaker, public_base_url: str) -> None:
+    def __init__(
+        self,
+        *,
+        now: Clock,
+        token: TokenMaker,
+        public_base_url: str,
+        edge: LeaseEdge,
+        edge_url: str,
+    ) -> None:
         self._now = now
         self._token = token
         self._public_base_url = public_base_url
+        self._edge = edge
+        self._edge_url = edge_url
         self._hostname = urlsplit(public_base_url).netloc
         self._leases: dict[str, ManagedLease] = {}
         """By id, oldest first; ended ones stay as history until room is needed."""
@@ -91,8 +113,7 @@ class ManagedLeases:
                         "this idempotency_key was used for another request: choose a new one",
                     )
                 return self._whole(self._settled(known))
-        for lease in self._leases.values():
-            self._settled(lease)
+        self.expire()
         self._forget(make_room(self._leases, MAX_LEASES, "leases"))
         shared = self._connector(request)
         lease = ManagedLease(
@@ -105,6 +126,7 @@ class ManagedLeases:
             tunnel_token=shared.tunnel_token if shared else self._token("tt"),
         )
         self._leases[lease.lease_id] = lease
+        self._edge.open_lease(lease.route_prefix, lease.managed_tunnel_id, lease.tunnel_token)
         if request.idempotency_key:
             self._by_key[request.client_instance_id, request.idempotency_key] = lease
         return self._whole(lease)
@@ -165,8 +187,7 @@ class ManagedLeases:
             RefusedError: 404, unknown.
         """
         lease = self._known(lease_id)
-        if not lease.ended:
-            lease.status = "released"
+        self._end(lease, "released")
         return self._record(lease) | {"status": "released"}
 
     def delete(self, lease_id: str) -> dict[str, Any]:
@@ -176,8 +197,24 @@ class ManagedLeases:
             RefusedError: 404, unknown.
         """
         lease = self._known(lease_id)
+        self._end(lease, "deleted")
         lease.status = "deleted"
         return self._record(lease)
+
+    def expire(self) -> float | None:
+        """End the leases whose time is over.
+
+        Returns:
+            When the next one ends, in unix seconds; ``None`` if none is live.
+        """
+        live = [lease for lease in map(self._settled, self._leases.values()) if not lease.ended]
+        return min((lease.expires_at for lease in live), default=None)
+
+    def _end(self, lease: ManagedLease, status: str) -> None:
+        """End a lease and its traffic; one that has ended stays as it is."""
+        if not lease.ended:
+            lease.status = status
+            self._edge.close_lease(lease.route_prefix, lease.managed_tunnel_id)
 
     def _known(self, lease_id: str) -> ManagedLease:
         lease = self._leases.get(lease_id)
@@ -198,7 +235,7 @@ class ManagedLeases:
     def _settled(self, lease: ManagedLease) -> ManagedLease:
         """Return the lease as it is at this moment: time may have ended it."""
         if not lease.ended and lease.expires_at <= self._now():
-            lease.status = "expired"
+            self._end(lease, "expired")
         return lease
 
     def _connector(self, request: LeaseRequest) -> ManagedLease | None:
@@ -237,6 +274,7 @@ class ManagedLeases:
             "access_client_id": None,
             "access_client_secret": None,
             "gateway_port": GATEWAY_PORT,
+            "edge_url": self._edge_url,
             "diagnostics_hint": "This lease belongs to an embedded backend on this machine.",
         }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
@@ -11,11 +12,12 @@ from ..relay.exchange import IGNORE, Exchange, RequestHandler
 from ..relay.head import error_response
 from ..relay.http11 import HttpLimits, HttpServer
 from ..relay.ingress import Ingress
-from ..relay.link import memory_links
+from ..relay.local import attach
 from ..relay.relay import AgentSession, Relay
 from ..relay.route import Limits
 from ..sdk.errors import TunnelError, from_status
 from ..sdk.requests import Request
+from .edge import Edge
 from .routes import Match, Routes, refusal
 from .store import Store
 from .values import Clock, RefusedError, make_token
@@ -37,6 +39,8 @@ _ATTACH_TIMEOUT_S: Final = 10.0
 _SWEEP_S: Final = 5.0
 """The longest time by which the end of a lease may be noticed late, after a jump of the clock."""
 _BACKLOG: Final = 1_024
+_PUBLIC: Final = ("/s/", "/t/", "/m/")
+"""Where the paths of SynthTunnel leases, tunnels and managed leases begin."""
 
 
 class Backend:
@@ -107,8 +111,10 @@ class Backend:
         )
         netloc = _netloc(host, self._listening.sockets[0].getsockname()[1])
         self.url = f"http://{netloc}"
+        self._edge = Edge(self._relay, self.url)
         self._store = Store(
             relay=self._relay,
+            edge=self._edge,
             public_base_url=self.url,
             agent_url=f"ws://{netloc}{AGENT_PATH}",
             limits=limits,
@@ -126,6 +132,7 @@ class Backend:
         listening.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self._edge.close()
         self._relay.shut_down()
         for link in list(self._links):
             link.close(1001, "the backend is closing")
@@ -169,19 +176,13 @@ class Backend:
         Raises:
             TunnelError: the lease is over, unknown, or another token's.
         """
-        inner, outer = memory_links()
-        session = self._relay.session(inner, agent_token)
-        inner.handler = session
-        ack = session.attach(agent.attach_frame())
-        if lease_id not in ack.accepted_leases:
+        if lease_id not in attach(self._relay, agent, agent_token):
             raise TunnelError(f"the relay does not let this agent serve lease {lease_id}")
-        outer.handler = agent
-        agent.connected(outer, ack.capabilities.flow_control)
 
     def _route(self, exchange: Exchange) -> RequestHandler:
         """Say who takes a request."""
         path = exchange.head.path
-        if path.startswith("/s/"):
+        if path[:3] in _PUBLIC:
             return self._ingress(exchange)
         if path == AGENT_PATH:
             self._accept_agent(exchange)
@@ -232,8 +233,9 @@ class Backend:
 
     def _sweep(self) -> None:
         """End the leases whose time is over, now and later."""
-        ends_at = self._store.synth.expire()
-        wait_s = _SWEEP_S if ends_at is None else min(max(ends_at - self._now(), 0.05), _SWEEP_S)
+        ends = [self._store.synth.expire(), self._store.leases.expire()]
+        ends_at = min((end for end in ends if end is not None), default=inf)
+        wait_s = min(max(ends_at - self._now(), 0.05), _SWEEP_S)
         self._sweeper = asyncio.get_running_loop().call_later(wait_s, self._sweep)
 
 

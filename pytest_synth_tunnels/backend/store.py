@@ -1,14 +1,19 @@
 """All state of the embedded backend, in memory. Pure: the time and the tokens come from outside."""
 
 import time
+from typing import Protocol
 
 from ..relay.route import Limits
-from .managed import ManagedLeases
+from .managed import LeaseEdge, ManagedLeases
 from .synth import RouteTable, SynthLeases
-from .tunnels import Tunnels
+from .tunnels import TunnelEdge, Tunnels
 from .values import Clock, TokenMaker, make_token
 
-__all__ = ["Store"]
+__all__ = ["Edge", "Store"]
+
+
+class Edge(TunnelEdge, LeaseEdge, Protocol):
+    """Carries the traffic of tunnels and managed leases."""
 
 
 class Store:
@@ -16,8 +21,9 @@ class Store:
 
     Args:
         relay: carries the traffic of SynthTunnel leases.
+        edge: carries that of the others.
         public_base_url: the origin under which callers come.
-        agent_url: the WebSocket URL that agents dial.
+        agent_url: the WebSocket URL that agents dial, and the connectors of managed leases.
         limits: what a SynthTunnel lease may use.
         now: unix seconds.
         token: makes ids and tokens.
@@ -32,14 +38,21 @@ class Store:
         self,
         *,
         relay: RouteTable,
+        edge: Edge,
         public_base_url: str,
         agent_url: str,
         limits: Limits | None = None,
         now: Clock = time.time,
         token: TokenMaker = make_token,
     ) -> None:
-        self.tunnels = Tunnels(public_base_url=public_base_url, token=token)
-        self.leases = ManagedLeases(now=now, token=token, public_base_url=public_base_url)
+        self.tunnels = Tunnels(public_base_url=public_base_url, token=token, edge=edge)
+        self.leases = ManagedLeases(
+            now=now,
+            token=token,
+            public_base_url=public_base_url,
+            edge=edge,
+            edge_url=agent_url,
+        )
         self.synth = SynthLeases(
             now=now,
             token=token,

@@ -1,11 +1,11 @@
 """The tunnels of ``/v1/tunnels/``: a subdomain for a local port. Pure state."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from .values import RefusedError, TokenMaker, make_room
 
-__all__ = ["Tunnels"]
+__all__ = ["Tunnel", "TunnelEdge", "Tunnels"]
 
 MAX_TUNNELS: Final = 4_096
 
@@ -27,6 +27,21 @@ class Tunnel:
     def ended(self) -> bool:
         return self.status == "deleted"
 
+    @property
+    def prefix(self) -> str:
+        """The path of its public URL."""
+        return f"/t/{self.subdomain}"
+
+
+class TunnelEdge(Protocol):
+    """What the tunnels tell whoever carries their traffic."""
+
+    def open_tunnel(self, tunnel: Tunnel) -> None:
+        """Let its URL answer, from its local target."""
+
+    def close_tunnel(self, tunnel_id: str) -> None:
+        """Forget it."""
+
 
 class Tunnels:
     """All tunnels of a backend.
@@ -34,11 +49,13 @@ class Tunnels:
     Args:
         public_base_url: the origin under which they are reached.
         token: makes their ids.
+        edge: carries their traffic.
     """
 
-    def __init__(self, *, public_base_url: str, token: TokenMaker) -> None:
+    def __init__(self, *, public_base_url: str, token: TokenMaker, edge: TunnelEdge) -> None:
         self._public_base_url = public_base_url
         self._token = token
+        self._edge = edge
         self._tunnels: dict[str, Tunnel] = {}
         """By id, oldest first; ended ones stay as history until room is needed."""
 
@@ -69,9 +86,11 @@ class Tunnels:
             subdomain=subdomain,
             local_host=local_host,
             local_port=local_port,
-            public_url=f"{self._public_base_url}/t/{subdomain}",
+            public_url="",
         )
+        tunnel.public_url = self._public_base_url + tunnel.prefix
         self._tunnels[tunnel.id] = tunnel
+        self._edge.open_tunnel(tunnel)
         return asdict(tunnel)
 
     def delete(self, tunnel_id: str) -> dict[str, Any]:
@@ -83,7 +102,9 @@ class Tunnels:
         tunnel = self._tunnels.get(tunnel_id)
         if tunnel is None:
             raise RefusedError(404, "not_found", f"no tunnel has the id {tunnel_id[:80]!r}")
-        tunnel.status = "deleted"
+        if not tunnel.ended:
+            tunnel.status = "deleted"
+            self._edge.close_tunnel(tunnel_id)
         return asdict(tunnel)
 
     def rotate(self, *, local_host: str, local_port: int, reason: str | None) -> dict[str, Any]:
@@ -97,4 +118,6 @@ class Tunnels:
             raise RefusedError(404, "not_found", "no tunnel is active, so there is none to rotate")
         newest.local_host = local_host
         newest.local_port = local_port
+        self._edge.close_tunnel(newest.id)
+        self._edge.open_tunnel(newest)
         return asdict(newest) | {"status": "rotated", "reason": reason}

@@ -29,8 +29,9 @@ from .frames import (
 )
 from .link import Link
 from .origin import Origin
-from .served import NONCE_PATH, ServedLease, read_nonce
-from .target import Target
+from .probe import Probes
+from .served import NONCE_PATH, READY_PATH, ServedLease, read_nonce
+from .target import Target, split_address
 from .websocket_table import WebSocketTable
 
 __all__ = ["Agent", "Target"]
@@ -79,6 +80,7 @@ class Agent:
         """Requests for which the link waits."""
         self._origins: set[Origin] = set()
         """All of them, also those of targets that were replaced while requests were under way."""
+        self._probes = Probes(self)
         self._websockets = WebSocketTable(self, self._leases, timeout_s)
         self._takes: dict[type[Any], Callable[[Any], None]] = {
             ReqHeaders: self._request,
@@ -256,6 +258,9 @@ class Agent:
             message = f"{lease.inflight} requests are under way, which is the lease's limit"
             self._refuse(rid, lease_id, "TOO_MANY_IN_FLIGHT_REQUESTS", message)
             return
+        if frame.path.endswith(READY_PATH) and split_address(frame.path)[1] == READY_PATH:
+            self._probes.ask(frame, lease.ready_targets(frame.path))
+            return
         found = lease.resolve(frame.path)
         if found is None:
             head_only = frame.method == "HEAD"
@@ -358,5 +363,6 @@ class Agent:
     def _forget_all(self) -> None:
         for forward in list(self._forwards.values()):
             forward.cancel()
+        self._probes.cancel()
         self._websockets.lose()
         self._stalled.clear()

@@ -6,35 +6,50 @@ from .admission import NotAdmitted, admit
 from .call import Call, refuse, too_large
 from .exchange import Exchange, RequestHandler
 from .relay import Relay, offline, over
+from .request import Head
+from .route import Route
 
-__all__ = ["PREFIX", "Ingress"]
-
-PREFIX: Final = "/s/"
-"""Below it lie the tunnels: ``/s/{route_token}/path``."""
+__all__ = ["Ingress"]
 
 _READINESS: Final = "/__synth/"
 """In paths that ask whether the tunnel is up, now."""
 
 
 class Ingress:
-    """Answers what is asked below :data:`PREFIX` (a :data:`~.exchange.Router`).
+    """Answers what callers ask of tunnels (a :data:`~.exchange.Router`).
 
     Args:
         relay: knows the routes and the agents.
+        behind_edge: callers come through a provider's edge, which says who they are, and on which
+            URL they came, in ``X-Forwarded-`` headers.
     """
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, *, behind_edge: bool = False) -> None:
         self._relay = relay
+        self._behind_edge = behind_edge
 
     def __call__(self, exchange: Exchange) -> RequestHandler:
-        head = exchange.head
-        token, slash, rest = head.path[len(PREFIX) :].partition("/")
-        relay = self._relay
-        route = relay.by_token(token)
-        rid = relay.new_rid()
+        path = exchange.head.path
+        # A route's prefix has two segments.
+        end = path.find("/", path.find("/", 1) + 1)
+        route = self._relay.by_prefix(path if end < 0 else path[:end])
         if route is None:
-            message = "no tunnel has this URL: check the path after /s/, or create a lease"
-            return refuse(exchange, rid, (404, "TUNNEL_NOT_FOUND", message, message))
+            message = "no tunnel has this URL: check its path, or create a lease"
+            failure = 404, "TUNNEL_NOT_FOUND", message, message
+            return refuse(exchange, self._relay.new_rid(), failure)
+        return self.forward(exchange, route, "/" if end < 0 else path[end:])
+
+    def forward(self, exchange: Exchange, route: Route, rest: str) -> RequestHandler:
+        """Bring a request to the agent of a route.
+
+        Args:
+            exchange: the request.
+            route: whose it is.
+            rest: its path without the route's prefix.
+        """
+        head = exchange.head
+        relay = self._relay
+        rid = relay.new_rid()
         if route.closed:
             return refuse(exchange, rid, over(route.closed_because))
         try:
@@ -42,14 +57,18 @@ class Ingress:
         except NotAdmitted as error:
             failure = 401, error.code, str(error), str(error)
             return refuse(exchange, rid, failure, [("WWW-Authenticate", "Bearer")])
+        host, scheme = head.host, "https" if head.secure else "http"
+        peer = head.peer_host
+        if self._behind_edge:
+            host, scheme, peer = _seen_by_edge(head, host, scheme, peer)
         headers += route.forwarded
         headers += (
             ("x-synthtunnel-request-id", rid),
-            ("x-forwarded-host", head.host),
-            ("x-forwarded-proto", "https" if head.secure else "http"),
-            ("x-forwarded-for", head.peer_host),
+            ("x-forwarded-host", host),
+            ("x-forwarded-proto", scheme),
+            ("x-forwarded-for", peer),
         )
-        path = slash + rest or "/"
+        path = head.path if route.whole_path else rest
         if head.upgrade:
             # Most runs have none, and never need the WebSocket library.
             from .stream import open_stream
@@ -71,3 +90,13 @@ class Ingress:
         else:
             call.hold()
         return call
+
+
+def _seen_by_edge(head: Head, host: str, scheme: str, peer: str) -> tuple[str, str, str]:
+    """Return the public host, the scheme and the caller's address, as far as an edge says them."""
+    said = head.get("x-forwarded-proto")
+    return (
+        head.get("x-forwarded-host") or host,
+        said if said in ("http", "https") else scheme,
+        head.get("x-forwarded-for") or peer,
+    )

@@ -340,14 +340,15 @@ class Relay:
         """Callers' WebSockets that have a connection, those that are closing included."""
         self.held_bytes = 0
         """Of bodies whose requests wait for an agent."""
-        self._by_token: dict[str, Route] = {}
+        self._by_prefix: dict[str, Route] = {}
         self._by_lease: dict[str, Route] = {}
         self._rid_prefix = os.urandom(4).hex()
         self._rids = count(1)
 
     def add(self, route: Route) -> None:
         """Carry this route's traffic from now on."""
-        self._by_token[route.route_token] = route
+        if route.prefix:
+            self._by_prefix[route.prefix] = route
         self._by_lease[route.lease_id] = route
 
     def remove(self, lease_id: str) -> None:
@@ -355,7 +356,8 @@ class Relay:
         self.close(lease_id, "it was removed")
         route = self._by_lease.pop(lease_id, None)
         if route is not None:
-            self._by_token.pop(route.route_token, None)
+            for prefix in [prefix for prefix, to in self._by_prefix.items() if to is route]:
+                del self._by_prefix[prefix]
 
     def close(self, lease_id: str, reason: str) -> None:
         """Fail the lease's live traffic, let its agent go, and answer 410 from now on.
@@ -394,9 +396,21 @@ class Relay:
             self.close(lease_id, "the relay has ended")
         self.deadlines.close()
 
-    def by_token(self, route_token: str) -> Route | None:
+    def lead(self, prefix: str, lease_id: str | None) -> None:
+        """Lead callers of another path to a lease too, or nowhere any more.
+
+        Args:
+            prefix: two segments, such as ``/m/r_1``.
+            lease_id: one that is carried; ``None`` for nowhere.
+        """
+        if lease_id is None:
+            self._by_prefix.pop(prefix, None)
+        else:
+            self._by_prefix[prefix] = self._by_lease[lease_id]
+
+    def by_prefix(self, prefix: str) -> Route | None:
         """Return the route that callers name so; one whose time is over is closed first."""
-        return self._current(self._by_token.get(route_token))
+        return self._current(self._by_prefix.get(prefix))
 
     def by_lease(self, lease_id: str) -> Route | None:
         """Return a lease's route; one whose time is over is closed first."""

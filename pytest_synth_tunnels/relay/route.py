@@ -63,7 +63,8 @@ class Route:
 
     Attributes:
         lease_id: the lease.
-        route_token: the path segment after ``/s/`` by which callers name it; no secret.
+        route_token: the path segment after ``/s/`` by which callers name it; no secret. Empty
+            where :attr:`prefix` is given.
         agent_token: what an agent must show to serve it.
         worker_token: what a caller must show; ``None`` where knowing the URL is enough. Assign
             another to rotate it: the old one stops working at once.
@@ -72,6 +73,9 @@ class Route:
         limits: what the lease may use.
         require_token: false where callers pass without the worker token; one that they send all
             the same still never reaches the app.
+        prefix: the path of the public URL, ``/s/{route_token}`` unless given; empty for a route
+            whose callers come by other paths (:meth:`.relay.Relay.lead`).
+        whole_path: the agent gets a caller's path with the prefix.
         closed: the lease is over. Set by :meth:`.relay.Relay.close`.
         closed_because: why, as the end of a sentence.
         session: the agent that serves it now, or ``None``. The relay's own.
@@ -79,7 +83,6 @@ class Route:
         websockets: WebSockets open, or being opened. The relay's own.
         held: those of both that wait for an agent, oldest first. The relay's own.
         last_seen_at: when an agent was last known to be attached, in unix seconds.
-        prefix: the path of the public URL, ``/s/{route_token}``.
     """
 
     lease_id: str
@@ -90,6 +93,8 @@ class Route:
     public_base_url: str = ""
     limits: Limits = field(default_factory=Limits)
     require_token: bool = True
+    prefix: str = ""
+    whole_path: bool = False
     closed: bool = False
     closed_because: str = field(default="it was closed", init=False)
     session: "AgentSession | None" = field(default=None, init=False, repr=False)
@@ -97,16 +102,17 @@ class Route:
     websockets: int = field(default=0, init=False)
     held: dict[Held, None] = field(default_factory=dict, init=False, repr=False)
     last_seen_at: float | None = field(default=None, init=False)
-    prefix: str = field(init=False)
     forwarded: list[tuple[str, str]] = field(init=False, repr=False)
     """Headers that every request of this lease gets."""
 
     def __post_init__(self) -> None:
-        self.prefix = f"/s/{self.route_token}"
-        self.forwarded = [
-            ("x-forwarded-prefix", urlsplit(self.public_base_url).path.rstrip("/") + self.prefix),
-            ("x-synthtunnel-lease-id", self.lease_id),
-        ]
+        if self.route_token:
+            self.prefix = f"/s/{self.route_token}"
+        self.forwarded = []
+        if not self.whole_path:
+            base = urlsplit(self.public_base_url).path.rstrip("/")
+            self.forwarded.append(("x-forwarded-prefix", base + self.prefix))
+        self.forwarded.append(("x-synthtunnel-lease-id", self.lease_id))
 
     @property
     def connected(self) -> bool:

@@ -7,10 +7,13 @@ from .frames import AttachLease, LocalTarget
 from .origin import Origin
 from .target import Mount, Target, split_address
 
-__all__ = ["NONCE_PATH", "ServedLease", "read_nonce"]
+__all__ = ["NONCE_PATH", "READY_PATH", "ServedLease", "read_nonce"]
 
 NONCE_PATH: Final = "/__synth/nonce/"
 """Below it the agent itself answers with the rest of the path: proof that a URL leads here."""
+
+READY_PATH: Final = "/__synth/ready"
+"""There the agent itself says whether the app answers (protocol, section 4)."""
 
 _NONCE = re.compile(r"[0-9a-fA-F]{8,128}")
 
@@ -56,6 +59,12 @@ class ServedLease:
         if found is None and not address and len(mounts) == 1:
             (found,) = mounts.values()
         return None if found is None else (*found, rest)
+
+    def ready_targets(self, path: str) -> list[Target]:
+        """Return the apps that a question at :data:`READY_PATH` is about: that of the address, or
+        all of them where it names none."""
+        address, _ = split_address(path)
+        return [mount.target for known, (mount, _) in self.mounts.items() if address in ("", known)]
 
     def explain(self, path: str) -> str:
         """Return why a path leads nowhere."""

@@ -31,12 +31,22 @@ class World:
 
     def __init__(self) -> None:
         self.time = 1_700_000_000.0
+        self.led: dict[str, str] = {}
+        """The paths whose traffic is carried, and to which connector."""
         numbers = count(1)
         self.leases = ManagedLeases(
             now=lambda: self.time,
             token=lambda prefix: f"{prefix}_{next(numbers)}",
             public_base_url="http://127.0.0.1:8787",
+            edge=self,
+            edge_url="ws://127.0.0.1:8787/edge",
         )
+
+    def open_lease(self, prefix: str, managed_tunnel_id: str, tunnel_token: str) -> None:
+        self.led[prefix] = managed_tunnel_id
+
+    def close_lease(self, prefix: str, managed_tunnel_id: str) -> None:
+        assert self.led.pop(prefix) == managed_tunnel_id
 
     def create(self, **changes: Any) -> dict[str, Any]:
         return self.leases.create(replace(REQUEST, **changes))
@@ -74,6 +84,7 @@ def test_a_new_lease_has_what_its_connector_needs(world: World) -> None:
         "access_client_id": None,
         "access_client_secret": None,
         "gateway_port": 8016,
+        "edge_url": "ws://127.0.0.1:8787/edge",
     }
 
 

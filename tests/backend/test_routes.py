@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pytest_synth_tunnels.backend import bodies
 from pytest_synth_tunnels.backend.routes import Routes
 from pytest_synth_tunnels.backend.store import Store
+from pytest_synth_tunnels.backend.tunnels import Tunnel
 from pytest_synth_tunnels.backend.values import RefusedError
 from pytest_synth_tunnels.relay.head import Response
 from pytest_synth_tunnels.relay.route import Route
@@ -40,6 +41,18 @@ class Relay:
         del self.routes[lease_id]
 
 
+class Edge:
+    """Carries nothing."""
+
+    def open_tunnel(self, tunnel: Tunnel) -> None: ...
+
+    def close_tunnel(self, tunnel_id: str) -> None: ...
+
+    def open_lease(self, prefix: str, managed_tunnel_id: str, tunnel_token: str) -> None: ...
+
+    def close_lease(self, prefix: str, managed_tunnel_id: str) -> None: ...
+
+
 class Caller:
     """Speaks to the control plane as HTTP would."""
 
@@ -47,6 +60,7 @@ class Caller:
         self.routes = Routes(
             Store(
                 relay=Relay(),
+                edge=Edge(),
                 public_base_url="http://127.0.0.1:8787",
                 agent_url="ws://127.0.0.1:8787/api/v1/synthtunnel/agent",
             ),

@@ -3,8 +3,21 @@ from itertools import count
 import pytest
 
 from pytest_synth_tunnels.backend import tunnels as module
-from pytest_synth_tunnels.backend.tunnels import Tunnels
+from pytest_synth_tunnels.backend.tunnels import Tunnel, Tunnels
 from pytest_synth_tunnels.backend.values import RefusedError
+
+
+class Edge:
+    """Notes which tunnels' URLs answer, and from which port."""
+
+    def __init__(self) -> None:
+        self.ports: dict[str, int] = {}
+
+    def open_tunnel(self, tunnel: Tunnel) -> None:
+        self.ports[tunnel.id] = tunnel.local_port
+
+    def close_tunnel(self, tunnel_id: str) -> None:
+        del self.ports[tunnel_id]
 
 
 @pytest.fixture
@@ -13,6 +26,7 @@ def tunnels() -> Tunnels:
     return Tunnels(
         public_base_url="http://127.0.0.1:8787",
         token=lambda prefix: f"{prefix}_{next(numbers)}",
+        edge=Edge(),
     )
 
 

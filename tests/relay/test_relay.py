@@ -256,7 +256,7 @@ def test_closing_a_lease_ends_its_traffic_and_lets_the_agent_go(world):
     assert stream.told == [(410, "TUNNEL_LEASE_EXPIRED", True)]
     assert agent.lost
     assert not route.connected
-    assert world.relay.by_token("rt_1") is route
+    assert world.relay.by_prefix("/s/rt_1") is route
     assert route.closed_because == "it was closed"
     assert Agent(world.relay, "at_1").attach("l1").lost
 
@@ -298,9 +298,9 @@ def test_an_agent_of_several_leases_keeps_the_others(world):
 
 def test_expiry_on_look_up(world):
     route = world.route(expires_at=6000.0)
-    assert not world.relay.by_token("rt_1").closed
+    assert not world.relay.by_prefix("/s/rt_1").closed
     world.time = 6000.5
-    assert world.relay.by_token("rt_1") is route
+    assert world.relay.by_prefix("/s/rt_1") is route
     assert route.closed
     assert world.relay.by_lease("l1") is route
 
@@ -310,7 +310,7 @@ def test_remove(world):
     world.relay.remove("l1")
     world.relay.remove("l1")
     assert route.closed
-    assert world.relay.by_token("rt_1") is None
+    assert world.relay.by_prefix("/s/rt_1") is None
     assert world.relay.by_lease("l1") is None
 
 

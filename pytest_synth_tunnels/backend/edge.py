@@ -1,0 +1,103 @@
+"""The embedded backend's edge: public paths for tunnels and managed leases, with real traffic.
+
+A tunnel of ``/v1/tunnels/`` lies at ``/t/{subdomain}``, and an agent in this process brings its
+traffic to the local target. A managed lease lies at ``/m/{prefix}``; its traffic goes, with the
+whole path, to the connector that attached with the lease's ``tunnel_token``, and from there to a
+gateway: what cloudflared does for Cloudflare's edge.
+"""
+
+from ..relay.agent import Agent
+from ..relay.local import attach
+from ..relay.relay import Relay
+from ..relay.route import Route
+from ..relay.target import Target
+from ..sdk.resolve import is_loopback
+from .tunnels import Tunnel
+from .values import make_token
+
+__all__ = ["Edge"]
+
+
+class Edge:
+    """Leads public paths to where their traffic goes.
+
+    Args:
+        relay: carries the traffic.
+        public_base_url: the origin under which callers come.
+    """
+
+    def __init__(self, relay: Relay, public_base_url: str) -> None:
+        self._relay = relay
+        self._public_base_url = public_base_url
+        self._agents: dict[str, Agent] = {}
+        """By the id of the tunnel that each serves."""
+        self._led: dict[str, set[str]] = {}
+        """For each connector, by its ``managed_tunnel_id``, the paths of its leases."""
+
+    # --- tunnels
+
+    def open_tunnel(self, tunnel: Tunnel) -> None:
+        """Let a tunnel's URL answer, from its local target."""
+        route = Route(
+            lease_id=tunnel.id,
+            route_token="",
+            agent_token=make_token("at"),
+            public_base_url=self._public_base_url,
+            require_token=False,
+            prefix=tunnel.prefix,
+        )
+        self._relay.add(route)
+        if not is_loopback(tunnel.local_host):
+            self._relay.close(
+                tunnel.id, f"it leads to {tunnel.local_host}, which is not this machine"
+            )
+            return
+        agent = self._agents[tunnel.id] = Agent()
+        agent.serve(tunnel.id, route.public_url)
+        agent.set_target(tunnel.id, "", Target(tunnel.local_host, tunnel.local_port))
+        attach(self._relay, agent, route.agent_token)
+
+    def close_tunnel(self, tunnel_id: str) -> None:
+        """Forget a tunnel; what is under way ends."""
+        self._relay.remove(tunnel_id)
+        agent = self._agents.pop(tunnel_id, None)
+        if agent is not None:
+            agent.drop(tunnel_id)
+
+    # --- managed leases
+
+    def open_lease(self, prefix: str, managed_tunnel_id: str, tunnel_token: str) -> None:
+        """Lead a managed lease's path to its connector.
+
+        Args:
+            prefix: the path, of two segments.
+            managed_tunnel_id: what the connector attaches as; leases may share one.
+            tunnel_token: what it shows.
+        """
+        led = self._led.setdefault(managed_tunnel_id, set())
+        if not led:
+            self._relay.add(
+                Route(
+                    lease_id=managed_tunnel_id,
+                    route_token="",
+                    agent_token=tunnel_token,
+                    public_base_url=self._public_base_url,
+                    require_token=False,
+                    whole_path=True,
+                )
+            )
+        led.add(prefix)
+        self._relay.lead(prefix, managed_tunnel_id)
+
+    def close_lease(self, prefix: str, managed_tunnel_id: str) -> None:
+        """Lead a path nowhere any more; the last one takes the connector's route with it."""
+        led = self._led.get(managed_tunnel_id, set())
+        led.discard(prefix)
+        self._relay.lead(prefix, None)
+        if not led and self._led.pop(managed_tunnel_id, None) is not None:
+            self._relay.remove(managed_tunnel_id)
+
+    def close(self) -> None:
+        """Let go of the connections to local targets."""
+        for tunnel_id in list(self._agents):
+            self.close_tunnel(tunnel_id)

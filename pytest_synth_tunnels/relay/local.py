@@ -1,0 +1,27 @@
+"""An agent in the relay's own process: attached over a link in memory."""
+
+from .agent import Agent
+from .link import memory_links
+from .relay import Relay
+
+__all__ = ["attach"]
+
+
+def attach(relay: Relay, agent: Agent, agent_token: str) -> list[str]:
+    """Let an agent of this process serve its leases.
+
+    Args:
+        relay: it carries the leases.
+        agent: it serves them already, and has no other link.
+        agent_token: that of the leases' routes.
+
+    Returns:
+        The ids of the leases that the relay lets it serve.
+    """
+    inner, outer = memory_links()
+    session = inner.handler = relay.session(inner, agent_token)
+    ack = session.attach(agent.attach_frame())
+    if ack.accepted_leases:
+        outer.handler = agent
+        agent.connected(outer, ack.capabilities.flow_control)
+    return ack.accepted_leases
