@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels.keeper.command import Command, Tail
+from pytest_synth_tunnels.keeper.command import Command
 from pytest_synth_tunnels.keeper.failures import FailureError
 from pytest_synth_tunnels.keeper.holders import watch_process
 from pytest_synth_tunnels.keeper.ports import PortReservation, accepts
@@ -51,6 +51,11 @@ def command(template: str, port: int, tmp_path: Path, **options: Any) -> Command
     return Command(template, port=port, **(defaults | options))
 
 
+def lines(app: Command) -> list[str]:
+    assert app._child is not None
+    return app._child.tail.lines()
+
+
 def run(main: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(30):
@@ -72,23 +77,12 @@ async def gone(pid: int) -> None:
     await died.wait()
 
 
-def test_the_tail_is_bounded() -> None:
-    tail = Tail(max_bytes=10)
-
-    tail.feed(b"a line that is long\n")
-    tail.feed(b"and \xff\n")
-
-    assert tail.lines() == ["ong", "and \ufffd"]
-    assert tail.lines(1) == ["and \ufffd"]
-    assert Tail().quoted() == "it printed nothing"
-
-
 def test_it_serves_until_stopped(port: int, script: Any, tmp_path: Path) -> None:
     async def main() -> None:
         app = command(script(SERVE + "time.sleep(60)"), port, tmp_path)
         await app.start()
         assert await accepts("127.0.0.1", port, 5)
-        _, pid, colour, cwd = app._tail.lines()[0].split()
+        _, pid, colour, cwd = lines(app)[0].split()
         assert (colour, cwd) == ("blue", str(tmp_path))
 
         await app.stop()
@@ -112,8 +106,8 @@ def test_what_it_started_and_what_ignores_the_request_ends_too(
     async def main() -> None:
         app = command(script(code + SERVE + "time.sleep(60)"), port, tmp_path)
         await app.start()
-        child = int(app._tail.lines()[0])
-        pid = int(app._tail.lines()[1].split()[1])
+        child = int(lines(app)[0])
+        pid = int(lines(app)[1].split()[1])
 
         await app.stop(grace_s=0.1)
 
@@ -134,7 +128,7 @@ def test_a_child_left_behind_by_a_command_that_ended(
         app = command(script(code), port, tmp_path, died=died.put_nowait)
         await app.start()
         assert "exit status 0" in await died.get()
-        child = int(app._tail.lines()[-1])
+        child = int(lines(app)[-1])
         await app.stop()
         await gone(child)
 
@@ -182,7 +176,7 @@ def test_it_never_listens(port: int, script: Any, tmp_path: Path) -> None:
 
     assert "did not listen" in message
     assert "within 0.5 s" in message
-    pid = int(app._tail.lines()[0])
+    pid = int(lines(app)[0])
     run(lambda: gone(pid))
 
 
@@ -207,7 +201,7 @@ async def keep():
         template, port=int(port), environ={}, cwd=cwd, timeout_s=20, died=lambda message: None
     )
     await app.start()
-    print(app._tail.lines()[0], flush=True)
+    print(app._child.tail.lines()[0], flush=True)
     await asyncio.sleep(60)
 
 asyncio.run(keep())

@@ -1,0 +1,256 @@
+"""A child process of the keeper that ends with it, however the keeper ends.
+
+It has a process group of its own, so that what it starts ends with it. Where there are no groups
+(Windows) only the process itself is ended, and one that should not outlive a keeper that is killed
+must watch its standard input.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+__all__ = ["Child", "Tail", "child_environment"]
+
+_POLL_S: Final = 0.05
+_DRAIN_S: Final = 0.5
+"""For what a process printed last, which may arrive after the news of its end."""
+_KILL_S: Final = 2.0
+"""For the news that a killed process has ended."""
+_MAX_RAW_BYTES: Final = 8_192
+_MAX_SHOWN: Final = 1_000
+_SHOWN_LINES: Final = 12
+
+_UNPRINTABLE: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
+
+_GUARD: Final = 'read _; kill -9 -"$1"'
+"""A shell that waits for the end of its input, which is the end of the keeper, however that
+comes; then it ends the child's group. A keeper that is killed thus leaves nothing behind."""
+
+_PASSED_VARIABLES: Final = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "TEMP", "TMP"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+        *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT"),
+        *("APPDATA", "LOCALAPPDATA", "USERPROFILE"),
+    }
+)
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of an environment that a connector's program may see: no keys."""
+    return {name: value for name, value in environ.items() if name in _PASSED_VARIABLES}
+
+
+class Tail:
+    """The end of what a process printed, bounded, line by line.
+
+    Args:
+        secrets: what is masked, longest first.
+        on_line: called with each whole line, masked.
+        max_lines: how many lines are kept.
+    """
+
+    def __init__(
+        self,
+        secrets: Iterable[str] = (),
+        on_line: Callable[[str], None] | None = None,
+        max_lines: int = 100,
+    ) -> None:
+        self._secrets = tuple(secrets)
+        self._on_line = on_line
+        self._lines: deque[str] = deque(maxlen=max_lines)
+        self._rest = b""
+        """The beginning of a line whose end has not come."""
+
+    def feed(self, data: bytes) -> None:
+        """Take more output."""
+        *whole, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[:_MAX_RAW_BYTES]
+        for raw in whole:
+            line = self._shown(raw)
+            self._lines.append(line)
+            if self._on_line is not None:
+                self._on_line(line)
+
+    def lines(self, count: int = _SHOWN_LINES) -> list[str]:
+        """Return the last lines."""
+        rest = [self._shown(self._rest)] if self._rest else []
+        return [*self._lines, *rest][-count:]
+
+    def quoted(self) -> str:
+        """Return the last lines for an error message."""
+        lines = self.lines()
+        return "its last lines:\n  " + "\n  ".join(lines) if lines else "it printed nothing"
+
+    def _shown(self, raw: bytes) -> str:
+        # Masked before it is cut, lest the cut leave half a secret.
+        line = raw[:_MAX_RAW_BYTES].decode("utf-8", "replace")
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return _UNPRINTABLE.sub("", line)[:_MAX_SHOWN]
+
+
+class _Protocol(asyncio.SubprocessProtocol):
+    def __init__(self, child: "Child") -> None:
+        self._child = child
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._child.tail.feed(data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1:
+            self._child.drained.set()
+
+    def process_exited(self) -> None:
+        # Without waiting for the end of its pipe, which a child of its own may keep open.
+        self._child.exited.set()
+
+
+class Child:
+    """A process in a group of its own.
+
+    Args:
+        arguments: the program and its arguments. No shell reads them, but everybody on this
+            machine can: no secrets.
+        environ: its environment.
+        cwd: its working directory; the keeper's unless given.
+        given: what it reads on its standard input, which then stays open until the child is
+            stopped or the keeper has ended; without it there is none.
+        secrets: what is masked in its output.
+        on_line: called with each line of it.
+
+    Attributes:
+        tail: the end of its output.
+        exited: set when it has ended.
+        drained: set when its output has ended.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        cwd: str | None = None,
+        given: bytes | None = None,
+        secrets: Iterable[str] = (),
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        self.tail = Tail(secrets, on_line)
+        self.exited = asyncio.Event()
+        self.drained = asyncio.Event()
+        self._arguments = arguments
+        self._environ = dict(environ)
+        self._cwd = cwd
+        self._given = given
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._code: int | None = None
+        """Its return code, once it was stopped."""
+
+    async def start(self) -> None:
+        """Start it.
+
+        Raises:
+            OSError: there is no such program, or it cannot be run.
+            ValueError: the arguments or the environment make no sense.
+        """
+        own_group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
+        self._transport, _ = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Protocol(self),
+            *self._arguments,
+            stdin=subprocess.DEVNULL if self._given is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self._environ,
+            cwd=self._cwd,
+            **own_group,
+        )
+        if os.name == "posix":
+            self._guard = subprocess.Popen(  # noqa: ASYNC220, S603 - a millisecond; all our own
+                ["/bin/sh", "-c", _GUARD, "sh", str(self.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                process_group=0,
+            )
+        pipe = self._transport.get_pipe_transport(0)
+        if self._given is not None and isinstance(pipe, asyncio.WriteTransport):
+            pipe.write(self._given)
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before it was started, and when it was stopped."""
+        return self._transport.get_pid() if self._transport is not None else 0
+
+    async def wait(self) -> str:
+        """Wait for its end, and for what it printed last.
+
+        Returns:
+            How it ended: ``exit status 1``, or ``SIGKILL``.
+        """
+        await self.exited.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                await self.drained.wait()
+        return self.outcome()
+
+    def outcome(self) -> str:
+        """Return how it ended: ``exit status 1``, or ``SIGKILL``."""
+        code = self._code if self._transport is None else self._transport.get_returncode()
+        if code is not None and code < 0:
+            try:
+                return signal.Signals(-code).name
+            except ValueError:
+                return f"signal {-code}"
+        return f"exit status {code}"
+
+    async def stop(self, grace_s: float = 3.0) -> None:
+        """End it and everything it started: asked first, and killed ``grace_s`` seconds later."""
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return
+        try:
+            self._signal(transport, signal.SIGTERM)
+            async with asyncio.timeout(grace_s):
+                await self.exited.wait()
+                while self._signal(transport, 0):  # noqa: ASYNC110 - a group tells nobody
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            pass
+        finally:
+            # What ignored it, and what a process that ended left behind.
+            self._signal(transport, getattr(signal, "SIGKILL", signal.SIGTERM))
+            self._end_guard()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_KILL_S):
+                await self.exited.wait()
+        self._code = transport.get_returncode()
+        transport.close()
+
+    def _signal(self, transport: asyncio.SubprocessTransport, number: int) -> bool:
+        """Signal the whole group; return whether there is any of it."""
+        try:
+            if os.name == "posix":
+                os.killpg(transport.get_pid(), number)
+            elif number and not self.exited.is_set():
+                transport.terminate()
+        except (ProcessLookupError, PermissionError):
+            return False
+        return os.name == "posix"
+
+    def _end_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.kill()
+            guard.wait()
+            if guard.stdin is not None:
+                guard.stdin.close()
