@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .keeper.client import Keeper, KeeperError
 from .keeper.messages import (
@@ -18,6 +18,9 @@ from .keeper.messages import (
 from .keeper.real import Real
 from .sdk.models import Secret
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
 __all__ = ["WORKER_TOKEN_HEADER", "ExposedLease", "Lease"]
 
 WORKER_TOKEN_HEADER = "X-SynthTunnel-Worker-Token"  # noqa: S105 - the header's name
@@ -28,28 +31,58 @@ class Lease:
 
     Attributes:
         lease_id: the backend's name for it.
-        public_url: what a caller needs to know, without a trailing slash. Under xdist it contains
-            this worker's address (``…/~gw1``).
         local_host: the host that the traffic goes to.
         local_port: the port that the traffic goes to.
-        expires_at: when the backend ends the lease by itself, with a time zone.
-        provider: ``synthtunnel``.
+        provider: what gives it its public URL: ``synthtunnel``, ``ngrok``, ``cloudflared``…
         backend: the backend's URL.
     """
 
     def __init__(self, keeper: Keeper, info: LeaseInfo) -> None:
         self._keeper = keeper
+        self._info = info
         self.lease_id = info.lease_id
-        self.public_url = info.public_url
         self.local_host = info.local_host
         self.local_port = info.local_port
-        self.expires_at = Real.datetime.fromisoformat(info.expires_at)
         self.provider = info.provider
         self.backend = info.backend
 
     def __repr__(self) -> str:
         target = f"{self.local_host}:{self.local_port}"
-        return f"<{type(self).__name__} {self.lease_id} {self.public_url} -> {target}>"
+        # Where callers need no token, the URL is the secret.
+        url = f" {self._info.public_url}" if self._info.worker_token else ""
+        return f"<{type(self).__name__} {self.lease_id}{url} -> {target}>"
+
+    def _current(self) -> LeaseInfo:
+        __tracebackhide__ = True
+        return self._keeper.ask(Token(lease_id=self.lease_id), LeaseInfo)
+
+    def _lasting(self) -> LeaseInfo:
+        """The same where something else than the token may have changed meanwhile."""
+        __tracebackhide__ = True
+        return self._info if self.provider == "synthtunnel" else self._current()
+
+    @property
+    def public_url(self) -> str:
+        """What a caller needs to know, without a trailing slash. Under xdist it contains this
+        worker's address (``…/~gw1``). With another provider than ``synthtunnel`` a long run may
+        see it change: take it anew for each call.
+
+        Raises:
+            KeeperError: the lease or its keeper is gone; not with ``synthtunnel``.
+        """
+        __tracebackhide__ = True
+        return self._lasting().public_url
+
+    @property
+    def expires_at(self) -> "datetime":
+        """When the backend ends the lease by itself, with a time zone; with another provider than
+        ``synthtunnel`` the keeper puts it off while the run lasts.
+
+        Raises:
+            KeeperError: the lease or its keeper is gone; not with ``synthtunnel``.
+        """
+        __tracebackhide__ = True
+        return Real.datetime.fromisoformat(self._lasting().expires_at)
 
     @property
     def worker_token(self) -> str:
@@ -60,8 +93,7 @@ class Lease:
             KeeperError: the lease or its keeper is gone.
         """
         __tracebackhide__ = True
-        info = self._keeper.ask(Token(lease_id=self.lease_id), LeaseInfo)
-        return Secret(info.worker_token or "")
+        return Secret(self._current().worker_token or "")
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -76,7 +108,11 @@ class Lease:
 
         Args:
             path: with or without its leading slash; a query may follow.
+
+        Raises:
+            KeeperError: as :attr:`public_url`.
         """
+        __tracebackhide__ = True
         return f"{self.public_url}/{path.removeprefix('/')}"
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
@@ -124,7 +160,8 @@ class Lease:
         """Rotate the worker token, for all that share this lease, and return the new one.
 
         Raises:
-            KeeperError: the lease or its keeper is gone, or the backend refuses.
+            KeeperError: the lease or its keeper is gone, it has no worker token, or the backend
+                refuses.
         """
         __tracebackhide__ = True
         info = self._keeper.ask(RefreshToken(lease_id=self.lease_id), LeaseInfo)

@@ -81,6 +81,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tell what happened to leases between two tests, where nothing is patched."""
+    done = yield
+    if uses_tunnels(item):
+        item.config.stash[SESSION].tell()
+    return done
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -182,8 +191,9 @@ def synth_lease(pytestconfig: pytest.Config) -> "Lease":
 
 @pytest.fixture(scope="session")
 def synth_expose(pytestconfig: pytest.Config) -> "Callable[..., ExposedLease]":
-    """synth_expose(target, *, ttl_s=None, name=None, require_token=True): a lease of its own for
-    a port or a URL, also a context manager; released with the run if nobody closes it."""
+    """synth_expose(target, *, provider=None, ttl_s=None, name=None, require_token=True): a lease
+    of its own for a port or a URL, also a context manager; released with the run if nobody closes
+    it."""
     from .exposing import exposer
 
     return exposer(pytestconfig.stash[SESSION].keeper)

@@ -57,7 +57,7 @@ def summarize(terminal: "pytest.TerminalReporter", session: Session) -> None:
         lines.append(f"{session.report.created} created, {session.report.released} released")
     if lines:
         terminal.section(_SECTION)
-        for line in lines:
+        for line in redact(lines, session.secrets):
             terminal.line(line)
 
 

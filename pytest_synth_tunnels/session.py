@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .keeper.client import Keeper
     from .keeper.messages import Event, Report
     from .settings import Settings
+    from .telling import Teller
 
 __all__ = ["FIXTURES", "SESSION", "Session"]
 
@@ -177,6 +178,24 @@ class Session:
         """Why later tests cannot use the lease, if so."""
         return self._lost
 
+    @cached_property
+    def _teller(self) -> "Teller":
+        from .telling import Teller
+
+        return Teller(self.config)
+
+    def tell(self) -> None:
+        """Tell other plugins what happened to the run's leases, if this process owns the run."""
+        if not (self.is_owner and self.has_keeper and self._teller.is_wanted):
+            return
+        from .keeper.client import KeeperError
+
+        try:
+            happenings = self.keeper.news()
+        except KeeperError:
+            return  # the next test that needs a tunnel says so
+        self.trouble += self._teller.tell(happenings)
+
     def finish(self) -> None:
         """End the run, if this process owns it and any process of it needed a keeper."""
         if not self.is_owner:
@@ -194,7 +213,8 @@ class Session:
             if error.code != "KEEPER_NOT_STARTED":
                 self.trouble.append(str(error))
         if self.report is not None:
-            self.trouble += self.report.events + self.report.unreleased
+            self.trouble += self.report.public + self.report.events + self.report.unreleased
+            self.trouble += self._teller.tell(self.report.happenings)
 
     def close(self) -> None:
         """Let go of what this process holds."""
@@ -212,10 +232,10 @@ def uses_tunnels(item: pytest.Item) -> bool:
 
 def _load() -> None:
     """Import, before the first test, all that a test process needs of us."""
-    from . import exposing, lease, reporting
+    from . import exposing, lease, reporting, tailoring, telling
     from .keeper import client
 
-    _ = client, exposing, lease, reporting
+    _ = client, exposing, lease, reporting, tailoring, telling
 
 
 def _runtime_base(environ: dict[str, str]) -> str:

@@ -41,6 +41,9 @@ _SLACK_S = 5.0
 
 _HANDSHAKE_TIMEOUT_S = 10.0
 
+_SHORTEST_SECRET = 16
+"""Less than this is an ordinary path, which reports need."""
+
 _M = TypeVar("_M", bound=Message)
 
 
@@ -212,6 +215,13 @@ def _wait_for_run_file(run: Run, timeout_s: float) -> dict[str, Any]:
     )
 
 
+def _secret_part(public_url: str) -> str:
+    """Return what nobody can guess of a URL that needs no token: its path, else its host."""
+    origin, _, path = public_url.partition("://")[2].partition("/")
+    prefix = path.partition("/~")[0]
+    return prefix if len(prefix) >= _SHORTEST_SECRET else origin
+
+
 class Keeper:
     """This process's hold on the keeper of its run. Makes no connection until it is needed."""
 
@@ -221,7 +231,7 @@ class Keeper:
         self._error: KeeperError | None = None
         """Why there is no keeper; the same cause at once for every later test."""
         self.secrets: set[str] = set()
-        """The tokens and keys that this process was given, for reports to leave out."""
+        """The tokens, keys and secret paths that this process knows, for reports to leave out."""
 
     def start(self) -> None:
         """Start a candidate, unless a process of this run has; do not wait for it."""
@@ -273,8 +283,8 @@ class Keeper:
             if error.code.startswith("KEEPER_"):
                 self._error = error
             raise
-        if isinstance(found, LeaseInfo) and found.worker_token:
-            self.secrets.add(found.worker_token)
+        if isinstance(found, LeaseInfo):
+            self.secrets.add(found.worker_token or _secret_part(found.public_url))
         elif isinstance(found, BackendInfo):
             self.secrets.add(found.api_key)
         return found
