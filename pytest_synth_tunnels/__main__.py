@@ -1,4 +1,5 @@
-"""The command line: ``python -m pytest_synth_tunnels leases`` shows what hosted backends are owed.
+"""The command line: ``python -m pytest_synth_tunnels doctor`` checks whether tunnels work here, and
+``… leases`` shows what hosted backends are owed.
 
 A lease stands in the ledger from its creation to its release, so what stays there was left by a
 keeper that was killed, or by a backend that was down. The next run with the same backend and key
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 from .keeper.leases import is_gone, release_request
 from .keeper.ledger import Entry, Ledger, Place, Standing, hash_key, standing, state_folder
-from .options import API_KEY_VARIABLE
+from .options import API_KEY_VARIABLE, PROVIDERS
 from .sdk.errors import TunnelError
 
 __all__ = ["main"]
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; by default the real one.
 
     Returns:
-        The exit code: 1 if a stale lease could not be closed.
+        The exit code: 1 if the doctor found a problem, or a stale lease could not be closed.
     """
     parser = argparse.ArgumentParser(prog="python -m pytest_synth_tunnels")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -36,13 +37,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help=f"close those whose keeper is dead, with the key in {API_KEY_VARIABLE}",
     )
+    doctor = commands.add_parser(
+        "doctor",
+        help="check backend, key, connector and ports, and make a round trip",
+        description="Settings come from these options and the environment, not from an ini file.",
+    )
+    doctor.add_argument("--backend", help="auto, embedded, hosted or a URL")
+    doctor.add_argument("--provider", help=f"{', '.join(PROVIDERS)} or an installed plugin's")
     options = parser.parse_args(arguments)
+    if options.command == "doctor":
+        return _examine(options.backend, options.provider)
     ledger = Ledger(state_folder(os.environ))
     try:
         return _release_stale(ledger) if options.release_stale else _list(ledger)
     except OSError as error:
         print(f"cannot use the ledger: {error}", file=sys.stderr)
         return 1
+
+
+def _examine(backend: str | None, provider: str | None) -> int:
+    from .doctor import Finding, examine
+
+    def say(finding: Finding) -> None:
+        print(f"{finding.verdict:8} {finding.name:11} {finding.text}", flush=True)
+        if finding.hint:
+            print(f"{'':8} {'':11} -> {finding.hint}", flush=True)
+
+    healthy = examine(backend=backend, provider=provider, environ=dict(os.environ), say=say)
+    return 0 if healthy else 1
 
 
 def _list(ledger: Ledger) -> int:

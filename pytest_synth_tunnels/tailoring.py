@@ -14,6 +14,8 @@ __all__ = ["tailor"]
 _SETTINGS_HOOK = "pytest_synth_tunnels_settings"
 _CONNECTORS_HOOK = "pytest_synth_tunnels_connectors"
 
+_TAKEN = {*PROVIDERS, "auto", "loopback"}
+
 
 def tailor(settings: Settings, config: pytest.Config) -> Settings:
     """Return the settings as the hooks of a run leave them.
@@ -53,7 +55,7 @@ def _collect(answers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
                 raise SettingsError(
                     f'{_CONNECTORS_HOOK} gave {place!r} for {name!r}: it must be "module:Class"'
                 )
-            if name in PROVIDERS or found.get(name, place) != place:
+            if name in _TAKEN or found.get(name, place) != place:
                 raise SettingsError(
                     f"{_CONNECTORS_HOOK} gave a provider {name!r}, and there is one already: "
                     "choose another name"
@@ -65,12 +67,12 @@ def _collect(answers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 def _check_provider(settings: Settings) -> None:
     if settings.provider in PROVIDERS or settings.provider in settings.connectors:
         return
-    from importlib.metadata import entry_points
+    from .connectors.registry import known_names
 
-    installed = entry_points(group="synth_tunnels.connectors").names
-    if settings.provider not in installed:
-        known = ", ".join([*PROVIDERS, *sorted(installed | settings.connectors.keys())])
+    known = known_names(settings.connectors)
+    if settings.provider not in known:
         source = settings.sources.get("provider", _SETTINGS_HOOK)
+        names = ", ".join(["synthtunnel", *known])
         raise SettingsError(
-            f"{source} is {settings.provider!r}: there is no such provider; known are {known}"
+            f"{source} is {settings.provider!r}: there is no such provider; known are {names}"
         )

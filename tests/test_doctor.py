@@ -1,0 +1,249 @@
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_synth_tunnels import doctor
+from pytest_synth_tunnels.__main__ import main
+from pytest_synth_tunnels.backend.server import Backend
+
+KEY = "sk-doctor-0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("SYNTH_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+class RecordingBackend(Backend):
+    """Remembers the method of each call."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seen: list[str] = []
+
+    def _control(self, exchange: Any) -> Any:
+        self.seen.append(exchange.head.method)
+        return super()._control(exchange)
+
+
+@pytest.fixture
+def hosted() -> Iterator[RecordingBackend]:
+    """A backend that is reached over HTTP, and takes one key."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(20)
+
+    backend = RecordingBackend(api_key=KEY)
+    run(backend.start())
+    try:
+        yield backend
+    finally:
+        run(backend.close())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+Diagnose = Callable[..., tuple[int, dict[str, str]]]
+
+
+@pytest.fixture
+def diagnose(capsys: pytest.CaptureFixture[str]) -> Diagnose:
+    """Run the doctor; gives the exit code, and each check's verdict and words."""
+
+    def diagnose(*arguments: str) -> tuple[int, dict[str, str]]:
+        code = main(["doctor", *arguments])
+        output = capsys.readouterr()
+        assert KEY not in output.out + output.err
+        assert output.err == ""
+        found: dict[str, str] = {}
+        for line in output.out.splitlines():
+            verdict, name, text = line[:9].strip(), line[9:21].strip(), line[21:]
+            if verdict:
+                found[name] = f"{verdict}: {text}"
+            else:
+                found[list(found)[-1]] += f" {text}"
+        return code, found
+
+    return diagnose
+
+
+def test_all_is_well_offline(diagnose: Diagnose) -> None:
+    before = set(threading.enumerate())
+
+    code, found = diagnose()
+
+    assert code == 0
+    assert list(found) == ["settings", "key", "backend", "connector", "ports", "round trip"]
+    assert {words.partition(":")[0] for words in found.values()} == {"ok"}
+    assert found["settings"].startswith("ok: embedded backend, provider synthtunnel")
+    assert "a request and its answer" in found["round trip"]
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)  # what was told to end may need a moment
+        assert not thread.is_alive()
+
+
+def test_all_is_well_with_a_backend_elsewhere(
+    diagnose: Diagnose, hosted: RecordingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNTH_API_KEY", KEY)
+
+    code, found = diagnose("--backend", hosted.url)
+
+    assert code == 0, found
+    assert found["key"] == "ok: from $SYNTH_API_KEY"
+    assert f"{hosted.url} answers in" in found["backend"]
+    assert found["round trip"].startswith("ok: lease open in")
+    # Nothing is left there.
+    assert hosted.seen.count("POST") == hosted.seen.count("DELETE") == 1
+
+
+def test_no_key(diagnose: Diagnose, hosted: Backend) -> None:
+    code, found = diagnose("--backend", hosted.url)
+
+    assert code == 1
+    assert found["key"].startswith("problem: $SYNTH_API_KEY is not set -> Set it")
+    assert found["backend"].startswith("skipped")
+    assert found["ports"].startswith("ok")
+    assert found["round trip"].startswith("skipped")
+
+
+def test_a_wrong_key(diagnose: Diagnose, hosted: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTH_API_KEY", "sk-wrong-0123456789")
+    monkeypatch.setenv("SYNTH_BACKEND_URL", hosted.url)
+
+    code, found = diagnose()
+
+    assert code == 1
+    assert found["key"].startswith("ok")
+    assert found["backend"].startswith("problem:")
+    assert "401" in found["backend"] or "key" in found["backend"]
+    assert "sk-wrong" not in str(found)
+    assert found["round trip"].startswith("skipped")
+
+
+def test_the_backend_is_down(
+    diagnose: Diagnose, refusing_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNTH_API_KEY", KEY)
+
+    code, found = diagnose("--backend", refusing_url)
+
+    assert code == 1
+    assert found["backend"].startswith("problem:")
+    assert "cannot connect" in found["backend"]
+    assert "->" in found["backend"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--backend", "nonsense"], "--synth-tunnels-backend is 'nonsense': it must be auto"),
+        (["--provider", "auto"], "never chosen by itself"),
+    ],
+)
+def test_a_wrong_setting(diagnose: Diagnose, arguments: list[str], part: str) -> None:
+    code, found = diagnose(*arguments)
+
+    assert code == 1
+    assert list(found) == ["settings"]
+    assert part in found["settings"]
+
+
+def test_a_provider_that_nobody_knows(diagnose: Diagnose) -> None:
+    code, found = diagnose("--provider", "mine")
+
+    assert code == 1
+    assert found["connector"].startswith("problem: no connector is called 'mine'")
+    assert "cloudflared-quick" in found["connector"]
+
+
+def test_a_provider_that_the_backend_does_not_serve(
+    diagnose: Diagnose, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNTH_API_KEY", KEY)
+    recorder.reply(200, {"status": "ok", "providers": ["cloudflared"]})
+
+    code, found = diagnose("--backend", recorder.url)
+
+    assert code == 1
+    assert f"problem: {recorder.url} serves no synthtunnel" in found["backend"]
+
+
+def test_the_gateway_s_port_is_taken(
+    diagnose: Diagnose, hosted: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNTH_API_KEY", KEY)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(doctor, "_GATEWAY_PORT", port)
+
+        code, found = diagnose("--backend", hosted.url, "--provider", "ngrok")
+
+    assert code == 1
+    assert found["ports"].startswith(f"problem: 127.0.0.1:{port}, where the provider brings")
+    assert "-> Stop what listens there" in found["ports"]
+
+
+def test_cloudflared_is_missing(diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTH_TUNNELS_CLOUDFLARED", "no-such-cloudflared")
+
+    code, found = diagnose("--provider", "cloudflared-quick")
+
+    assert code == 1
+    assert found["connector"].startswith("problem: there is no program no-such-cloudflared ->")
+    assert "synth_tunnels_cloudflared" in found["connector"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo cloudflared version 2025.1.0", "cloudflared version 2025.1.0"),
+        ("exit 3", "--version ended with exit status 3"),
+        ("kill $$", "--version ended with exit status -15"),
+    ],
+)
+def test_what_cloudflared_says(tmp_path: Path, script: str, words: str) -> None:
+    program = tmp_path / "cloudflared"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o700)
+
+    try:
+        said = asyncio.run(doctor._cloudflared_version(str(program)))
+    except doctor._ProblemError as error:
+        said = error.text
+
+    assert words in said
+
+
+def test_as_a_command(tmp_path: Path) -> None:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("SYNTH_")}
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pytest_synth_tunnels", "doctor"],
+        cwd=tmp_path,
+        env=environ | {"SYNTH_API_KEY": KEY, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert process.returncode == 0, process.stdout
+    assert process.stdout.count("\nok ") == 5
+    assert process.stderr == ""
+    assert KEY not in process.stdout
+    assert list(tmp_path.iterdir()) == []
