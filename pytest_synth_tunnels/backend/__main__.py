@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 
+from ..relay.reading import keep_read_buffers
 from .server import Backend
 
 __all__ = ["main"]
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 after a signal, 1 where it cannot listen.
     """
     options = _parser().parse_args(argv)
+    keep_read_buffers()
     if not _is_loopback(options.host):
         _tell(
             f"warning: {options.host} is not a loopback address: other machines can reach this "
