@@ -1,14 +1,13 @@
-"""The frames that relay and agent exchange: typed, decoded and validated here and nowhere else.
+"""The frames that relay and agent exchange, typed.
 
-No I/O. In memory a frame is one of the structs below; on a WebSocket it is the JSON text that
-:func:`encode` gives, with the names of the published protocol (protocol, section 3). ``chunk``,
-``data`` and ``body`` are bytes here and base64 there; msgspec converts them.
+In memory a frame is one of the structs below; on a WebSocket it is the JSON text that
+:mod:`.codec` makes of it, with the names of the published protocol (protocol, section 3).
+``chunk``, ``data`` and ``body`` are bytes here and base64 there.
 
 :class:`Window` is this project's own addition. It is sent only to a peer that announced
 ``flow_control`` when it attached, because published agents and relays know no windows.
 """
 
-import re
 from typing import Final, Literal
 
 import msgspec
@@ -42,8 +41,6 @@ __all__ = [
     "WsOpen",
     "WsOpenAck",
     "WsOpenReject",
-    "decode",
-    "encode",
 ]
 
 Headers = list[tuple[str, str]]
@@ -270,77 +267,3 @@ AgentFrame = (
 """What an agent says."""
 
 Frame = RelayFrame | AgentFrame
-
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Frame)
-
-
-class _Envelope(msgspec.Struct, gc=False):
-    """What a malformed frame may still tell: whose failure it is."""
-
-    type: str = ""
-    rid: str | None = None
-
-
-_envelope_decoder = msgspec.json.Decoder(_Envelope)
-_WITH_HEADERS: Final = frozenset({ReqHeaders, RespHeaders, WsOpen, WsOpenAck, WsOpenReject})
-_TYPES: Final = frozenset(kind.__struct_config__.tag for kind in _Frame.__subclasses__())
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f#]")
-_FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
-
-
-def encode(frame: Frame) -> bytes:
-    """Return the frame as JSON, ready for a WebSocket text message."""
-    return _encoder.encode(frame)
-
-
-def decode(data: bytes | str) -> Frame | None:
-    """Read one WebSocket text message.
-
-    Args:
-        data: the message.
-
-    Returns:
-        The frame, or ``None`` for a type that this version does not know.
-
-    Raises:
-        FrameError: not JSON, a field of the wrong type, or a value that may not travel in HTTP.
-    """
-    try:
-        frame: Frame = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        refusal = _refuse(data, error)
-        if refusal is None:
-            return None
-        raise refusal from None
-    if type(frame) in _WITH_HEADERS:
-        _check(frame)  # type: ignore[arg-type]
-    return frame
-
-
-def _refuse(data: bytes | str, error: Exception) -> FrameError | None:
-    """Return the error that a bad frame is, or nothing for a frame of an unknown type."""
-    try:
-        envelope = _envelope_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return FrameError("not a JSON object with a type and a rid")
-    if envelope.type not in _TYPES:
-        return None
-    return FrameError(f"{envelope.type}: {error}", envelope.rid)
-
-
-def _check(frame: ReqHeaders | RespHeaders | WsOpen | WsOpenAck | WsOpenReject) -> None:
-    """Refuse what would change the HTTP message that the frame becomes."""
-    for name, value in frame.headers:
-        if not _TOKEN.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
-            raise FrameError(f"header {name[:40]!r} cannot travel in HTTP", frame.rid)
-    if isinstance(frame, RespHeaders | WsOpenReject):
-        if not 200 <= frame.status <= 999:
-            raise FrameError(f"status {frame.status} is not a final HTTP status", frame.rid)
-    elif isinstance(frame, ReqHeaders | WsOpen):
-        target = f"{frame.path}?{frame.query}"
-        if not frame.path.startswith("/") or not target.isascii() or _UNSAFE_TARGET.search(target):
-            raise FrameError("path or query cannot travel in a request line", frame.rid)
-        if isinstance(frame, ReqHeaders) and not _TOKEN.fullmatch(frame.method):
-            raise FrameError("method is not an HTTP token", frame.rid)

@@ -11,6 +11,7 @@ from typing import Final, cast
 
 from websockets.protocol import Protocol, State
 
+from .codec import decode, encode
 from .endpoint import Endpoint
 from .frames import (
     MAX_CHUNK_BYTES,
@@ -20,8 +21,6 @@ from .frames import (
     FrameError,
     ReqBody,
     RespBody,
-    decode,
-    encode,
 )
 from .framing import Framing
 from .handshake import (

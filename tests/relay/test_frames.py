@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_synth_tunnels.relay import frames
+from pytest_synth_tunnels.relay.codec import decode, encode
 from pytest_synth_tunnels.relay.frames import (
     AgentCapabilities,
     Attach,
@@ -29,8 +30,6 @@ from pytest_synth_tunnels.relay.frames import (
     WsOpen,
     WsOpenAck,
     WsOpenReject,
-    decode,
-    encode,
 )
 
 HEADERS = [("Accept", "*/*"), ("Accept", "a, b"), ("X-Latin", "caf\u00e9"), ("Empty", "")]

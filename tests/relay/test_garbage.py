@@ -23,6 +23,7 @@ from websockets.utils import accept_key
 from pytest_synth_tunnels.backend.server import AGENT_PATH
 from pytest_synth_tunnels.relay.admission import admit
 from pytest_synth_tunnels.relay.agent import Agent, Target
+from pytest_synth_tunnels.relay.codec import decode, encode
 from pytest_synth_tunnels.relay.frames import (
     AgentCapabilities,
     Attach,
@@ -41,8 +42,6 @@ from pytest_synth_tunnels.relay.frames import (
     WsClose,
     WsFrame,
     WsOpen,
-    decode,
-    encode,
 )
 from pytest_synth_tunnels.relay.http11 import HttpServer
 from pytest_synth_tunnels.relay.ingress import Ingress

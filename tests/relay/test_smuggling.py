@@ -11,7 +11,8 @@ import pytest
 from websockets.asyncio.client import connect as websocket
 
 from pytest_synth_tunnels.relay.agent import Target
-from pytest_synth_tunnels.relay.frames import Attach, AttachAck, AttachLease, decode, encode
+from pytest_synth_tunnels.relay.codec import decode, encode
+from pytest_synth_tunnels.relay.frames import Attach, AttachAck, AttachLease
 
 from .live import Lease, Tunnels, run, statuses
 

@@ -11,6 +11,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from pytest_synth_tunnels.relay import handshake, websocket
+from pytest_synth_tunnels.relay.codec import encode
 from pytest_synth_tunnels.relay.frames import (
     MAX_CHUNK_BYTES,
     Attach,
@@ -21,7 +22,6 @@ from pytest_synth_tunnels.relay.frames import (
     ReqEnd,
     RespBody,
     RespEnd,
-    encode,
 )
 from pytest_synth_tunnels.relay.link import Link
 from pytest_synth_tunnels.relay.websocket import HandshakeError, WebSocketLink, accept, connect

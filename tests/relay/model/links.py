@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pytest_synth_tunnels.relay import agent as agent_module
 from pytest_synth_tunnels.relay.agent import Agent, Target
+from pytest_synth_tunnels.relay.codec import decode, encode
 from pytest_synth_tunnels.relay.frames import (
     WINDOW_BYTES,
     Frame,
@@ -13,8 +14,6 @@ from pytest_synth_tunnels.relay.frames import (
     ReqHeaders,
     RespBody,
     Window,
-    decode,
-    encode,
 )
 from pytest_synth_tunnels.relay.link import LinkHandler
 from pytest_synth_tunnels.relay.route import Limits, Route
