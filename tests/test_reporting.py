@@ -75,3 +75,5 @@ def test_the_header_tells_what_is_not_as_by_default() -> None:
     assert header(Settings()) == "synth tunnels: embedded backend"
     changed = Settings(ttl_s=60.0, sources={"ttl_s": "$SYNTH_TUNNELS_TTL_S"})
     assert header(changed) == "synth tunnels: embedded backend, ttl_s=60.0 ($SYNTH_TUNNELS_TTL_S)"
+    public = Settings(provider="ngrok", sources={"provider": "--synth-tunnels-provider"})
+    assert header(public).endswith(", provider=ngrok (--synth-tunnels-provider)")

@@ -205,6 +205,55 @@ def test_nobody_asks_the_keeper_where_nobody_listens(
     assert result.ret == 0
 
 
+def test_a_keeper_that_dies_tells_nothing_and_breaks_nothing(
+    pytester: pytest.Pytester, runtime: RuntimeDirectory, notes: Path
+) -> None:
+    pytester.makepyfile(
+        """
+        import json, os, signal
+        from pytest_synth_tunnels.session import SESSION
+
+        def test_kills_it(synth_lease, pytestconfig):
+            with open(pytestconfig.stash[SESSION].directory_path + "/keeper.json") as file:
+                os.kill(json.load(file)["pid"], signal.SIGKILL)
+
+        def test_later(synth_lease):
+            pass
+        """
+    )
+
+    result = pytester.runpytest_subprocess("-p", "no:xdist")
+
+    result.assert_outcomes(passed=1, errors=1)
+    assert "INTERNALERROR" not in result.stdout.str()
+    assert [one["hook"] for one in read(notes)] == ["finished", "finished"]
+
+
+def test_what_was_public_is_always_told(
+    pytester: pytest.Pytester, runtime: RuntimeDirectory
+) -> None:
+    pytester.makeconftest(
+        """
+        from pytest_synth_tunnels.keeper.client import Keeper
+        finish = Keeper.finish
+
+        def finish_as_if_public(self, timeout_s):
+            report = finish(self, timeout_s)
+            report.public.append("127.0.0.1:5000 was public through cloudflared for 34 s")
+            return report
+
+        Keeper.finish = finish_as_if_public
+        """
+    )
+    pytester.makepyfile("def test_one(synth_lease): pass")
+
+    result = pytester.runpytest_subprocess("-q", "-p", "no:xdist")
+
+    result.stdout.fnmatch_lines(
+        ["*= synth tunnels =*", "127.0.0.1:5000 was public through cloudflared for 34 s"]
+    )
+
+
 # --- the settings
 
 

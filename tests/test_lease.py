@@ -1,0 +1,122 @@
+from typing import Any
+
+import pytest
+
+from pytest_synth_tunnels.exposing import exposer
+from pytest_synth_tunnels.keeper.client import KeeperError, _secret_part
+from pytest_synth_tunnels.keeper.messages import CloseLease, Expose, LeaseInfo, Message, Token
+from pytest_synth_tunnels.lease import ExposedLease, Lease
+
+SECRET_PATH = "m/0123456789abcdef0123456789abcdef"
+
+
+def info(**values: Any) -> LeaseInfo:
+    return LeaseInfo(
+        **{
+            "lease_id": "lease_1",
+            "public_url": "http://127.0.0.1:1/s/rt_1/~gw0",
+            "worker_token": "wt_secret",
+            "local_host": "127.0.0.1",
+            "local_port": 8000,
+            "expires_at": "2030-01-01T00:00:00Z",
+            "provider": "synthtunnel",
+            "backend": "http://127.0.0.1:1",
+        }
+        | values
+    )
+
+
+class FakeKeeper:
+    """Answers what it is told, and remembers what it was asked."""
+
+    def __init__(self, answer: LeaseInfo | KeeperError) -> None:
+        self.answer = answer
+        self.asked: list[Message] = []
+
+    def ask(self, message: Message, *_: Any) -> Any:
+        self.asked.append(message)
+        if isinstance(self.answer, KeeperError):
+            raise self.answer
+        return self.answer
+
+
+def public(url: str = f"https://t.example/{SECRET_PATH}", **values: Any) -> LeaseInfo:
+    return info(public_url=url, worker_token=None, provider="cloudflared", **values)
+
+
+def test_a_synthtunnel_lease_stays_where_it_is() -> None:
+    keeper: Any = FakeKeeper(info(worker_token="wt_new"))
+    lease = Lease(keeper, info())
+
+    assert lease.url("/x?y=1") == lease.url("x?y=1") == "http://127.0.0.1:1/s/rt_1/~gw0/x?y=1"
+    assert lease.expires_at.isoformat() == "2030-01-01T00:00:00+00:00"
+    assert keeper.asked == []
+    assert lease.headers == {"X-SynthTunnel-Worker-Token": "wt_new"}
+    assert "wt_" not in repr([lease, lease.headers])
+    assert "http://127.0.0.1:1/s/rt_1/~gw0 -> 127.0.0.1:8000" in repr(lease)
+
+
+def test_a_managed_lease_is_where_the_keeper_says_now() -> None:
+    keeper: Any = FakeKeeper(public())
+    lease = Lease(keeper, public())
+    assert lease.url("/x") == f"https://t.example/{SECRET_PATH}/x"
+    assert lease.headers == {}
+
+    keeper.answer = public("https://u.example/r/2", expires_at="2031-01-01T00:00:00Z")
+
+    assert lease.public_url == "https://u.example/r/2"
+    assert lease.url("/x") == "https://u.example/r/2/x"
+    assert lease.expires_at.year == 2031
+    assert lease.provider == "cloudflared"
+    assert set(map(type, keeper.asked)) == {Token}
+
+
+def test_a_url_that_is_the_only_secret_is_not_shown() -> None:
+    keeper: Any = FakeKeeper(public())
+
+    assert repr(Lease(keeper, public())) == "<Lease lease_1 -> 127.0.0.1:8000>"
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        (f"https://t.example/{SECRET_PATH}", SECRET_PATH),
+        (f"https://t.example/{SECRET_PATH}/~gw1", SECRET_PATH),
+        (
+            "https://green-words-of-chance.trycloudflare.com",
+            "green-words-of-chance.trycloudflare.com",
+        ),
+        ("https://green-words-of-chance.example/app", "green-words-of-chance.example"),
+    ],
+)
+def test_what_of_a_url_reports_leave_out(url: str, part: str) -> None:
+    assert _secret_part(url) == part
+
+
+def test_what_the_keeper_refuses_is_told_as_it_says() -> None:
+    refusal = KeeperError("the lease has no worker token", code="NO_TOKEN", hint="Use its URL")
+    keeper: Any = FakeKeeper(refusal)
+    lease = Lease(keeper, public())
+
+    with pytest.raises(KeeperError, match=r"^the lease has no worker token\. Use its URL$"):
+        lease.refresh_worker_token()
+    with pytest.raises(KeeperError, match="no worker token"):
+        _ = lease.public_url
+
+
+def test_what_is_exposed_names_its_provider() -> None:
+    keeper: Any = FakeKeeper(public())
+
+    with exposer(keeper)(5000, provider="cloudflared", name="hook") as lease:
+        assert isinstance(lease, ExposedLease)
+
+    assert keeper.asked == [
+        Expose(
+            target="http://127.0.0.1:5000",
+            provider="cloudflared",
+            ttl_s=None,
+            name="hook",
+            require_token=True,
+        ),
+        CloseLease(lease_id="lease_1"),
+    ]
