@@ -6,32 +6,20 @@ relay and has one target, the gateway.
 """
 
 import asyncio
-import json
-import sys
-import threading
-from collections.abc import Callable
-from typing import ClassVar, Final, TypedDict
+from typing import ClassVar, Final, NoReturn, TypedDict
+from urllib.parse import urlsplit
 
 from ..relay.agent import Agent
 from ..relay.dial import Dialer
 from ..relay.target import Target
-from .program import Kind, ProgramConnector, Sign
+from .inner import InnerConnector, Say, run
+from .program import Kind, Sign
 
-__all__ = ["Config", "LoopbackConnector", "main"]
+__all__ = ["Config", "LoopbackConnector", "main", "serve"]
 
 _MAX_INFLIGHT: Final = 1024
 _BACKOFF_S: Final = (0.05, 1.0)
 """The relay is on this machine, so that trying costs nothing."""
-
-_BOOTSTRAP: Final = """\
-import sys, json
-config = json.loads(sys.stdin.buffer.readline())
-sys.path[:] = config.pop("sys_path")
-from pytest_synth_tunnels.connectors.loopback import main
-main(config)
-"""
-"""All that matters comes through the standard input: arguments and environment can be read by
-others."""
 
 
 class Config(TypedDict):
@@ -52,37 +40,36 @@ class Config(TypedDict):
     target: str
 
 
-class LoopbackConnector(ProgramConnector):
+class LoopbackConnector(InnerConnector):
     """Dials ``edge_url`` of the lease with its ``tunnel_token``, and serves its
     ``managed_tunnel_id``."""
 
     name: ClassVar[str] = "the loopback connector"
+    brings_url: ClassVar[bool] = False
     is_public: ClassVar[bool] = False
     signs: ClassVar[tuple[Sign, ...]] = (
         Sign(Kind.UP, r"^connected$"),
         Sign(Kind.OVER, r"^refused: "),
         Sign(Kind.REFUSED, r"^offline: the relay answered 40[13]\b"),
-        Sign(Kind.DOWN, r"^offline: "),
+        Sign(Kind.FAILED, r"^offline: "),
     )
 
-    def arguments(self) -> list[str]:
-        """Return the interpreter of the keeper, with a program of a few lines."""
-        return [sys.executable, "-I", "-c", _BOOTSTRAP]
+    module: ClassVar[str] = __name__
 
-    def given(self) -> bytes:
-        """Return the configuration."""
+    def config(self) -> Config:
+        """Return where to dial, and what to serve there."""
         need = self.assignment.need
-        config = Config(
+        public = urlsplit(need("public_url"))
+        return Config(
             url=need("edge_url"),
             token=need("tunnel_token"),
             lease_id=need("managed_tunnel_id"),
-            public_url=_origin(need("public_url")),
+            public_url=f"{public.scheme}://{public.netloc}",
             target=self.assignment.gateway_url,
         )
-        return json.dumps(config | {"sys_path": sys.path}).encode() + b"\n"
 
 
-async def serve(config: Config, say: Callable[[str], None], ended: asyncio.Event) -> None:
+async def serve(config: Config, say: Say, ended: asyncio.Event) -> None:
     """Carry the traffic.
 
     Args:
@@ -108,27 +95,6 @@ async def serve(config: Config, say: Callable[[str], None], ended: asyncio.Event
     await agent.close()
 
 
-def main(config: Config) -> None:
-    """Run the process, until its standard input ends."""
-    asyncio.run(_until_input_ends(config))
-
-
-async def _until_input_ends(config: Config) -> None:
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-
-    def wait() -> None:
-        sys.stdin.buffer.read()
-        loop.call_soon_threadsafe(ended.set)
-
-    # A thread, since not every event loop can wait for a pipe.
-    threading.Thread(target=wait, daemon=True).start()
-    await serve(config, _say, ended)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _origin(url: str) -> str:
-    return "/".join(url.split("/", 3)[:3])
+def main(config: Config) -> NoReturn:
+    """Run the process."""
+    run(lambda say, ended: serve(config, say, ended))

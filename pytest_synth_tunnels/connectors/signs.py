@@ -2,6 +2,7 @@
 
 import enum
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,10 +17,12 @@ _MAX_ERROR: Final = 300
 class Kind(enum.Enum):
     """What a line means."""
 
+    NOTHING = "nothing, whatever words are in it"
     UP = "a connection is there"
-    DOWN = "a connection is gone or was not had; the program itself tries again"
-    REFUSED = "turned away: OVER if there has been no connection yet, else DOWN"
-    OVER = "trying again cannot help"
+    LOST = "a connection is gone, or was not had; the program itself tries again"
+    FAILED = "as LOST, and the line says why"
+    REFUSED = "as FAILED, and if there has been no connection yet, there will be none"
+    OVER = "as FAILED, and trying again cannot help"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,14 @@ class Sign:
             ``link`` names the connection, if the program has several; a group ``origin`` is the
             public origin.
         hint: what people can do about it.
+        times: how often it must be seen, with no connection in between, to mean that; before, it
+            is FAILED.
     """
 
     kind: Kind
     pattern: str
     hint: str = ""
+    times: int = 1
 
 
 class Reading:
@@ -48,7 +54,8 @@ class Reading:
 
     Attributes:
         origin: the public origin, once a line has named it.
-        error: the last line that told of a failure, until there is a connection again.
+        error: why there is no connection, as far as that is known.
+        told: the last line that told of a failure, of the program that runs or ran last.
         hint: what to do about it.
         is_over: the program cannot be of use any more.
         was_connected: there has been a connection at some time.
@@ -57,6 +64,7 @@ class Reading:
     def __init__(self, signs: Iterable[Sign], *, needs_origin: bool = False) -> None:
         self.origin: str | None = None
         self.error = ""
+        self.told = ""
         self.hint = ""
         self.is_over = False
         self.was_connected = False
@@ -65,51 +73,57 @@ class Reading:
         ]
         self._needs_origin = needs_origin
         self._links: set[str] = set()
-        self._told = ""
-        """The last failure of which the program told, since it runs."""
+        self._seen: Counter[Sign] = Counter()
+        """How often, since there was a connection."""
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection."""
         return bool(self._links) and (self.origin is not None or not self._needs_origin)
 
-    def take(self, line: str) -> bool:
-        """Read a line; return whether it means anything."""
+    def take(self, line: str) -> None:
+        """Read a line."""
         for sign, pattern in self._signs:
             found = pattern.search(line)
             if found is not None:
                 groups = found.groupdict()
-                self._origin(groups.get("origin"))
-                self._apply(sign, groups.get("link") or "", line)
-                return True
-        return False
+                if groups.get("origin"):
+                    self.origin = groups["origin"].rstrip("/")
+                link = groups.get("link") or ""
+                if sign.kind is Kind.UP:
+                    self._up(link)
+                elif sign.kind is not Kind.NOTHING:
+                    self._down(sign, link, _STAMP.sub("", line)[:_MAX_ERROR])
+                return
 
     def started(self) -> None:
         """Take it that the program runs, for the first time or again."""
-        self._told = ""
+        self.told = ""
 
     def ended(self, error: str) -> None:
         """Take it that the program has ended; a failure that it told of itself explains more."""
         self._links.clear()
         self.origin = None
-        self.error = f"{error}: {self._told}" if self._told else error
+        self.error = f"{error}: {self.told}" if self.told else error
         if not self.was_connected:
             self.is_over = True
 
-    def _origin(self, origin: str | None) -> None:
-        if origin:
-            self.origin = origin.rstrip("/")
+    def _up(self, link: str) -> None:
+        self._links.add(link)
+        self._seen.clear()
+        if self.connected:
+            self.was_connected = True
+            self.error = self.hint = self.told = ""
 
-    def _apply(self, sign: Sign, link: str, line: str) -> None:
-        if sign.kind is Kind.UP:
-            self._links.add(link)
-            if self.connected:
-                self.was_connected = True
-                self.error = self.hint = self._told = ""
-            return
+    def _down(self, sign: Sign, link: str, line: str) -> None:
         self._links.discard(link)
-        self.error = self._told = _STAMP.sub("", line)[:_MAX_ERROR]
-        self.hint = sign.hint
-        if sign.kind is Kind.OVER or (sign.kind is Kind.REFUSED and not self.was_connected):
-            self._links.clear()
+        if sign.kind is not Kind.LOST:
+            self.error = self.told = line
+            self.hint = sign.hint
+        elif not self.told:
+            self.error = line
+        self._seen[sign] += 1
+        final = sign.kind is Kind.OVER or (sign.kind is Kind.REFUSED and not self.was_connected)
+        # As long as another connection is there, it is of use.
+        if final and self._seen[sign] >= sign.times and not self.connected:
             self.is_over = True

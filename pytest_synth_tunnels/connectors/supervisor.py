@@ -114,7 +114,9 @@ class Supervisor:
         while True:
             await self._settled.wait()
             if self._reading.is_over:
-                message = f"{self._explained()}; {self._tail.quoted()}"
+                message = self._explained()
+                if not self._reading.told:
+                    message += f"; {self._tail.quoted()}"
                 raise ConnectorError(message, self._reading.hint)
             if self._reading.connected:
                 return self._reading.origin

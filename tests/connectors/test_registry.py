@@ -66,7 +66,7 @@ def test_names_that_are_built_in() -> None:
     assert known_names({}) == sorted(BUILT_IN)
 
 
-@pytest.mark.parametrize("name", ["loopback"])
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_each_that_is_built_in_can_be_made(name: str) -> None:
     connector = load(name, {})(Assignment("http://127.0.0.1:1"))
 
