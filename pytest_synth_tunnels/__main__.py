@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from .keeper.leases import is_gone, release_request
+from .keeper.leases import is_gone, release_requests
 from .keeper.ledger import Entry, Ledger, Place, Standing, hash_key, standing, state_folder
 from .options import API_KEY_VARIABLE, PROVIDERS
 from .sdk.errors import TunnelError
@@ -104,7 +104,8 @@ def _release_stale(ledger: Ledger) -> int:
             continue
         try:
             with TunnelsClient(backend_base=entry.backend_url, retries=2) as client:
-                client.send(release_request(entry.provider, entry.lease_id))
+                for request in release_requests(entry.provider, entry.lease_id):
+                    client.send(request)
         except TunnelError as error:
             if not is_gone(error):
                 print(f"{entry.lease_id}: not closed: {error}", file=sys.stderr)

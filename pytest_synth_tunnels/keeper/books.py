@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..sdk.errors import TunnelError
-from .leases import is_gone, release_request
+from .leases import is_gone, release_requests
 from .ledger import Entry, Ledger, Place, hash_key, remove_traces
 from .plane import Plane
 from .tasks import in_thread
@@ -81,7 +81,8 @@ class Books:
     async def _close(self, entry: Entry, turns: asyncio.Semaphore) -> None:
         async with turns:
             try:
-                await self._plane.call(release_request(entry.provider, entry.lease_id))
+                for request in release_requests(entry.provider, entry.lease_id):
+                    await self._plane.call(request)
             except TunnelError as error:
                 if not is_gone(error):
                     _log.warning("cannot close stale lease %s: %s", entry.lease_id, error)

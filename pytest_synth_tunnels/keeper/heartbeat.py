@@ -29,7 +29,7 @@ class Beat:
     Attributes:
         alive: whether the backend still has the lease.
         reason: why not, in the backend's words, or why the agent is cut off.
-        attached: whether the lease's agent is connected to the relay.
+        attached: whether what carries the lease's traffic is connected.
         next_s: when the backend wants the next beat, in seconds, if it says.
         expires_at: when the lease ends, in unix seconds, if the backend says.
     """
@@ -42,12 +42,14 @@ class Beat:
 
 
 class NoticeKind(StrEnum):
-    """What a pulse tells. Each but ``offline`` at most once; ``offline`` once an outage."""
+    """What there is to tell. A pulse tells each but ``offline`` at most once, that one once an
+    outage, and never ``moved``, which a carrier tells."""
 
     LOST = "lost"
     EXPIRED = "expired"
     EXPIRING = "expiring"
     OFFLINE = "offline"
+    MOVED = "moved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Pulse:
         if beat.next_s is not None and beat.next_s > 0:
             self._interval_s = beat.next_s
         if beat.expires_at is not None:
+            self._announced = self._announced and beat.expires_at <= self._expires_at
             self._expires_at = beat.expires_at
         self._beat_at = now + self._period_s
         if not beat.alive:
@@ -136,7 +139,7 @@ class Pulse:
             return []
         self._offline = True
         cause = f": {beat.reason}" if beat.reason else ""
-        message = f"its agent has had no connection to the relay for {cut_off_s:.0f} s{cause}"
+        message = f"its tunnel has been cut off for {cut_off_s:.0f} s{cause}"
         return [Notice(NoticeKind.OFFLINE, message)]
 
     def failed(self, error: str, now: float) -> list[Notice]:

@@ -1,7 +1,7 @@
-"""What a lease is asked for with, what it is made of, and how it is given back. No I/O."""
+"""What a lease is asked for with, and how it is given back. No I/O."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -9,45 +9,15 @@ from ..sdk import requests
 from ..sdk.errors import TunnelError
 
 __all__ = [
-    "AgentConnect",
-    "LeaseLimits",
+    "SYNTHTUNNEL",
     "LeaseRequest",
-    "MadeLease",
-    "Pace",
     "is_gone",
-    "release_request",
+    "release_requests",
     "unix_s",
 ]
 
-
-class AgentConnect(msgspec.Struct):
-    """How a lease's agent reaches the relay."""
-
-    url: str
-    agent_token: str
-
-
-class LeaseLimits(msgspec.Struct):
-    """What the relay lets the lease use."""
-
-    max_inflight: int = 128
-
-
-class Pace(msgspec.Struct):
-    """How often the backend likes to be asked."""
-
-    recommended_interval_seconds: float = 25.0
-
-
-class MadeLease(msgspec.Struct):
-    """What is needed of the answer to a create; a backend may say more."""
-
-    public_url: str
-    expires_at: str
-    agent_connect: AgentConnect
-    worker_token: str | None = None
-    limits: LeaseLimits = msgspec.field(default_factory=LeaseLimits)
-    heartbeat: Pace = msgspec.field(default_factory=Pace)
+SYNTHTUNNEL: Final = "synthtunnel"
+"""The provider whose leases have an agent at the backend's relay; all others are managed."""
 
 
 class LeaseRequest(msgspec.Struct, frozen=True):
@@ -56,7 +26,7 @@ class LeaseRequest(msgspec.Struct, frozen=True):
     Attributes:
         port: the local port that the backend is told of.
         ttl_s: how long it should live, in seconds.
-        metadata: kept with it by the backend.
+        metadata: kept with it by the backend; ``name`` in it is for listings.
         require_token: whether callers must send the worker token.
     """
 
@@ -72,11 +42,11 @@ def unix_s(moment: str) -> float:
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
-def release_request(provider: str, lease_id: str) -> requests.Request:
-    """Return the call that gives a lease back."""
-    if provider == "synthtunnel":
-        return requests.close_synth_lease(lease_id)
-    return requests.release_lease(lease_id)
+def release_requests(provider: str, lease_id: str) -> list[requests.Request]:
+    """Return the calls that give a lease back, in their order."""
+    if provider == SYNTHTUNNEL:
+        return [requests.close_synth_lease(lease_id)]
+    return [requests.release_lease(lease_id), requests.delete_lease(lease_id)]
 
 
 def is_gone(error: TunnelError) -> bool:

@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["PortReservation", "accepts", "is_taken"]
+__all__ = ["PortReservation", "accepts", "accepts_now", "is_taken"]
 
 HOST: Final = "127.0.0.1"
 
@@ -51,6 +51,15 @@ def is_taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def accepts_now(host: str, port: int, timeout_s: float) -> bool:
+    """The same as :func:`accepts`, for a thread, which it blocks."""
+    try:
+        socket.create_connection((host, port), timeout_s).close()
+    except OSError:
+        return False
+    return True
 
 
 async def accepts(host: str, port: int, timeout_s: float) -> bool:

@@ -2,10 +2,13 @@
 
 import asyncio
 import secrets
+import socket
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
 from ..relay.head import WORKER_TOKEN_HEADER
+from ..relay.target import Target
 from ..sdk.resolve import is_loopback
 from .failures import FailureError
 from .ports import accepts
@@ -20,15 +23,21 @@ _MAX_ANSWER_BYTES: Final = 65_536
 
 
 async def wait_ready(
-    *, public_url: str, worker_token: str | None, host: str, port: int, timeout_s: float
+    *,
+    public_url: str,
+    worker_token: str | None,
+    missing_link: Callable[[], str | None],
+    target: Target | None,
+    timeout_s: float,
 ) -> None:
     """Wait until a tunnel carries requests to an app that accepts them.
 
     Args:
         public_url: of the tunnel, with the address.
         worker_token: what a caller sends along, if anything.
-        host: where the app listens.
-        port: where the app listens.
+        missing_link: says which link, on the way from the public URL to here, is known not to be
+            there.
+        target: the app; ``None`` where it need not accept yet.
         timeout_s: how long to wait, in seconds.
 
     Raises:
@@ -40,14 +49,19 @@ async def wait_ready(
     while True:
         attempt_s = max(0.05, min(_ATTEMPT_TIMEOUT_S, deadline - loop.time()))
         problem = await _find_problem(public_url, worker_token, attempt_s)
-        if problem is None and not await accepts(host, port, attempt_s):
-            problem = f"the app does not listen on {host}:{port}"
+        if problem is not None:
+            problem = missing_link() or problem
+        elif target is not None and not await accepts(target.host, target.port, attempt_s):
+            problem = f"the app does not listen on {target.name}"
         if problem is None:
             return
         pause_s = _PAUSE_NEAR_S if near else _PAUSE_FAR_S
         if loop.time() + pause_s >= deadline:
+            shown = public_url if worker_token else _origin(public_url)
             raise FailureError(
-                "TUNNEL_NOT_READY", f"{public_url} is not ready after {timeout_s:g} s: {problem}"
+                "TUNNEL_NOT_READY",
+                f"{shown} is not ready after {timeout_s:g} s: {problem}",
+                "python -m pytest_synth_tunnels doctor looks at each link",
             )
         await asyncio.sleep(pause_s)
 
@@ -61,6 +75,9 @@ async def _find_problem(public_url: str, token: str | None, timeout_s: float) ->
         if _is_near(public_url):
             status, body = await _get(url, headers, timeout_s)
         else:
+            host = urlsplit(url).hostname
+            if not await in_thread(lambda: _resolves(host)):
+                return f"the name {host} does not resolve yet (DNS)"
             status, body = await in_thread(lambda: _get_with_httpx(url, headers, timeout_s))
     except (OSError, ValueError) as error:
         reason = str(error) or "no answer"
@@ -74,6 +91,20 @@ async def _find_problem(public_url: str, token: str | None, timeout_s: float) ->
     if status in (404, 410):
         return f"the public URL does not know the lease any more ({status})"
     return f"the public URL answers {status}"
+
+
+def _origin(url: str) -> str:
+    """Return a URL without its path, which is a secret where no token is asked for."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/…"
+
+
+def _resolves(host: str | None) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def _is_near(url: str) -> bool:

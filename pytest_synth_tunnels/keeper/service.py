@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -10,11 +11,12 @@ from ..relay.target import Target
 from ..sdk.errors import TunnelError
 from ..sdk.resolve import is_loopback
 from ..settings import Settings
+from .carriers import Carriers
 from .command import Command
 from .failures import FailureError
 from .holders import Holder, Holders
 from .journal import Journal
-from .leases import is_gone
+from .leases import SYNTHTUNNEL, is_gone
 from .messages import (
     Backend,
     BackendInfo,
@@ -88,8 +90,7 @@ class Service:
         self._tunnels = Tunnels(
             run_id=run_id,
             settings=settings,
-            plane=plane,
-            books=books,
+            carriers=Carriers(settings, plane, books, environ, time.time),
             tell=self._told,
             journal=self.journal,
         )
@@ -179,12 +180,7 @@ class Service:
         return COMMON if one else holder.address
 
     async def _expose(self, holder: Holder, request: Expose) -> LeaseInfo:
-        if request.provider not in (None, "synthtunnel"):
-            raise FailureError(
-                "TUNNEL_PROVIDER_INVALID",
-                f"provider {request.provider!r} is unknown",
-                "Use 'synthtunnel' or leave it out",
-            )
+        provider = request.provider or self._settings.provider
         target = Target.from_url(request.target)
         if not (is_loopback(target.host) or self._settings.allow_remote_targets):
             raise FailureError(
@@ -192,17 +188,19 @@ class Service:
                 f"{target.host} is not this machine, and a lease would open it to others",
                 "Set synth_tunnels_allow_remote_targets = true if that is meant",
             )
-        if not (request.require_token or self._plane.embedded):
+        if provider == SYNTHTUNNEL and not (request.require_token or self._plane.embedded):
             raise FailureError(
                 "TOKEN_REQUIRED",
                 "a hosted relay always wants the worker token from its callers",
-                "require_token=False works with the embedded backend",
+                "require_token=False works with the embedded backend, and the URL of another "
+                "provider wants no token: provider='ngrok', for example",
             )
         if request.ttl_s is not None and not request.ttl_s > 0:
             raise ValueError(f"ttl_s must be above 0, not {request.ttl_s:g}")
         tunnel = self._tunnels.expose(
             holder.pid,
             target,
+            provider=provider,
             ttl_s=request.ttl_s,
             name=request.name,
             token=request.require_token,
@@ -222,12 +220,11 @@ class Service:
         tunnel = self._tunnels.find(request.lease_id)
         await tunnel.ready()
         address = self._address_on(tunnel, holder)
-        target = tunnel.serving.target(address)
         await wait_ready(
             public_url=tunnel.url(address),
-            worker_token=tunnel.worker_token,
-            host=target.host,
-            port=target.port,
+            worker_token=tunnel.carrier.worker_token,
+            missing_link=tunnel.carrier.missing_link,
+            target=tunnel.serving.target(address),
             timeout_s=min(max(request.timeout_s, 0.0), _MAX_WAIT_READY_S),
         )
         return Done()
@@ -235,7 +232,7 @@ class Service:
     async def _status(self, _: Holder, request: Status) -> StatusInfo:
         tunnel = self._tunnels.find(request.lease_id)
         try:
-            answer = await tunnel.status()
+            answer = await tunnel.carrier.status()
         except TunnelError as error:
             if not is_gone(error):
                 raise
@@ -248,7 +245,7 @@ class Service:
 
     async def _refresh_token(self, holder: Holder, request: RefreshToken) -> LeaseInfo:
         tunnel = self._tunnels.find(request.lease_id)
-        await tunnel.refresh_token()
+        await tunnel.carrier.refresh_token()
         return tunnel.info(self._address_on(tunnel, holder))
 
     async def _backend(self, _: Holder, __: Backend) -> BackendInfo:
@@ -301,7 +298,7 @@ class Service:
         if self._command is not None:
             self._command_up.cancel()
             ending += [self._command_up, spawn(self._command.stop())]
-        await asyncio.wait(ending, timeout=RELEASE_TIMEOUT_S + 2)
+        await asyncio.wait(ending, timeout=2 * RELEASE_TIMEOUT_S)
         for reservation in self._ports.values():
             reservation.close()
         return Report(
@@ -309,6 +306,6 @@ class Service:
             released=self._tunnels.released,
             events=list(self._events),
             unreleased=self._tunnels.unreleased,
-            public=[],
+            public=self._tunnels.public,
             happenings=self.journal.drain(),
         )

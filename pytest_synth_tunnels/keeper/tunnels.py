@@ -3,22 +3,18 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from ..relay.agent import Agent
 from ..relay.target import Target
 from ..settings import Settings
+from .carriers import Carriers
 from .failures import FailureError
 from .journal import Journal
 from .leases import LeaseRequest
 from .life import LeaseState
-from .plane import Plane
 from .ports import HOST
 from .tasks import spawn
 from .tunnel import Tell, Tunnel
-
-if TYPE_CHECKING:
-    from .books import Books
 
 __all__ = ["COMMON", "RELEASE_TIMEOUT_S", "Tunnels"]
 
@@ -29,6 +25,8 @@ COMMON: Final = ""
 """The address without a name, and the lease that all processes share."""
 
 _MAX_EXPOSED: Final = 256
+_CLOSE_TIMEOUT_S: Final = 8.0
+"""For connectors and backends to end; those of a run without connectors need milliseconds."""
 
 
 class Tunnels:
@@ -37,8 +35,7 @@ class Tunnels:
     Args:
         run_id: names the run, for the backend's listings.
         settings: of the run.
-        plane: the backend, not yet started.
-        books: for what a hosted backend is owed; ``None`` for the embedded one.
+        carriers: make what carries the leases; their backend is not yet started.
         tell: takes what happens to a lease.
         journal: where the creation and the release of each are noted.
         now: unix seconds.
@@ -47,6 +44,7 @@ class Tunnels:
         created: leases that the backend made and that have been dropped since.
         released: those of them that were given back.
         unreleased: a line for each of the others.
+        public: a line for each port that was open to the internet.
     """
 
     def __init__(
@@ -54,8 +52,7 @@ class Tunnels:
         *,
         run_id: str,
         settings: Settings,
-        plane: Plane,
-        books: "Books | None",
+        carriers: Carriers,
         tell: Tell,
         journal: Journal,
         now: Callable[[], float] = time.time,
@@ -63,10 +60,10 @@ class Tunnels:
         self.created = 0
         self.released = 0
         self.unreleased: list[str] = []
+        self.public: list[str] = []
         self._metadata = {"source": "pytest-synth-tunnels", "run_id": run_id}
         self._settings = settings
-        self._plane = plane
-        self._books = books
+        self._carriers = carriers
         self._tell = tell
         self._journal = journal
         self._now = now
@@ -78,14 +75,15 @@ class Tunnels:
 
     def start(self) -> None:
         """Start the backend, and close what dead keepers left there."""
-        self._started = spawn(self._plane.start())
-        self._may_create: asyncio.Future[None] = self._started
+        self._started = spawn(self._carriers.plane.start())
+        self._may_create: dict[str, asyncio.Future[None]] = {}
+        """What leases of a provider wait for; the others' first one is not yet asked for."""
         self._sweeping = spawn(self._sweep())
 
     async def _sweep(self) -> None:
-        if self._books is not None:
+        if self._carriers.books is not None:
             await asyncio.shield(self._started)
-            await self._books.sweep()
+            await self._carriers.books.sweep()
 
     async def started(self) -> None:
         """Wait for the backend.
@@ -106,10 +104,11 @@ class Tunnels:
         """
         key = COMMON if self._settings.share == "run" else address
         if key not in self._shared:
-            tunnel = self._shared[key] = self._open(port)
+            provider = self._settings.provider
+            tunnel = self._shared[key] = self._open(provider, port)
             # The others wait for the first: what refuses one lease refuses all, and is asked once.
-            if self._may_create is self._started:
-                self._may_create = spawn(_succeeded(tunnel))
+            if provider not in self._may_create:
+                self._may_create[provider] = spawn(_succeeded(tunnel))
         return self._shared[key]
 
     def is_common(self, tunnel: Tunnel) -> bool:
@@ -117,13 +116,21 @@ class Tunnels:
         return self._settings.share == "run" and tunnel is self._shared.get(COMMON)
 
     def expose(
-        self, pid: int, target: Target, *, ttl_s: float | None, name: str | None, token: bool
+        self,
+        pid: int,
+        target: Target,
+        *,
+        provider: str,
+        ttl_s: float | None,
+        name: str | None,
+        token: bool,
     ) -> Tunnel:
         """Open a lease of its own for a process.
 
         Args:
             pid: the process, with which the lease ends.
             target: where its traffic goes.
+            provider: what carries it.
             ttl_s: how long it lasts, in seconds; the run's setting by default.
             name: what the backend's listings call it.
             token: whether callers must send the worker token.
@@ -137,7 +144,12 @@ class Tunnels:
             )
         metadata = {"name": name} if name else {}
         tunnel = self._open(
-            target.port, host=target.host, ttl_s=ttl_s, metadata=metadata, require_token=token
+            provider,
+            target.port,
+            host=target.host,
+            ttl_s=ttl_s,
+            metadata=metadata,
+            require_token=token,
         )
         self._exposed[tunnel] = pid
         tunnel.serving.set_target(COMMON, target)
@@ -145,6 +157,7 @@ class Tunnels:
 
     def _open(
         self,
+        provider: str,
         port: int,
         *,
         host: str = HOST,
@@ -152,18 +165,16 @@ class Tunnels:
         metadata: dict[str, Any] | None = None,
         require_token: bool = True,
     ) -> Tunnel:
+        request = LeaseRequest(
+            port=port,
+            ttl_s=self._settings.ttl_s if ttl_s is None else ttl_s,
+            metadata=self._metadata | (metadata or {}),
+            require_token=require_token,
+        )
         tunnel = Tunnel(
-            self._plane,
-            LeaseRequest(
-                port=port,
-                ttl_s=self._settings.ttl_s if ttl_s is None else ttl_s,
-                metadata=self._metadata | (metadata or {}),
-                require_token=require_token,
-            ),
-            Agent(timeout_s=self._settings.request_timeout_s),
-            started=self._may_create,
+            self._carriers.make(provider, request),
+            started=self._may_create.get(provider, self._started),
             tell=self._tell,
-            books=self._books,
             now=self._now,
         )
         spawn(self._note(tunnel, host, port))
@@ -175,12 +186,12 @@ class Tunnels:
         if tunnel.life.state is LeaseState.ACTIVE:
             self._journal.created(
                 tunnel.lease_id,
-                provider="synthtunnel",
-                backend=self._plane.url,
+                provider=tunnel.carrier.provider,
+                backend=tunnel.carrier.backend_url,
                 local_host=host,
                 local_port=port,
                 # Where callers need no token it is the only secret.
-                public_url=tunnel.public_url if tunnel.worker_token else None,
+                public_url=tunnel.carrier.public_url if tunnel.carrier.worker_token else None,
             )
 
     def find(self, lease_id: str) -> Tunnel:
@@ -190,7 +201,7 @@ class Tunnels:
             FailureError: this run does not hold it.
         """
         for tunnel in [*self._shared.values(), *self._exposed]:
-            if lease_id and tunnel.lease_id == lease_id:
+            if lease_id and tunnel.carrier.is_called(lease_id):
                 return tunnel
         raise FailureError("UNKNOWN_LEASE", f"this run holds no lease {lease_id}, or no more")
 
@@ -208,13 +219,13 @@ class Tunnels:
         Raises:
             FailureError: it is not that process's to close, or could not be released.
         """
-        if any(tunnel.lease_id == lease_id for tunnel in self._shared.values()):
+        if any(tunnel.carrier.is_called(lease_id) for tunnel in self._shared.values()):
             raise FailureError(
                 "LEASE_SHARED",
                 "the run's lease is used by all its tests; it is released when the run ends",
             )
         for tunnel, owner in list(self._exposed.items()):
-            if tunnel.lease_id == lease_id:
+            if tunnel.carrier.is_called(lease_id):
                 if owner != pid:
                     raise FailureError("LEASE_FOREIGN", "another process opened this lease")
                 error = await asyncio.shield(self.drop(tunnel))
@@ -246,6 +257,7 @@ class Tunnels:
         error = await tunnel.release(RELEASE_TIMEOUT_S)
         self._exposed.pop(tunnel, None)
         del self._dropping[tunnel]
+        self.public += tunnel.carrier.exposure()
         if tunnel.lease_id:
             self.created += 1
             if error is None:
@@ -257,7 +269,7 @@ class Tunnels:
 
     def _debt(self, tunnel: Tunnel, error: str) -> str:
         message = f"lease {tunnel.lease_id} could not be released: {error}"
-        if self._books is None:
+        if self._carriers.books is None:
             return message
         return (
             f"{message}. The next run with this backend tries again, and so does "
@@ -273,7 +285,7 @@ class Tunnels:
         for tunnel in [*self._shared.values(), *self._exposed]:
             self.drop(tunnel)
         await asyncio.wait([*self._dropping.values(), self._sweeping], timeout=timeout_s)
-        await asyncio.wait([spawn(self._plane.close())], timeout=1.0)
+        await asyncio.wait([spawn(self._carriers.close())], timeout=_CLOSE_TIMEOUT_S)
 
 
 async def _succeeded(first: Tunnel) -> None:

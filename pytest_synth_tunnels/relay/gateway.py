@@ -19,12 +19,12 @@ from .relay import Relay
 from .route import Limits, Route
 from .served import READY_PATH
 
-__all__ = ["HEALTH_PATH", "HOST", "Gateway"]
+__all__ = ["HOST", "MAX_INFLIGHT", "Gateway"]
 
 HOST: Final = "127.0.0.1"
-HEALTH_PATH: Final = "/__synth/gateway/health"
+_HEALTH_PATH: Final = "/__synth/gateway/health"
 _HEALTH: Final = b'{"status":"ok","gateway":"running"}'
-_MAX_INFLIGHT: Final = 1024
+MAX_INFLIGHT: Final = 1024
 """For each lease; all workers of a run share it."""
 _BACKLOG: Final = 1_024
 _AGENT_TOKEN: Final = "in this process"  # noqa: S105 - nobody else can attach
@@ -78,7 +78,7 @@ class Gateway:
 
         Args:
             lease_id: the lease.
-            agent: a new one, which serves this lease alone, and has its targets.
+            agent: it serves the lease already, and no other.
             public_url: where callers reach the lease.
             prefix: the beginning of the paths that they ask for, such as ``/m/r_1``.
             ready_prefix: where else the backend asks for :data:`.served.READY_PATH`.
@@ -89,14 +89,13 @@ class Gateway:
             route_token="",
             agent_token=_AGENT_TOKEN,
             public_base_url=public_url.removesuffix(prefix),
-            limits=Limits(max_inflight=_MAX_INFLIGHT),
+            limits=Limits(max_inflight=MAX_INFLIGHT),
             require_token=False,
             prefix=prefix,
         )
         self._relay.add(route)
         self._routes[prefix] = route
         self._ready_paths[(ready_prefix or prefix) + READY_PATH] = route
-        agent.serve(lease_id, public_url, max_inflight=_MAX_INFLIGHT)
         attach(self._relay, agent, _AGENT_TOKEN)
 
     def remove(self, lease_id: str) -> None:
@@ -124,7 +123,7 @@ class Gateway:
     def _route(self, exchange: Exchange) -> RequestHandler:
         """Say who takes a request."""
         path = exchange.head.path
-        if path == HEALTH_PATH:
+        if path == _HEALTH_PATH:
             exchange.respond(200, _JSON, _HEALTH)
             return IGNORE
         if (route := self._ready_paths.get(path)) is not None:

@@ -7,6 +7,7 @@ import pytest
 from pytest_synth_tunnels.keeper import ready
 from pytest_synth_tunnels.keeper.failures import FailureError
 from pytest_synth_tunnels.keeper.ready import wait_ready
+from pytest_synth_tunnels.relay.target import Target
 
 WT = "wt_1"
 Answer = Callable[[bytes], bytes]
@@ -49,8 +50,8 @@ def outcome(
             waiting: Awaitable[Any] = wait_ready(
                 public_url=f"http://127.0.0.1:{port}/s/rt_1",
                 worker_token=token,
-                host="127.0.0.1",
-                port=port if app else 9,
+                missing_link=lambda: None,
+                target=Target("127.0.0.1", port if app else 9),
                 timeout_s=timeout_s,
             )
             await asyncio.wait_for(waiting, 20)
@@ -109,9 +110,35 @@ def test_nobody_listens_at_the_public_url() -> None:
     waiting = wait_ready(
         public_url="http://127.0.0.1:9/s/rt_1",
         worker_token=None,
-        host="127.0.0.1",
-        port=9,
+        missing_link=lambda: None,
+        target=None,
         timeout_s=0.1,
     )
     with pytest.raises(FailureError, match="cannot be reached"):
+        asyncio.run(waiting)
+
+
+def test_a_link_that_is_known_to_be_missing_is_named_first() -> None:
+    waiting = wait_ready(
+        public_url="http://127.0.0.1:9/m/r_secret",
+        worker_token=None,
+        missing_link=lambda: "the connector is not connected",
+        target=None,
+        timeout_s=0.1,
+    )
+    with pytest.raises(FailureError, match="the connector is not connected") as caught:
+        asyncio.run(waiting)
+    # Where no token is asked for, the URL's path is the secret.
+    assert "r_secret" not in str(caught.value)
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    waiting = wait_ready(
+        public_url="https://demo.invalid/m/r_1",
+        worker_token=None,
+        missing_link=lambda: None,
+        target=None,
+        timeout_s=0.1,
+    )
+    with pytest.raises(FailureError, match=r"demo\.invalid does not resolve yet \(DNS\)"):
         asyncio.run(waiting)

@@ -10,6 +10,7 @@ from pytest_synth_tunnels.keeper.failures import FailureError
 from pytest_synth_tunnels.keeper.heartbeat import Notice, NoticeKind
 from pytest_synth_tunnels.keeper.leases import LeaseRequest
 from pytest_synth_tunnels.keeper.life import LeaseState
+from pytest_synth_tunnels.keeper.synthtunnel import SynthTunnelCarrier
 from pytest_synth_tunnels.keeper.tunnel import Tunnel
 from pytest_synth_tunnels.relay.agent import Agent
 from pytest_synth_tunnels.relay.target import Target
@@ -100,13 +101,16 @@ class World:
         if started is None:
             started = asyncio.get_running_loop().create_future()
             started.set_result(None)
-        return Tunnel(
+        carrier = SynthTunnelCarrier(
             self.plane,
+            self.books,  # type: ignore[arg-type]
             LeaseRequest(**({"port": 8000, "ttl_s": 3600, "metadata": {"a": 1}} | request)),
             Agent(),
+        )
+        return Tunnel(
+            carrier,
             started=started,
             tell=lambda tunnel, kind, message: self.told.append((kind, message)),
-            books=self.books,  # type: ignore[arg-type]
             now=lambda: NOW,
         )
 
@@ -236,7 +240,7 @@ def test_a_relay_that_refuses_the_agent() -> None:
 
 
 def test_a_relay_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_synth_tunnels.keeper.serving._ATTACH_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("pytest_synth_tunnels.keeper.synthtunnel._ATTACH_TIMEOUT_S", 0.05)
 
     async def main() -> None:
         world = World()
@@ -388,7 +392,7 @@ def test_what_a_beat_finds(answer: Any, alive: bool, attached: bool) -> None:
             return answer
 
         world.plane.call_from_thread = call  # type: ignore[method-assign]
-        beat = tunnel._beat()
+        beat = tunnel.carrier.beat()
         assert (beat.alive, beat.attached) == (alive, attached)
         assert bool(beat.reason) is not alive
         await tunnel.release(5)
@@ -407,7 +411,7 @@ def test_a_beat_without_an_answer_is_no_loss() -> None:
 
         world.plane.call_from_thread = call  # type: ignore[method-assign]
         with pytest.raises(Exception, match="503"):
-            tunnel._beat()
+            tunnel.carrier.beat()
         await tunnel.release(5)
 
     run(main())
@@ -421,13 +425,13 @@ def test_tokens_are_rotated_and_left_out_where_none_is_needed() -> None:
         await public.ready()
         assert world.plane.asked[1].body is not None
         assert world.plane.asked[1].body["metadata"] == {"a": 1, "require_token": False}
-        assert public.worker_token is None
+        assert public.carrier.worker_token is None
 
-        await closed.refresh_token()
-        await public.refresh_token()
+        await closed.carrier.refresh_token()
+        await public.carrier.refresh_token()
 
-        assert closed.worker_token == "wt_2"
-        assert public.worker_token is None
+        assert closed.carrier.worker_token == "wt_2"
+        assert public.carrier.worker_token is None
         world.plane.answers["DELETE"] = [{}, {}]
         await asyncio.gather(closed.release(5), public.release(5))
 

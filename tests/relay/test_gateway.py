@@ -28,6 +28,7 @@ class World:
     async def start(self, *addresses: str, **options: Any) -> None:
         await self.gateway.start()
         options = {"public_url": PUBLIC_URL, "prefix": PREFIX} | options
+        self.agent.serve("lease_1", options["public_url"])
         self.gateway.add("lease_1", self.agent, **options)
         for address in addresses:
             app = self.apps[address] = await self.tunnels.app(address or "app")

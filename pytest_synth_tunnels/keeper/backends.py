@@ -1,0 +1,54 @@
+"""Which backend a lease is asked from."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from .plane import EmbeddedPlane, Plane
+from .tasks import spawn
+
+if TYPE_CHECKING:
+    from .books import Books
+
+__all__ = ["Backends"]
+
+
+class Backends:
+    """The run's backend, and one of the keeper's own for providers that need none.
+
+    A connector that makes its public URL itself (cloudflared's quick tunnels, or somebody's own)
+    has no use for an account. Where the run's backend is a hosted one, its leases are kept by an
+    embedded one beside it, so that every lease has the same life.
+
+    Args:
+        plane: the run's backend, not yet started.
+        books: for what a hosted backend is owed; ``None`` for the embedded one.
+        request_timeout_s: how long a caller waits for the app, in seconds.
+    """
+
+    def __init__(self, plane: Plane, books: "Books | None", request_timeout_s: float) -> None:
+        self.plane = plane
+        self.books = books
+        self._own: Plane = plane if plane.embedded else EmbeddedPlane(request_timeout_s)
+        self._own_started: asyncio.Task[None] | None = None
+
+    async def find(self, *, brings_url: bool) -> "tuple[Plane, Books | None]":
+        """Return the backend for a connector's leases, started, and its books.
+
+        Args:
+            brings_url: whether the connector makes its public URL itself.
+
+        Raises:
+            TunnelError: it cannot be used.
+        """
+        if not brings_url or self._own is self.plane:
+            return self.plane, self.books
+        if self._own_started is None:
+            self._own_started = spawn(self._own.start())
+        await asyncio.shield(self._own_started)
+        return self._own, None
+
+    async def close(self) -> None:
+        """Let go of them."""
+        await self.plane.close()
+        if self._own is not self.plane:
+            await self._own.close()

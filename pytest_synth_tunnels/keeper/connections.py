@@ -1,0 +1,180 @@
+"""The run's connectors: started with the first lease that needs one, shared, and stopped.
+
+A connector serves every lease of the same tunnel. When the last of them is gone it waits a while
+for another, and then stops.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..connectors.base import Assignment, Connector, ConnectorError, ConnectorStatus
+from ..connectors.registry import load
+from .failures import FailureError
+from .tasks import spawn
+
+__all__ = ["Connection", "Connections"]
+
+_log = logging.getLogger(__name__)
+
+_IDLE_S: Final = 30.0
+_STOP_TIMEOUT_S: Final = 6.0
+_SHOWN_LINES: Final = 12
+
+
+class Connection:
+    """A connector at work.
+
+    Args:
+        name: its provider, for people.
+        kind: its class.
+        assignment: what it has to do.
+
+    Attributes:
+        name: its provider.
+        kind: its class.
+        users: how many leases use it.
+        starts: how often it was started.
+    """
+
+    def __init__(self, name: str, kind: type[Connector], assignment: Assignment) -> None:
+        self.name = name
+        self.kind = kind
+        self.users = 0
+        self.starts = 0
+        self._assignment = assignment
+        self._connector: Connector | None = None
+        self._opening: asyncio.Task[str | None] | None = None
+
+    async def ready(self) -> str | None:
+        """Start it unless it is started, and wait until it is connected.
+
+        Returns:
+            The public origin, if it makes one.
+
+        Raises:
+            FailureError: it cannot be, and why.
+        """
+        if self._opening is None:
+            self._opening = spawn(self._open())
+        try:
+            return await asyncio.shield(self._opening)
+        except ConnectorError as error:
+            raise FailureError(
+                "CONNECTOR_FAILED",
+                f"the {self.name} connector failed: {error.message}{self.quoted_lines()}",
+                error.hint,
+            ) from None
+
+    async def _open(self) -> str | None:
+        self.starts += 1
+        connector = self._connector = self.kind(self._assignment)
+        await connector.start()
+        return await connector.ready()
+
+    async def restart(self) -> str | None:
+        """Stop it, and start it anew; as :meth:`ready`."""
+        await self.stop()
+        return await self.ready()
+
+    def status(self) -> ConnectorStatus:
+        """Return how it fares. May be called from any thread."""
+        if self._connector is None:
+            return ConnectorStatus(connected=False, error="it is not started")
+        return self._connector.status()
+
+    def quoted_lines(self) -> str:
+        """Return its last lines for an error message, or nothing."""
+        lines = self._connector.logs()[-_SHOWN_LINES:] if self._connector is not None else []
+        return "; its last lines:\n  " + "\n  ".join(lines) if lines else ""
+
+    async def stop(self) -> None:
+        """End it, within some seconds."""
+        connector, self._connector = self._connector, None
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+        if connector is not None:
+            stopping = spawn(connector.stop())
+            await asyncio.wait([stopping], timeout=_STOP_TIMEOUT_S)
+            if not stopping.done() or stopping.exception() is not None:
+                _log.warning("the %s connector did not stop as it should", self.name)
+
+
+class Connections:
+    """All connectors of a run.
+
+    Args:
+        environ: the environment of the run.
+        cloudflared: name or path of the cloudflared program, if one is configured.
+        registered: connectors of plugins, name → ``module:Class``.
+        idle_s: how long one without leases is kept, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str],
+        cloudflared: str | None,
+        registered: Mapping[str, str],
+        idle_s: float = _IDLE_S,
+    ) -> None:
+        self._environ = environ
+        self._cloudflared = cloudflared
+        self._registered = registered
+        self._idle_s = idle_s
+        self._connections: dict[tuple[str, ...], Connection] = {}
+        self._idle: dict[Connection, asyncio.TimerHandle] = {}
+        """Those without leases, and what will stop them."""
+
+    def kind(self, name: str) -> type[Connector]:
+        """Return a provider's class.
+
+        Raises:
+            FailureError: there is none, or it cannot be used.
+        """
+        try:
+            return load(name, self._registered)
+        except ConnectorError as error:
+            raise FailureError("TUNNEL_PROVIDER_INVALID", error.message, error.hint) from None
+
+    def use(self, name: str, gateway_url: str, lease: Mapping[str, Any]) -> Connection:
+        """Count a lease as a user of the connector that serves it.
+
+        Args:
+            name: the provider whose connector it is.
+            gateway_url: where it brings the traffic.
+            lease: the backend's answer to the create.
+        """
+        kind = self.kind(name)
+        # One that makes its own URL serves all leases alike; others belong to a tunnel.
+        tunnel = () if kind.brings_url else (str(lease.get("tunnel_token")),)
+        key = (name, gateway_url, *tunnel)
+        if key not in self._connections:
+            assignment = Assignment(gateway_url, lease, self._environ, self._cloudflared)
+            self._connections[key] = Connection(name, kind, assignment)
+        connection = self._connections[key]
+        connection.users += 1
+        if connection in self._idle:
+            self._idle.pop(connection).cancel()
+        return connection
+
+    def leave(self, connection: Connection) -> None:
+        """Count a lease as gone."""
+        connection.users -= 1
+        if connection.users == 0:
+            loop = asyncio.get_running_loop()
+            self._idle[connection] = loop.call_later(self._idle_s, self._retire, connection)
+
+    def _retire(self, connection: Connection) -> None:
+        del self._idle[connection]
+        for key in [key for key, known in self._connections.items() if known is connection]:
+            del self._connections[key]
+        spawn(connection.stop())
+
+    async def close(self) -> None:
+        """Stop them all."""
+        for timer in self._idle.values():
+            timer.cancel()
+        await asyncio.gather(*(connection.stop() for connection in self._connections.values()))

@@ -1,0 +1,354 @@
+"""A managed lease: a connector at a provider's edge, and a gateway in the keeper.
+
+The connector brings the lease's traffic to the gateway, under a path of the lease's own, and the
+gateway gives it to the lease's agent. Heartbeats report how that fares, and what their answers ask
+for is done (protocol, section 4).
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from ..relay.agent import Agent
+from ..sdk import requests
+from ..sdk.errors import TunnelError
+from .backend_lease import BackendLease
+from .backends import Backends
+from .carrier import Told
+from .connections import Connections
+from .failures import FailureError
+from .gateways import Gateways
+from .heartbeat import Beat, Notice, NoticeKind
+from .leases import LeaseRequest, is_gone, unix_s
+from .plane import Plane
+from .ports import HOST, accepts_now
+from .ready import wait_ready
+from .serving import Serving
+from .tasks import spawn
+from .way import ACCOUNTS, Way, connector_name
+
+__all__ = ["ManagedCarrier"]
+
+_log = logging.getLogger(__name__)
+
+_PROBED: Final = 8
+_PROBE_TIMEOUT_S: Final = 0.5
+_MAX_ERROR_CHARS: Final = 1_000
+"""Of ``last_error`` in a heartbeat."""
+
+
+class ManagedCarrier:
+    """See :class:`~.carrier.Carrier`.
+
+    Args:
+        provider: whose connector carries the lease.
+        request: what is asked for.
+        agent: a new one.
+        backends: the run's.
+        gateways: the run's.
+        connections: the run's.
+        timeout_s: how long it may take until traffic comes through, in seconds.
+        now: unix seconds.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        request: LeaseRequest,
+        agent: Agent,
+        *,
+        backends: Backends,
+        gateways: Gateways,
+        connections: Connections,
+        timeout_s: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.provider = provider
+        self.serving = Serving(agent)
+        self.worker_token: str | None = None
+        self.interval_s = 30.0
+        self.tell: Told = lambda notice: None
+        self._request = request
+        self._backends = backends
+        self._gateways = gateways
+        self._connections = connections
+        self._timeout_s = timeout_s
+        self._now = now
+        self._loop = asyncio.get_running_loop()
+        self._plane: Plane = backends.plane
+        self._ttl_s = request.ttl_s
+        """As the backend grants it, once it has."""
+        self._way: Way | None = None
+        self._former: list[BackendLease] = []
+        """Those that were replaced."""
+        self._obeying: asyncio.Task[None] | None = None
+        self._last_error = ""
+        """Why what the backend last asked for was not done."""
+        self._exposure: list[str] = []
+
+    @property
+    def embedded(self) -> bool:
+        return self._plane.embedded
+
+    @property
+    def backend_url(self) -> str:
+        return self._plane.url
+
+    @property
+    def lease_id(self) -> str:
+        return self._way.lease.lease_id if self._way is not None else ""
+
+    @property
+    def public_url(self) -> str:
+        return self._way.public_url if self._way is not None else ""
+
+    @property
+    def expires_at(self) -> str:
+        return self._way.expires_at if self._way is not None else ""
+
+    def is_called(self, lease_id: str) -> bool:
+        return lease_id in (self.lease_id, *(lease.lease_id for lease in self._former))
+
+    # --- opening
+
+    async def open(self) -> None:
+        deadline = self._loop.time() + self._timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                name = connector_name(self.provider, embedded=self._plane.embedded)
+                kind = self._connections.kind(name)
+                self._plane, books = await self._backends.find(brings_url=kind.brings_url)
+                self._way = self._new_way(books)
+                await self._way.create(self._create_request())
+                self._ttl_s = unix_s(self._way.expires_at) - self._now()
+                await self._way.connect()
+                self._way.carry(self.serving)
+        except TimeoutError:
+            raise FailureError(
+                "TUNNEL_NOT_READY",
+                f"the {self.provider} lease is not ready after {self._timeout_s:g} s: "
+                f"{self.missing_link() or 'the backend did not answer'}",
+                "python -m pytest_synth_tunnels doctor looks at each link",
+            ) from None
+        await self._prove(deadline)
+
+    def _new_way(self, books: Any) -> Way:
+        return Way(
+            self.provider,
+            self._plane,
+            books,
+            gateways=self._gateways,
+            connections=self._connections,
+        )
+
+    def _create_request(self) -> requests.Request:
+        name = self._request.metadata.get("name") or "pytest-synth-tunnels"
+        return requests.create_lease(
+            client_instance_id=self._plane.client_id(),
+            local_host=HOST,
+            local_port=self._request.port,
+            app_name=f"{name} ({self.provider})",
+            provider_preference=self.provider if self.provider in ACCOUNTS else "cloudflared",
+            requested_ttl_seconds=max(1, int(self._request.ttl_s)),
+            idempotency_key=uuid.uuid4().hex,
+        )
+
+    async def _prove(self, deadline: float) -> None:
+        """See a nonce come through the public URL."""
+        await wait_ready(
+            public_url=self.public_url,
+            worker_token=None,
+            missing_link=self.missing_link,
+            target=None,
+            timeout_s=max(1.0, deadline - self._loop.time()),
+        )
+
+    # --- heartbeats
+
+    def beat(self) -> Beat:
+        way = self._way
+        if way is None:
+            raise RuntimeError("there is no lease yet")
+        status = way.status()
+        last_error = self._last_error or status.error
+        try:
+            answer = self._plane.call_from_thread(
+                requests.heartbeat(
+                    way.lease.lease_id,
+                    connected_to_edge=status.connected,
+                    gateway_ready=way.gateway_port > 0,
+                    local_ready=self._local_ready(),
+                    last_error=last_error[:_MAX_ERROR_CHARS] or None,
+                )
+            )
+            self._refresh_in_time(way)
+        except TunnelError as error:
+            if is_gone(error) and way is self._way:
+                return Beat(alive=False, reason=error.message)
+            raise
+        self._loop.call_soon_threadsafe(self._obey, str(answer.get("action") or "none"))
+        next_s = answer.get("next_heartbeat_seconds")
+        return Beat(
+            alive=True,
+            reason=status.error,
+            attached=status.connected,
+            next_s=float(next_s) if isinstance(next_s, int | float) else None,
+            expires_at=unix_s(way.expires_at),
+        )
+
+    def _local_ready(self) -> bool:
+        return any(
+            accepts_now(target.host, target.port, _PROBE_TIMEOUT_S)
+            for target in self.serving.targets[:_PROBED]
+        )
+
+    def _refresh_in_time(self, way: Way) -> None:
+        """Begin the lease's time anew once a third of it is over, which leaves room to fail."""
+        left_s = unix_s(way.expires_at) - self._now()
+        if left_s > self._ttl_s * 2 / 3:
+            return
+        answer = self._plane.call_from_thread(
+            requests.refresh_lease(
+                way.lease.lease_id, requested_ttl_seconds=max(1, int(self._request.ttl_s))
+            )
+        )
+        if isinstance(expires_at := answer.get("expires_at"), str):
+            way.expires_at = expires_at
+
+    # --- what the backend asks for
+
+    def _obey(self, action: str) -> None:
+        """Begin to do what a heartbeat's answer asks for, unless something is being done."""
+        if self._obeying is None or self._obeying.done():
+            self._obeying = spawn(self._do(action))
+
+    async def _do(self, action: str) -> None:
+        steps: dict[str, Callable[[Way], Awaitable[None]]] = {
+            "restart_connector": self._restart,
+            "rotate_tunnel": self._rotate,
+            "recreate_tunnel": self._recreate,
+            "none": self._look,
+        }
+        step, way = steps.get(action), self._way
+        if step is None or way is None:
+            _log.warning("lease %s: the backend asks for %r: unknown", self.lease_id, action)
+            return
+        before = self.public_url
+        if action != "none":
+            _log.info("lease %s: the backend asks for %s", self.lease_id, action)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await step(way)
+        except (TunnelError, FailureError, TimeoutError) as error:
+            self._last_error = f"{action} failed: {error}"
+            _log.warning("lease %s: %s", self.lease_id, self._last_error)
+            return
+        self._last_error = ""
+        if self.public_url != before:
+            reason = f"the backend asked for {action}" if action != "none" else "its edge moved it"
+            self.tell(Notice(NoticeKind.MOVED, f"it has another public URL now: {reason}"))
+
+    async def _restart(self, way: Way) -> None:
+        await way.restart()
+        way.carry(self.serving)
+
+    async def _rotate(self, way: Way) -> None:
+        try:
+            await self._plane.call(
+                requests.rotate_tunnel(
+                    local_host=HOST, local_port=way.gateway_port, reason="a heartbeat's answer"
+                )
+            )
+        except TunnelError as error:
+            if not is_gone(error):  # there may be a lease without a tunnel of this API
+                raise
+        await way.renew()
+        way.carry(self.serving)
+
+    async def _recreate(self, way: Way) -> None:
+        fresh = self._new_way(way.lease.books)
+        # Given back with the others, whatever becomes of it.
+        self._former.append(fresh.lease)
+        await fresh.create(self._create_request())
+        try:
+            await fresh.connect()
+        except BaseException:
+            fresh.leave()
+            raise
+        self._former.remove(fresh.lease)
+        self._former.append(way.lease)
+        self._note_exposure(way)
+        way.shut()
+        self._way = fresh
+        fresh.carry(self.serving)
+        way.leave()
+        spawn(way.lease.give_back())
+
+    async def _look(self, way: Way) -> None:
+        """See whether a connector that makes its own URL has made another one."""
+        if await way.follow():
+            way.carry(self.serving)
+
+    # --- in use
+
+    async def status(self) -> dict[str, Any]:
+        answer = await self._plane.call(
+            requests.list_leases(client_instance_id=self._plane.client_id(), include_expired=True)
+        )
+        found = [lease for lease in answer if lease.get("lease_id") == self.lease_id]
+        described = self._way.describe() if self._way is not None else {}
+        return {**(found[0] if found else {}), **described}
+
+    async def refresh_token(self) -> None:
+        raise FailureError(
+            "NO_WORKER_TOKEN",
+            f"a {self.provider} lease has no worker token: whoever knows its URL gets through",
+        )
+
+    def missing_link(self) -> str | None:
+        return self._way.missing_link() if self._way is not None else None
+
+    def exposure(self) -> list[str]:
+        return self._exposure
+
+    def _note_exposure(self, way: Way) -> None:
+        if way.is_public and way.carried_at is not None:
+            took_s = max(0.0, time.time() - way.carried_at)
+            way.carried_at = None
+            self._exposure += [
+                f"{target.name} was public through {self.provider} for {took_s:.0f} s"
+                for target in self.serving.targets
+            ]
+
+    # --- the end
+
+    async def give_back(self) -> None:
+        if self._obeying is not None:
+            self._obeying.cancel()
+        leases = list(self._former)
+        if self._way is not None:
+            self._note_exposure(self._way)
+            self._way.shut()
+            leases.append(self._way.lease)
+        await asyncio.gather(*(lease.give_back() for lease in leases))
+
+    @property
+    def released(self) -> bool:
+        return not self._owed()
+
+    @property
+    def release_error(self) -> str:
+        owed = self._owed()
+        return owed[0].release_error if owed else ""
+
+    def _owed(self) -> list[BackendLease]:
+        leases = [*self._former, *([self._way.lease] if self._way is not None else [])]
+        return [lease for lease in leases if lease.lease_id and not lease.released]
+
+    async def close(self) -> None:
+        if self._way is not None:
+            self._way.leave()
+        await self.serving.close()

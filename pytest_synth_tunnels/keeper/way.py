@@ -1,0 +1,235 @@
+"""One managed lease's way: from its public URL through a connector to the gateway."""
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from ..connectors.base import ConnectorStatus
+from ..sdk.requests import Request
+from .backend_lease import BackendLease, Made
+from .connections import Connection, Connections
+from .failures import FailureError
+from .gateways import ANY_PORT, Gateways
+from .plane import Plane
+from .serving import Serving
+
+if TYPE_CHECKING:
+    from ..relay.gateway import Gateway
+    from .books import Books
+
+__all__ = ["ACCOUNTS", "Way", "connector_name"]
+
+ACCOUNTS: Final = ("ngrok", "cloudflared")
+"""Providers that a Synth backend has an account at: it gives their connectors what they need."""
+
+_LOOPBACK: Final = "loopback"
+_SECRET_CHARS: Final = 32
+"""The shortest hexadecimal text of 128 random bits."""
+
+
+def connector_name(provider: str, *, embedded: bool) -> str:
+    """Return which connector carries a provider's leases.
+
+    The embedded backend is its own edge, which a provider's real program cannot reach.
+    """
+    return _LOOPBACK if embedded and provider in ACCOUNTS else provider
+
+
+class _MadeManagedLease(Made, kw_only=True):
+    """The answer to ``create_lease`` (protocol, section 1)."""
+
+    route_prefix: str
+    public_url: str = ""
+    hostname: str = ""
+    gateway_port: int = 8016
+
+
+class Way:
+    """A lease at the backend, and what brings its traffic here.
+
+    Args:
+        provider: the lease's.
+        plane: the backend.
+        books: where a hosted lease is written down; ``None`` for the embedded backend.
+        gateways: of the run.
+        connections: of the run.
+
+    Attributes:
+        lease: the lease.
+        public_url: where its callers come; empty until :meth:`connect`.
+        expires_at: when it ends, RFC 3339; empty until :meth:`create`.
+        carried_at: since when the gateway has let callers through, in unix seconds.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        plane: Plane,
+        books: "Books | None",
+        *,
+        gateways: Gateways,
+        connections: Connections,
+    ) -> None:
+        self.lease = BackendLease(plane, provider, books)
+        self.public_url = ""
+        self.expires_at = ""
+        self.carried_at: float | None = None
+        self._plane = plane
+        self._gateways = gateways
+        self._connections = connections
+        self._connector = connector_name(provider, embedded=plane.embedded)
+        self._request: Request | None = None
+        self._made: _MadeManagedLease
+        self._answer: dict[str, Any] = {}
+        self._secret = ""
+        """What the way's path has behind the backend's own prefix, if that says too little."""
+        self._gateway: Gateway | None = None
+        self._connection: Connection | None = None
+
+    async def create(self, request: Request) -> None:
+        """Ask the backend for the lease.
+
+        Args:
+            request: the create, with an idempotency key.
+
+        Raises:
+            TunnelError: the backend refused.
+            FailureError: its answer cannot be used.
+        """
+        self._request = request
+        self._made, self._answer = await self.lease.create(request, _MadeManagedLease)
+        self.expires_at = self._made.expires_at
+        is_public = self._connections.kind(self._connector).is_public
+        if is_public and len(self._made.route_prefix) < _SECRET_CHARS:
+            self._secret = f"/{secrets.token_hex(_SECRET_CHARS // 2)}"
+
+    async def connect(self) -> None:
+        """Have the traffic come to the gateway, which lets nobody through before :meth:`carry`.
+
+        Raises:
+            FailureError: what cannot be had, and why.
+        """
+        port = ANY_PORT if self._plane.embedded else self._made.gateway_port
+        self._gateway = await self._gateways.find(port)
+        previous = self._connection
+        self._connection = self._connections.use(self._connector, self._gateway.url, self._answer)
+        if previous is not None:
+            self._connections.leave(previous)
+        self._move(await self._connection.ready())
+
+    async def restart(self) -> None:
+        """Restart the connector.
+
+        Raises:
+            FailureError: it is not connected again, and why.
+        """
+        if self._connection is not None:
+            self._move(await self._connection.restart())
+
+    async def renew(self) -> None:
+        """Ask again for what the connector needs, which has changed, and connect with that.
+
+        The create is sent again: with the same idempotency key it answers with the same lease, as
+        that is now (protocol, section 1).
+
+        Raises:
+            TunnelError: the backend refused.
+            FailureError: its answer cannot be used, or the connector failed.
+        """
+        if self._request is None:
+            raise RuntimeError("there is no lease yet")
+        answer = await self._plane.call(self._request)
+        if answer.get("lease_id") != self.lease.lease_id:
+            raise FailureError("TUNNEL_INTERNAL", "the backend forgot the lease's idempotency key")
+        self._made, self._answer = self.lease.read(answer, _MadeManagedLease), answer
+        before = self._connection
+        await self.connect()
+        if self._connection is before:
+            await self.restart()
+
+    async def follow(self) -> bool:
+        """Take the origin that the connector has now, which a restart may have changed; return
+        whether the public URL is another one by that."""
+        before = self.public_url
+        if self._connection is not None and self._connection.kind.brings_url:
+            self._move(await self._connection.ready())
+        return self.public_url != before
+
+    def _move(self, origin: str | None) -> None:
+        public = urlsplit(self._made.public_url)
+        if origin is None and public.netloc:
+            origin = f"{public.scheme}://{public.netloc}"
+        self.public_url = (origin or f"https://{self._made.hostname}").rstrip("/") + self._prefix
+
+    @property
+    def _prefix(self) -> str:
+        return "/" + self._made.route_prefix.strip("/") + self._secret
+
+    def carry(self, serving: Serving) -> None:
+        """Let callers through to an agent."""
+        from ..relay.gateway import MAX_INFLIGHT
+
+        if self._gateway is None:
+            raise RuntimeError("the way is not connected")
+        lease_id = self.lease.lease_id
+        self._gateway.remove(lease_id)
+        serving.begin(lease_id, self.public_url, max_inflight=MAX_INFLIGHT)
+        self._gateway.add(
+            lease_id,
+            serving.agent,
+            public_url=self.public_url,
+            prefix=self._prefix,
+            ready_prefix=self._prefix.removesuffix(self._secret),
+        )
+        if self.carried_at is None:
+            self.carried_at = time.time()
+
+    def shut(self) -> None:
+        """Let nobody through any more."""
+        if self._gateway is not None:
+            self._gateway.remove(self.lease.lease_id)
+
+    def leave(self) -> None:
+        """Do without the connector. Harmless when repeated."""
+        self.shut()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._connections.leave(connection)
+
+    # --- how it fares
+
+    @property
+    def gateway_port(self) -> int:
+        """Where the gateway listens; 0 while it does not."""
+        return self._gateway.port if self._gateway is not None else 0
+
+    @property
+    def is_public(self) -> bool:
+        """Whether the internet gets in by it."""
+        return self._connection is not None and self._connection.kind.is_public
+
+    def status(self) -> ConnectorStatus:
+        """Return how the connector fares. May be called from any thread."""
+        if self._connection is None:
+            return ConnectorStatus(connected=False, error="there is no connector")
+        return self._connection.status()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the state of connector and gateway."""
+        status = self.status()
+        connector = {"name": self._connector, "connected": status.connected}
+        connector["error"] = status.error or None
+        connector["starts"] = self._connection.starts if self._connection is not None else 0
+        return {"connector": connector, "gateway": {"port": self.gateway_port}}
+
+    def missing_link(self) -> str | None:
+        """Return which of its links is known to be missing."""
+        if not self.gateway_port:
+            return "the gateway is not running"
+        status = self.status()
+        if status.connected or self._connection is None:
+            return None
+        reason = f": {status.error}" if status.error else ""
+        lines = self._connection.quoted_lines()
+        return f"the {self._connector} connector has no connection to its edge{reason}{lines}"
