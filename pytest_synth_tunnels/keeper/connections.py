@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..connectors.base import Assignment, Connector, ConnectorError, ConnectorStatus
-from ..connectors.registry import load
+from ..connectors.registry import known_names, load
 from .failures import FailureError
+from .leases import SYNTHTUNNEL
 from .tasks import spawn
 
 __all__ = ["Connection", "Connections"]
@@ -134,6 +135,13 @@ class Connections:
         Raises:
             FailureError: there is none, or it cannot be used.
         """
+        known = known_names(self._registered)
+        if name not in known:
+            raise FailureError(
+                "TUNNEL_PROVIDER_INVALID",
+                f"no provider is called {name!r}",
+                f"Known are {', '.join([SYNTHTUNNEL, *known])}",
+            )
         try:
             return load(name, self._registered)
         except ConnectorError as error:

@@ -185,7 +185,7 @@ def test_more_leases_for_a_test(suite: pytest.Pytester, hosted: CountingBackend)
                 synth_expose(target)
 
         def test_unknown_provider(synth_expose):
-            with pytest.raises(ValueError, match="carrier-pigeon"):
+            with pytest.raises(KeeperError, match="'carrier-pigeon'. Known are synthtunnel, "):
                 synth_expose(80, provider="carrier-pigeon")
         """
     )
