@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 def pytest_synth_tunnels_settings(config: pytest.Config, settings: "Settings") -> "Settings | None":
     """Adjust the resolved settings, with :func:`dataclasses.replace`.
 
-    Called once in every process of the run, the controller and each worker, when its settings are
-    first needed: while pytest is configured if any setting was given, else with the first test that
-    needs a tunnel. The keeper has the settings of whichever process started it, so give the same
-    answer in all of them. The first implementation that answers decides.
+    Called once in every process of the run, the controller and each worker, while pytest is
+    configured, or with the first test that needs a tunnel if the implementation was loaded later
+    than that. The keeper has the settings of whichever process started it, so give the same answer
+    in all of them. The first implementation that answers decides.
 
     Args:
         config: of pytest.
-        settings: as command line, environment and ini file say. Keys are no part of them.
+        settings: as command line, environment and ini file say. Keys are no part of them. What
+            decides about the backend is ``backend_url``, ``None`` for the embedded one.
 
     Returns:
         The settings to use, or ``None`` for the given ones.

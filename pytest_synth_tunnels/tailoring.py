@@ -49,6 +49,10 @@ def _collect(answers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Join what the implementations of the hook gave."""
     found: dict[str, str] = {}
     for answer in answers:
+        if not isinstance(answer, Mapping):
+            raise SettingsError(
+                f"{_CONNECTORS_HOOK} must return a mapping, not {type(answer).__name__}"
+            )
         for name, place in answer.items():
             module, _, attribute = str(place).partition(":")
             if not (isinstance(place, str) and module and attribute):

@@ -303,6 +303,11 @@ def test_settings_are_adjusted_once_in_every_process(
             "pytest_synth_tunnels_settings must return Settings or None, not dict",
         ),
         (
+            "def pytest_synth_tunnels_connectors(): return ['mine']",
+            ["--synth-tunnels-provider", "mine"],
+            "pytest_synth_tunnels_connectors must return a mapping, not list",
+        ),
+        (
             "def pytest_synth_tunnels_connectors(): return {'mine': 'mine'}",
             ["--synth-tunnels-provider", "mine"],
             "pytest_synth_tunnels_connectors gave 'mine' for 'mine': it must be \"module:Class\"",
