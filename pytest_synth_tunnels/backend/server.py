@@ -13,8 +13,9 @@ from ..relay.head import error_response
 from ..relay.http11 import HttpLimits, HttpServer
 from ..relay.ingress import Ingress
 from ..relay.local import attach
-from ..relay.relay import AgentSession, Relay
+from ..relay.relay import Relay
 from ..relay.route import Limits
+from ..relay.session import AgentSession
 from ..sdk.errors import TunnelError, from_status
 from ..sdk.requests import Request
 from .edge import Edge

@@ -5,7 +5,8 @@ from typing import Final
 
 import msgspec
 
-from .exchange import IGNORE, Exchange, RequestHandler
+from .exchange import Exchange
+from .failures import Failure, lost, offline, refuse, too_large
 from .frames import (
     WINDOW_BYTES,
     Cancel,
@@ -16,11 +17,12 @@ from .frames import (
     RespHeaders,
     Window,
 )
-from .head import end_to_end, error_response
-from .relay import AgentSession, Failure, Relay, lost, offline
+from .head import end_to_end
+from .relay import Relay
 from .route import Route
+from .session import AgentSession
 
-__all__ = ["Call", "refuse", "too_large"]
+__all__ = ["Call"]
 
 _STALL_S: Final = 10.0
 """How long one slow caller may hold up a whole link that knows no windows."""
@@ -43,7 +45,7 @@ _AGENT_ERRORS: Final = {
 
 class Call:
     """One request: takes the caller's side as a :class:`~.exchange.RequestHandler`, the agent's as
-    a :class:`~.relay.Stream`, and the clock's.
+    a :class:`~.session.Stream`, and the clock's.
 
     It is either with an agent, from :meth:`begin`, or waits for one, from :meth:`hold`.
 
@@ -406,18 +408,3 @@ class Call:
             if self._stalled:
                 session.unstall(self)
         return True
-
-
-def refuse(
-    exchange: Exchange, rid: str, failure: Failure, headers: Headers | None = None
-) -> RequestHandler:
-    """Answer with a failure; return who takes what the caller still sends."""
-    status, code, message, detail = failure
-    exchange.respond(*error_response(status, code, message, rid, detail=detail, headers=headers))
-    return IGNORE
-
-
-def too_large(what: str, limit_bytes: int) -> Failure:
-    """Return the failure of a body, a request's or a response's, over its limit."""
-    message = f"the {what} body is larger than this tunnel's {limit_bytes} bytes"
-    return 413, "TUNNEL_PAYLOAD_TOO_LARGE", message, message

@@ -3,9 +3,10 @@
 from typing import Final
 
 from .admission import NotAdmitted, admit
-from .call import Call, refuse, too_large
+from .call import Call
 from .exchange import Exchange, RequestHandler
-from .relay import Relay, offline, over
+from .failures import offline, over, refuse, too_large
+from .relay import Relay
 from .request import Head
 from .route import Route
 

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from .frames import MAX_WS_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from .relay import AgentSession, Failure
+    from .failures import Failure
+    from .session import AgentSession
 
 __all__ = ["Held", "Limits", "Route"]
 

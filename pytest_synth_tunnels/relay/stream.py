@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from .call import refuse
 from .duplex import Duplex
 from .exchange import Exchange, RequestHandler
+from .failures import Failure, lost, offline, refuse
 from .frames import (
     Frame,
     Headers,
@@ -15,8 +15,9 @@ from .frames import (
     WsOpenReject,
 )
 from .handshake import HandshakeError, server_protocol
-from .relay import AgentSession, Failure, Relay, lost, offline
+from .relay import Relay
 from .route import Route
+from .session import AgentSession
 from .upgrade import check_request, request_headers, switching, without_framing
 
 __all__ = ["WebSocketStream", "open_stream"]
@@ -63,7 +64,7 @@ def open_stream(
 
 class WebSocketStream(Duplex):
     """One caller's WebSocket: takes the caller's side as a :class:`~.exchange.RequestHandler` and
-    then as a protocol, the agent's as a :class:`~.relay.WebSocket`.
+    then as a protocol, the agent's as a :class:`~.session.WebSocket`.
 
     Args:
         exchange: the caller's request.

@@ -1,0 +1,49 @@
+"""How requests fail at the relay, and how a caller is told."""
+
+from typing import Final
+
+from .exchange import IGNORE, Exchange, RequestHandler
+from .head import Headers, error_response
+
+__all__ = ["Failure", "lost", "offline", "over", "refuse", "too_large"]
+
+_AGENT_OFFLINE: Final = "no agent serves this tunnel now: is the process that opened it alive?"
+
+Failure = tuple[int, str, str, str]
+"""How a request failed: HTTP status, code, message, and the detail in which clients look."""
+
+
+def offline(reason: str = "") -> Failure:
+    """Return the failure that published supervisors recover from."""
+    message = f"{_AGENT_OFFLINE} ({reason})" if reason else _AGENT_OFFLINE
+    return 503, "AGENT_OFFLINE", message, f"agent_offline: {message}"
+
+
+def lost(reason: str) -> Failure:
+    """Return the failure of a request whose agent was lost, and which may not be sent again."""
+    message = (
+        "the tunnel's agent was lost while it had this request, which the app may or may not have "
+        f"carried out ({reason})"
+    )
+    return 502, "AGENT_LOST", message, f"agent_offline: {message}"
+
+
+def over(reason: str) -> Failure:
+    """Return the failure of a lease that has ended."""
+    message = f"this tunnel is over: {reason}"
+    return 410, "TUNNEL_LEASE_EXPIRED", message, f"lease_expired: {message}"
+
+
+def refuse(
+    exchange: Exchange, rid: str, failure: Failure, headers: Headers | None = None
+) -> RequestHandler:
+    """Answer with a failure; return who takes what the caller still sends."""
+    status, code, message, detail = failure
+    exchange.respond(*error_response(status, code, message, rid, detail=detail, headers=headers))
+    return IGNORE
+
+
+def too_large(what: str, limit_bytes: int) -> Failure:
+    """Return the failure of a body, a request's or a response's, over its limit."""
+    message = f"the {what} body is larger than this tunnel's {limit_bytes} bytes"
+    return 413, "TUNNEL_PAYLOAD_TOO_LARGE", message, message

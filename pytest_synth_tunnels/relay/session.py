@@ -1,0 +1,267 @@
+"""The relay's end of one agent's link: whose answer a frame is."""
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from .admission import same_secret
+from .failures import Failure
+from .frames import (
+    Attach,
+    AttachAck,
+    Frame,
+    FrameError,
+    RelayCapabilities,
+    RespBody,
+    RespEnd,
+    RespError,
+    RespHeaders,
+    Window,
+    WsClose,
+    WsFrame,
+    WsOpenAck,
+    WsOpenReject,
+)
+from .link import Link
+from .route import Route
+
+if TYPE_CHECKING:
+    from .relay import Relay
+
+__all__ = ["AgentSession", "Carried", "Stream", "WebSocket"]
+
+_MAX_MESSAGE: Final = 500
+
+
+class Carried(Protocol):
+    """What a session carries for a caller."""
+
+    route: Route
+
+    def credit(self, credit_bytes: int) -> None:
+        """Take the agent's leave to send more."""
+
+    def pause(self) -> None:
+        """Send nothing of any size for now: the link is full."""
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+
+    def lost(self, reason: str, *, cancel: bool) -> None:
+        """Do without the agent: wait for its return, or end.
+
+        Args:
+            reason: what became of it, for people.
+            cancel: it can still be told.
+        """
+
+    def fail(self, failure: Failure, *, cancel: bool = True) -> None:
+        """End with an error.
+
+        Args:
+            failure: what to tell the caller.
+            cancel: tell the agent too.
+        """
+
+
+class Stream(Carried, Protocol):
+    """One request under way."""
+
+    def response_headers(self, frame: RespHeaders) -> None:
+        """Take the beginning of the answer."""
+
+    def response_body(self, chunk: bytes) -> None:
+        """Take a piece of the answer."""
+
+    def response_end(self) -> None:
+        """Take the end of the answer."""
+
+    def response_error(self, code: str, message: str) -> None:
+        """Take the agent's word that there is no answer, or no end of it."""
+
+
+class WebSocket(Carried, Protocol):
+    """One WebSocket, open or being opened."""
+
+    def take(self, frame: WsOpenAck | WsOpenReject | WsFrame | WsClose) -> None:
+        """Take what the agent says of it."""
+
+
+class AgentSession:
+    """One agent's link, the relay's end of it (a :class:`~.link.LinkHandler`).
+
+    Attributes:
+        link: what it sends on.
+        streams: the requests under way, by rid.
+        websockets: the WebSockets under way, by rid.
+        websocket: the agent carries WebSockets.
+        flow_control: the agent knows windows.
+        writing_paused: the link takes no bodies now.
+    """
+
+    def __init__(self, relay: "Relay", link: Link, agent_token: str) -> None:
+        self.link = link
+        self.streams: dict[str, Stream] = {}
+        self.websockets: dict[str, WebSocket] = {}
+        self.websocket = False
+        self.flow_control = False
+        self.writing_paused = False
+        self._relay = relay
+        self._agent_token = agent_token
+        self._routes: list[Route] = []
+        self._stalled: set[Stream] = set()
+        """Requests whose callers read too slowly, where only the whole link can be paused."""
+
+    @property
+    def attached(self) -> bool:
+        """Whether the agent serves any lease."""
+        return bool(self._routes)
+
+    def attach(self, frame: Attach) -> AttachAck:
+        """Let the agent serve those of the leases it names that its token is for.
+
+        An agent that served one of them before is cut off from it: the newer one is the one
+        that reconnected.
+
+        Returns:
+            What to answer; ``accepted_leases`` is empty if the agent may serve nothing.
+        """
+        relay = self._relay
+        self.flow_control = frame.capabilities.flow_control
+        self.websocket = frame.capabilities.websocket
+        accepted = []
+        for lease in frame.leases:
+            route = relay.by_lease(lease.lease_id)
+            if (
+                route is None
+                or route.closed
+                or not same_secret(self._agent_token, route.agent_token)
+            ):
+                continue
+            accepted.append(route.lease_id)
+            previous = route.session
+            if previous is self:
+                continue
+            if previous is not None:
+                previous.detach(route, None, "another agent took over")
+            route.session = self
+            route.last_seen_at = relay.now()
+            self._routes.append(route)
+            if route.held:
+                # Behind the acknowledgement, which comes first on the link.
+                relay.loop.call_soon(self._release, route)
+        return AttachAck(
+            agent_id=frame.agent_id or "agent",
+            accepted_leases=accepted,
+            capabilities=RelayCapabilities(flow_control=self.flow_control),
+        )
+
+    def detach(self, route: Route, failure: Failure | None, reason: str) -> None:
+        """Take a route away from this agent.
+
+        Args:
+            route: one that it serves.
+            failure: how the route's requests under way end; ``None`` if another agent may go on
+                with them.
+            reason: why; told to the agent if that was its last route, whose link then closes.
+        """
+        self._routes.remove(route)
+        route.session = None
+        route.last_seen_at = self._relay.now()
+        for stream in self._carried():
+            if stream.route is not route:
+                continue
+            if failure is None:
+                stream.lost(reason, cancel=True)
+            else:
+                stream.fail(failure)
+        if not self._routes:
+            self.link.close(1001, reason)
+
+    def _release(self, route: Route) -> None:
+        """Take what has waited for an agent of this route."""
+        while route.held and route.session is self:
+            next(iter(route.held)).release(self)
+
+    def frame_received(self, frame: Frame) -> None:
+        """Take one frame; one for a request that is over is dropped."""
+        streams = self.streams
+        if isinstance(frame, RespHeaders):
+            if (stream := streams.get(frame.rid)) is not None:
+                stream.response_headers(frame)
+        elif isinstance(frame, RespBody):
+            if (stream := streams.get(frame.rid)) is not None:
+                stream.response_body(frame.chunk)
+        elif isinstance(frame, RespEnd):
+            if (stream := streams.get(frame.rid)) is not None:
+                stream.response_end()
+        elif isinstance(frame, RespError):
+            if (stream := streams.get(frame.rid)) is not None:
+                stream.response_error(frame.code, frame.message)
+            else:
+                self._websocket_failed(frame.rid, frame.message)
+        elif isinstance(frame, Window):
+            if (carried := streams.get(frame.rid) or self.websockets.get(frame.rid)) is not None:
+                carried.credit(frame.credit_bytes)
+        elif isinstance(frame, WsFrame | WsClose | WsOpenAck | WsOpenReject):
+            if (websocket := self.websockets.get(frame.rid)) is not None:
+                websocket.take(frame)
+        elif isinstance(frame, Attach):
+            self.link.send(self.attach(frame))
+            if not self._routes:
+                self.link.close(1008, "no such lease for this token")
+
+    def frame_failed(self, error: FrameError) -> None:
+        """Fail the one request that a malformed frame names. The agent may still be at it."""
+        if error.rid is None:
+            return
+        message = f"the agent sent a bad frame: {error}"
+        stream = self.streams.get(error.rid)
+        if stream is not None:
+            detail = f"LOCAL_BAD_RESPONSE: {message}"
+            stream.fail((502, "TUNNEL_ENDPOINT_UNREACHABLE", message, detail))
+        else:
+            self._websocket_failed(error.rid, message)
+
+    def link_lost(self, reason: str) -> None:
+        """Leave the routes without an agent, and end what was under way."""
+        routes, self._routes = self._routes, []
+        for route in routes:
+            route.session = None
+            route.last_seen_at = self._relay.now()
+        for stream in self._carried():
+            stream.lost("its connection was lost", cancel=False)
+
+    def pause_writing(self) -> None:
+        """Let all bodies wait."""
+        self.writing_paused = True
+        for stream in self._carried():
+            stream.pause()
+
+    def resume_writing(self) -> None:
+        """Let them go on."""
+        self.writing_paused = False
+        for stream in self._carried():
+            stream.resume()
+
+    def _carried(self) -> list[Carried]:
+        """Return all that is under way."""
+        return [*self.streams.values(), *self.websockets.values()]
+
+    def _websocket_failed(self, rid: str, message: str) -> None:
+        """End the WebSocket of that name, if there is one."""
+        websocket = self.websockets.get(rid)
+        if websocket is not None:
+            message = message[:_MAX_MESSAGE] or "the app could not be reached"
+            websocket.fail((502, "TUNNEL_ENDPOINT_UNREACHABLE", message, message))
+
+    def stall(self, stream: Stream) -> None:
+        """Pause the whole link for one slow caller, as long as its agent knows no windows."""
+        if not self._stalled:
+            self.link.pause_reading()
+        self._stalled.add(stream)
+
+    def unstall(self, stream: Stream) -> None:
+        """Go on when the last slow caller has read, or is gone."""
+        if stream in self._stalled:
+            self._stalled.discard(stream)
+            if not self._stalled:
+                self.link.resume_reading()
