@@ -6,7 +6,7 @@ for another, and then stops.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final
 
 from ..connectors.base import Assignment, Connector, ConnectorError, ConnectorStatus
@@ -59,8 +59,17 @@ class Connection:
         """
         if self._opening is None:
             self._opening = spawn(self._open())
+        return await self._outcome(asyncio.shield(self._opening))
+
+    async def origin(self) -> str | None:
+        """Return the public origin that it has now, which may be another than at its start, once
+        it is connected; as :meth:`ready`."""
+        origin = await self.ready()
+        return origin if self._connector is None else await self._outcome(self._connector.ready())
+
+    async def _outcome(self, waiting: Awaitable[str | None]) -> str | None:
         try:
-            return await asyncio.shield(self._opening)
+            return await waiting
         except ConnectorError as error:
             raise FailureError(
                 "CONNECTOR_FAILED",

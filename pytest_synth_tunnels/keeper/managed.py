@@ -243,7 +243,8 @@ class ManagedCarrier:
             async with asyncio.timeout(self._timeout_s):
                 await step(way)
         except (TunnelError, FailureError, TimeoutError) as error:
-            self._last_error = f"{action} failed: {error}"
+            reason = error.message if isinstance(error, TunnelError) else str(error)
+            self._last_error = f"{action} failed: {reason or 'it took too long'}"
             _log.warning("lease %s: %s", self.lease_id, self._last_error)
             return
         self._last_error = ""

@@ -153,7 +153,7 @@ class Way:
         whether the public URL is another one by that."""
         before = self.public_url
         if self._connection is not None and self._connection.kind.brings_url:
-            self._move(await self._connection.ready())
+            self._move(await self._connection.origin())
         return self.public_url != before
 
     def _move(self, origin: str | None) -> None:

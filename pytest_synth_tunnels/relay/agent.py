@@ -30,7 +30,7 @@ from .frames import (
 from .link import Link
 from .origin import Origin
 from .probe import Probes
-from .served import NONCE_PATH, READY_PATH, ServedLease, read_nonce
+from .served import OWN_PATH, READY_PATH, ServedLease, read_nonce
 from .target import Target, split_address
 from .websocket_table import WebSocketTable
 
@@ -258,8 +258,7 @@ class Agent:
             message = f"{lease.inflight} requests are under way, which is the lease's limit"
             self._refuse(rid, lease_id, "TOO_MANY_IN_FLIGHT_REQUESTS", message)
             return
-        if frame.path.endswith(READY_PATH) and split_address(frame.path)[1] == READY_PATH:
-            self._probes.ask(frame, lease.ready_targets(frame.path))
+        if OWN_PATH in frame.path and self._answer_itself(frame, lease):
             return
         found = lease.resolve(frame.path)
         if found is None:
@@ -268,11 +267,6 @@ class Agent:
             answer(self, rid, lease_id, 404, "UNKNOWN_ADDRESS", message, head_only)
             return
         mount, origin, path = found
-        if path.startswith(NONCE_PATH) and (nonce := read_nonce(path)):
-            headers = [("Content-Type", "text/plain"), ("X-Synth-Tunnels-Agent", self.agent_id)]
-            body = b"" if frame.method == "HEAD" else nonce
-            self.respond(rid, lease_id, 200, headers, body)
-            return
         timeout_s = self._timeout_s
         if frame.deadline_ms > 0:
             timeout_s = min(timeout_s, frame.deadline_ms / 1000)
@@ -282,6 +276,21 @@ class Agent:
         self.deadlines.set(forward, self.now() + timeout_s)
         if forward.waits_for_body:
             self.hold(forward)
+
+    def _answer_itself(self, frame: ReqHeaders, lease: ServedLease) -> bool:
+        """Answer what is asked of the tunnel and not of the app; return whether it was that."""
+        address, path = split_address(frame.path)
+        if address and address not in lease.mounts:
+            return False
+        if path == READY_PATH:
+            self._probes.ask(frame, lease.ready_targets(address))
+            return True
+        nonce = read_nonce(path)
+        if nonce:
+            headers = [("Content-Type", "text/plain"), ("X-Synth-Tunnels-Agent", self.agent_id)]
+            body = b"" if frame.method == "HEAD" else nonce
+            self.respond(frame.rid, frame.lease_id, 200, headers, body)
+        return bool(nonce)
 
     def _body(self, frame: ReqBody) -> None:
         forward = self._forwards.get(frame.rid)

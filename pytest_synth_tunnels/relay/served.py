@@ -7,7 +7,10 @@ from .frames import AttachLease, LocalTarget
 from .origin import Origin
 from .target import Mount, Target, split_address
 
-__all__ = ["NONCE_PATH", "READY_PATH", "ServedLease", "read_nonce"]
+__all__ = ["NONCE_PATH", "OWN_PATH", "READY_PATH", "ServedLease", "read_nonce"]
+
+OWN_PATH: Final = "/__synth/"
+"""Below it lie the agent's own answers."""
 
 NONCE_PATH: Final = "/__synth/nonce/"
 """Below it the agent itself answers with the rest of the path: proof that a URL leads here."""
@@ -60,10 +63,9 @@ class ServedLease:
             (found,) = mounts.values()
         return None if found is None else (*found, rest)
 
-    def ready_targets(self, path: str) -> list[Target]:
+    def ready_targets(self, address: str) -> list[Target]:
         """Return the apps that a question at :data:`READY_PATH` is about: that of the address, or
         all of them where it names none."""
-        address, _ = split_address(path)
         return [mount.target for known, (mount, _) in self.mounts.items() if address in ("", known)]
 
     def explain(self, path: str) -> str:
@@ -81,5 +83,7 @@ class ServedLease:
 
 def read_nonce(path: str) -> bytes:
     """Return the nonce that a path below :data:`NONCE_PATH` asks for, or nothing."""
+    if not path.startswith(NONCE_PATH):
+        return b""
     found = _NONCE.fullmatch(path, len(NONCE_PATH))
     return found[0].encode() if found else b""
