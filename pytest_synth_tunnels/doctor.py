@@ -20,15 +20,18 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from .connectors.base import ConnectorError
+from .connectors.base import Assignment, ConnectorError
+from .connectors.cloudflared import HOW_TO_GET
 from .connectors.registry import load
 from .keeper.failures import FailureError
 from .keeper.holders import Holder
+from .keeper.leases import SYNTHTUNNEL
 from .keeper.messages import Backend, CloseLease, Done, Expose, LeaseInfo, Message, WaitReady
 from .keeper.plane import EmbeddedPlane, HostedPlane, Plane
 from .keeper.ports import HOST, is_taken
 from .keeper.service import Service
 from .keeper.tasks import in_thread
+from .keeper.way import ACCOUNTS, connector_name
 from .options import API_KEY_VARIABLE, Option
 from .relay.head import WORKER_TOKEN_HEADER
 from .sdk import requests
@@ -44,14 +47,6 @@ _CALL_TIMEOUT_S: Final = 15.0
 _CONNECT_TIMEOUT_S: Final = 2.0
 _VERSION_TIMEOUT_S: Final = 10.0
 _GATEWAY_PORT: Final = 8016
-_ACCOUNTS: Final = ("ngrok", "cloudflared")
-"""Providers whose leases a backend gives."""
-
-_CLOUDFLARED_HINT: Final = (
-    "Install it (https://developers.cloudflare.com/cloudflare-one/connections/connect-networks/"
-    "downloads/), or set synth_tunnels_cloudflared to its path"
-)
-_NGROK_HINT: Final = 'Install it: python -m pip install "pytest-synth-tunnels[ngrok]"'
 
 # What the keeper logs is in the findings.
 logging.getLogger("pytest_synth_tunnels").addHandler(logging.NullHandler())
@@ -132,6 +127,8 @@ class _Examination:
         self._say = say
         self._failed = False
         self._holder = Holder(os.getpid(), "")
+        self._embedded = settings.backend_url is None
+        self._connector = connector_name(settings.provider, embedded=self._embedded)
 
     async def run(self) -> bool:
         """Make all checks."""
@@ -210,7 +207,7 @@ class _Examination:
         return f"{', '.join(parts)} (pytest's ini file is not read)"
 
     async def _find_key(self) -> str:
-        if self._settings.backend_url is None:
+        if self._embedded:
             return "the embedded backend needs none"
         if not self._key:
             raise _ProblemError(
@@ -229,7 +226,7 @@ class _Examination:
         await plane.call(requests.list_leases())
         served = [str(name) for name in health.get("providers") or ()]
         provider = self._settings.provider
-        if provider in ("synthtunnel", *_ACCOUNTS) and served and provider not in served:
+        if provider in (SYNTHTUNNEL, *ACCOUNTS) and served and provider not in served:
             raise _ProblemError(
                 f"{plane.url} serves no {provider}",
                 f"Set synth_tunnels_provider to one of {', '.join(served)}",
@@ -237,22 +234,29 @@ class _Examination:
         return f"{plane.url} answers in {took_ms:.0f} ms, and takes the key"
 
     async def _find_connector(self) -> str:
-        settings = self._settings
-        provider = settings.provider
-        if provider == "synthtunnel":
+        if self._connector == SYNTHTUNNEL:
             return "synthtunnel needs none"
-        if settings.backend_url is None and provider in _ACCOUNTS:
-            return f"the embedded backend carries {provider} leases itself"
-        found = f"{provider} can be imported"
-        if provider in ("cloudflared", "cloudflared-quick"):
-            found = await _cloudflared_version(settings.cloudflared or "cloudflared")
-        elif provider == "ngrok":
-            try:
-                found = f"the package ngrok {importlib.metadata.version('ngrok')}"
-            except importlib.metadata.PackageNotFoundError:
-                raise _ProblemError("the package ngrok is not installed", _NGROK_HINT) from None
-        load(provider, settings.connectors)
-        return found
+        load(self._connector, self._settings.connectors)
+        if self._connector == "loopback":
+            return f"the embedded backend carries {self._settings.provider} leases itself"
+        if self._connector in ("cloudflared", "cloudflared-quick"):
+            return await _cloudflared_version(self._settings.cloudflared or "cloudflared")
+        if self._connector == "ngrok":
+            from .connectors.ngrok import NgrokConnector
+
+            NgrokConnector(Assignment(gateway_url="", environ=self._environ)).config()
+            return f"the package ngrok {importlib.metadata.version('ngrok')}, and its authtoken"
+        return f"{self._connector} can be imported"
+
+    @property
+    def _has_fixed_port(self) -> bool:
+        """Whether the provider brings the traffic to a port that cannot be chosen."""
+        if self._embedded or self._connector == SYNTHTUNNEL:
+            return False
+        try:
+            return not load(self._connector, self._settings.connectors).brings_url
+        except ConnectorError:
+            return False
 
     async def _try_ports(self) -> str:
         try:
@@ -263,7 +267,7 @@ class _Examination:
                 f"{HOST} cannot be listened on, or not be reached: {error}",
                 "Look for a sandbox or a firewall that keeps programs from their own machine",
             ) from None
-        if self._settings.backend_url is None or self._settings.provider not in _ACCOUNTS:
+        if not self._has_fixed_port:
             return f"{HOST} can be listened on and reached"
         if is_taken(_GATEWAY_PORT):
             raise _ProblemError(
@@ -337,7 +341,7 @@ def _get(lease: LeaseInfo) -> tuple[int, str]:
 async def _cloudflared_version(program: str) -> str:
     path = shutil.which(program)
     if path is None:
-        raise _ProblemError(f"there is no program {program}", _CLOUDFLARED_HINT)
+        raise _ProblemError(f"there is no program {program}", HOW_TO_GET)
     try:
         process = await asyncio.create_subprocess_exec(
             path,
@@ -347,7 +351,7 @@ async def _cloudflared_version(program: str) -> str:
             stderr=asyncio.subprocess.DEVNULL,
         )
     except OSError as error:
-        raise _ProblemError(f"{path} cannot be started: {error}", _CLOUDFLARED_HINT) from None
+        raise _ProblemError(f"{path} cannot be started: {error}", HOW_TO_GET) from None
     try:
         async with asyncio.timeout(_VERSION_TIMEOUT_S):
             output, _ = await process.communicate()
@@ -355,11 +359,11 @@ async def _cloudflared_version(program: str) -> str:
         process.kill()
         await process.wait()
         raise _ProblemError(
-            f"{path} --version says nothing for {_VERSION_TIMEOUT_S:g} s", _CLOUDFLARED_HINT
+            f"{path} --version says nothing for {_VERSION_TIMEOUT_S:g} s", HOW_TO_GET
         ) from None
     if process.returncode != 0:
         raise _ProblemError(
-            f"{path} --version ended with exit status {process.returncode}", _CLOUDFLARED_HINT
+            f"{path} --version ended with exit status {process.returncode}", HOW_TO_GET
         )
     version = output.decode("utf-8", "replace").strip().partition("\n")[0][:100]
     return f"{path}: {version}"

@@ -15,7 +15,7 @@ class LeaseFacts:
     """A lease as it was when something happened to it. Without secrets, so that it may be logged.
 
     Attributes:
-        lease_id: the backend's name for it.
+        lease_id: the backend's name for it, when it began; the same in every hook.
         provider: what gives it its public URL.
         backend: the backend's URL.
         local_host: the host that it was asked for with.

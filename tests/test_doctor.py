@@ -13,6 +13,7 @@ import pytest
 from pytest_synth_tunnels import doctor
 from pytest_synth_tunnels.__main__ import main
 from pytest_synth_tunnels.backend.server import Backend
+from pytest_synth_tunnels.connectors import ngrok
 
 KEY = "sk-doctor-0123456789abcdef"
 
@@ -192,11 +193,37 @@ def test_the_gateway_s_port_is_taken(
         port = taken.getsockname()[1]
         monkeypatch.setattr(doctor, "_GATEWAY_PORT", port)
 
-        code, found = diagnose("--backend", hosted.url, "--provider", "ngrok")
+        code, found = diagnose("--backend", hosted.url, "--provider", "cloudflared")
 
     assert code == 1
     assert found["ports"].startswith(f"problem: 127.0.0.1:{port}, where the provider brings")
     assert "-> Stop what listens there" in found["ports"]
+
+
+@pytest.mark.parametrize("provider", ["cloudflared", "ngrok"])
+def test_the_embedded_backend_carries_managed_leases(diagnose: Diagnose, provider: str) -> None:
+    code, found = diagnose("--provider", provider)
+
+    assert code == 0, found
+    assert found["connector"] == f"ok: the embedded backend carries {provider} leases itself"
+    assert found["round trip"].startswith("ok: lease open in")
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_ngrok_lacks_something(
+    diagnose: Diagnose, hosted: Backend, monkeypatch: pytest.MonkeyPatch, is_installed: bool
+) -> None:
+    monkeypatch.setenv("SYNTH_API_KEY", KEY)
+    monkeypatch.delenv("NGROK_AUTHTOKEN", raising=False)
+    monkeypatch.setattr(ngrok, "find_spec", lambda _: object() if is_installed else None)
+
+    code, found = diagnose("--backend", hosted.url, "--provider", "ngrok")
+
+    assert code == 1
+    missing = "ngrok has no authtoken" if is_installed else "the Python package ngrok is not inst"
+    assert found["connector"].startswith(f"problem: {missing}")
+    # It takes what port there is.
+    assert found["ports"] == "ok: 127.0.0.1 can be listened on and reached"
 
 
 def test_cloudflared_is_missing(diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch) -> None:

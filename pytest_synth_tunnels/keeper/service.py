@@ -272,7 +272,7 @@ class Service:
         _log.warning("%s", message)
         self._events.append(message)
         if kind == "lost":
-            self.journal.lost(tunnel.lease_id, message)
+            self.journal.lost(tunnel, message)
         for holder in self.holders:
             if self._tunnels.is_used_by(tunnel, holder.pid, holder.address):
                 holder.tell(Event(kind=kind, lease_id=tunnel.lease_id, message=message))

@@ -185,7 +185,8 @@ class Tunnels:
         await tunnel.refused()
         if tunnel.life.state is LeaseState.ACTIVE:
             self._journal.created(
-                tunnel.lease_id,
+                tunnel,
+                lease_id=tunnel.lease_id,
                 provider=tunnel.carrier.provider,
                 backend=tunnel.carrier.backend_url,
                 local_host=host,
@@ -262,7 +263,7 @@ class Tunnels:
             self.created += 1
             if error is None:
                 self.released += 1
-                self._journal.released(tunnel.lease_id)
+                self._journal.released(tunnel)
             else:
                 self.unreleased.append(self._debt(tunnel, error))
         return error

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import CountingBackend, RuntimeDirectory
+from .conftest import SERVE_OWN_APP, CountingBackend, RuntimeDirectory
 
 pytestmark = pytest.mark.acceptance
 
@@ -123,6 +123,51 @@ def test_the_controller_tells_for_all_workers(
     released = [one["lease_id"] for one in told if one["hook"] == "released"]
     assert len(created) == len(released) == 3
     assert created == set(released)
+    runtime.assert_nothing_left()
+
+
+@pytest.mark.parametrize("arguments", [["-p", "no:xdist"]], ids=" ".join)
+def test_a_managed_lease_is_told_without_its_url(
+    suite: pytest.Pytester, runtime: RuntimeDirectory, notes: Path, arguments: list[str]
+) -> None:
+    with (suite.path / "conftest.py").open("a") as file:
+        file.write(SERVE_OWN_APP)
+    suite.makepyfile(
+        """
+        import pytest
+        from pytest_synth_tunnels import KeeperError
+
+        def test_what_it_lacks(synth_lease, synth_expose):
+            assert synth_lease.provider == "cloudflared"
+            assert synth_lease.headers == {}
+            with pytest.raises(KeeperError, match="a cloudflared lease has no worker token"):
+                synth_lease.refresh_worker_token()
+            with pytest.raises(KeeperError, match="nobody.*cloudflared-quick"):
+                synth_expose(9, provider="nobody")
+            with synth_expose(9, provider="synthtunnel") as lease:
+                assert lease.headers
+
+        def test_its_url_is_in_no_report(synth_lease):
+            raise AssertionError(synth_lease.url("/x"))
+        """
+    )
+
+    result = suite.runpytest_subprocess("--synth-tunnels-provider", "cloudflared", *arguments)
+
+    result.assert_outcomes(passed=12 + 1, failed=1)
+    result.stdout.fnmatch_lines(["*AssertionError: http://127.0.0.1:*/[*][*][*]*"])
+    told = [one for one in read(notes) if one["hook"] != "finished"]
+    assert [(one["hook"], one["provider"]) for one in told if one["provider"] != "synthtunnel"] == [
+        ("created", "cloudflared"),
+        ("released", "cloudflared"),
+    ]
+    assert [one["hook"] for one in told if one["provider"] == "synthtunnel"] == [
+        "created",
+        "released",
+    ]
+    urls = {one["provider"]: one["public_url"] for one in told}
+    assert urls["cloudflared"] is None
+    assert urls["synthtunnel"]
     runtime.assert_nothing_left()
 
 

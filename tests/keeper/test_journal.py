@@ -17,6 +17,7 @@ def created(journal: Journal, lease_id: str = "lease_1", **facts: Any) -> None:
     journal.created(
         lease_id,
         **{
+            "lease_id": lease_id,
             "provider": "synthtunnel",
             "backend": "http://127.0.0.1:1",
             "local_host": "127.0.0.1",
@@ -57,6 +58,17 @@ def test_a_life_is_told_in_order_and_once() -> None:
     assert (second["lease"]["ended_at"], third["lease"]["ended_at"]) == (110.0, 110.0)
     assert (third["kind"], third["reason"]) == ("released", "")
     assert journal.drain() == []
+
+
+def test_a_lease_keeps_its_first_name() -> None:
+    journal = Journal()
+    key = object()
+    facts: Any = {"provider": "ngrok", "backend": "", "local_host": "", "local_port": 1}
+
+    journal.created(key, lease_id="lease_1", public_url=None, **facts)
+    journal.released(key)
+
+    assert [one["lease"]["lease_id"] for one in journal.drain()] == ["lease_1", "lease_1"]
 
 
 def test_what_is_told_twice_or_never_began_is_no_news() -> None:
