@@ -152,8 +152,7 @@ class Child:
         self._given = given
         self._transport: asyncio.SubprocessTransport | None = None
         self._guard: subprocess.Popen[bytes] | None = None
-        self._code: int | None = None
-        """Its return code, once it was stopped."""
+        self._stopping = False
 
     async def start(self) -> None:
         """Start it.
@@ -188,7 +187,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 before it was started, and when it was stopped."""
+        """Its process id, 0 before it was started."""
         return self._transport.get_pid() if self._transport is not None else 0
 
     async def wait(self) -> str:
@@ -205,7 +204,7 @@ class Child:
 
     def outcome(self) -> str:
         """Return how it ended: ``exit status 1``, or ``SIGKILL``."""
-        code = self._code if self._transport is None else self._transport.get_returncode()
+        code = self._transport.get_returncode() if self._transport is not None else None
         if code is not None and code < 0:
             try:
                 return signal.Signals(-code).name
@@ -215,9 +214,10 @@ class Child:
 
     async def stop(self, grace_s: float = 3.0) -> None:
         """End it and everything it started: asked first, and killed ``grace_s`` seconds later."""
-        transport, self._transport = self._transport, None
-        if transport is None:
+        transport = self._transport
+        if transport is None or self._stopping:
             return
+        self._stopping = True
         try:
             self._signal(transport, signal.SIGTERM)
             async with asyncio.timeout(grace_s):
@@ -230,11 +230,16 @@ class Child:
             # What ignored it, and what a process that ended left behind.
             self._signal(transport, getattr(signal, "SIGKILL", signal.SIGTERM))
             self._end_guard()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_KILL_S):
-                await self.exited.wait()
-        self._code = transport.get_returncode()
-        transport.close()
+            await self._close(transport)
+
+    async def _close(self, transport: asyncio.SubprocessTransport) -> None:
+        # After its end: closing looks for it, and would take the news from who waits for it.
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_KILL_S):
+                    await self.exited.wait()
+        finally:
+            transport.close()
 
     def _signal(self, transport: asyncio.SubprocessTransport, number: int) -> bool:
         """Signal the whole group; return whether there is any of it."""

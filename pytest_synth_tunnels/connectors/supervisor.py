@@ -85,8 +85,10 @@ class Supervisor:
         """Of the process that runs, or ran last."""
         self._before: list[str] = []
         """The last lines of the one before."""
-        self._failures = 0
-        """Ends in a row, none of them after a steady time."""
+        self._ends = 0
+        """In a row, none of them after a steady time."""
+        self._pauses = 0
+        """Likewise."""
         self._settled = asyncio.Event()
         """It is connected, or will never be."""
         self._over = asyncio.Event()
@@ -140,18 +142,17 @@ class Supervisor:
     async def _run(self, process: Process) -> None:
         while True:
             started_at = self._now()
-            ended = await self._end_of(process)
+            outcome = await self._end_of(process)
+            was_connected = self._reading.connected
+            if not self._over.is_set():
+                self._reading.ended(f"{self._name} ended ({outcome})")
+                self._changed()
             await process.stop()
             if self._over.is_set():
                 return
-            was_connected = self._reading.connected
             if self._now() - started_at >= _STEADY_S:
-                self._failures = 0
-            self._reading.ended(f"{self._name} ended ({ended})")
-            self._changed()
-            if self._over.is_set():
-                return
-            process = await self._again(at_once=was_connected and not self._failures)
+                self._ends = self._pauses = 0
+            process = await self._again(at_once=was_connected and not self._ends)
 
     async def _end_of(self, process: Process) -> str:
         """Return how the process ended, or ``""`` when it is of no use any more."""
@@ -166,10 +167,11 @@ class Supervisor:
 
     async def _again(self, *, at_once: bool) -> Process:
         """Start another process, after a pause, until that works."""
+        self._ends += 1
         while True:
-            self._failures += 1
             if not at_once:
-                longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10))
+                longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._pauses, 10))
+                self._pauses += 1
                 await self._sleep(self._uniform(longest_s / 2, longest_s))
             at_once = False
             try:

@@ -22,11 +22,14 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 __all__ = ["install", "tunnel_token"]
+
+AT = "connIndex=0 event=0 ip=127.0.0.1"
 
 _WRAPPER = """\
 #!{python} -I
@@ -83,21 +86,30 @@ def tunnel_id_of(token: str) -> str:
         return os.environ["STANDIN_TUNNEL_ID"]
 
 
-def changed(connected: bool, reason: str) -> None:
-    at = "connIndex=0 event=0 ip=127.0.0.1"
-    if connected:
-        tell(
-            "INF",
-            "Registered tunnel connection connIndex=0 "
-            f"connection={uuid4()} event=0 ip=127.0.0.1 location=lo protocol=quic",
-        )
-    elif "401" in reason:
+class Edge:
+    """What became of the connection to the edge, told as the real one tells it."""
+
+    def __init__(self) -> None:
+        self.refused = False
+
+    def changed(self, connected: bool, reason: str) -> None:
+        self.refused = "401" in reason
+        if connected:
+            tell(
+                "INF",
+                "Registered tunnel connection connIndex=0 "
+                f"connection={uuid4()} event=0 ip=127.0.0.1 location=lo protocol=quic",
+            )
+        elif self.refused:
+            self.tell_refused()
+        else:
+            tell("ERR", f'Failed to dial a quic connection error="{reason}" {AT}')
+            tell("INF", f"Retrying connection in up to 1s {AT}")
+
+    def tell_refused(self) -> None:
         why = "Unauthorized: Invalid tunnel secret"
-        tell("ERR", f'Register tunnel error from server side error="{why}" {at}')
-        tell("INF", f"Retrying connection in up to 1s {at}")
-    else:
-        tell("ERR", f'Failed to dial a quic connection error="{reason}" {at}')
-        tell("INF", f"Retrying connection in up to 1s {at}")
+        tell("ERR", f'Register tunnel error from server side error="{why}" {AT}')
+        tell("INF", f"Retrying connection in up to 1s {AT}")
 
 
 async def carry(token: str, target: str) -> None:
@@ -110,12 +122,17 @@ async def carry(token: str, target: str) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    edge = Edge()
     agent = Agent(patience_s=0)
     agent.serve(tunnel_id, edge_url.replace("ws", "http", 1), max_inflight=1024)
     agent.set_target(tunnel_id, "", Target.from_url(target))
-    dialer = Dialer(agent, edge_url, token, on_change=changed, backoff_s=(0.05, 0.5))
+    dialer = Dialer(agent, edge_url, token, on_change=edge.changed, backoff_s=(0.05, 0.5))
     await dialer.start()
-    await ended.wait()
+    while not ended.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), 0.1)
+        if edge.refused:  # the dialer tells the same news only once
+            edge.tell_refused()
     tell("INF", "Initiating graceful shutdown due to signal terminated ...")
     await dialer.close()
     await agent.close()
@@ -125,18 +142,19 @@ async def carry(token: str, target: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="cloudflared", allow_abbrev=False)
-    parser.add_argument("tunnel", choices=["tunnel"])
+    parser.add_argument("words", nargs="+")
     parser.add_argument("--config")
     parser.add_argument("--no-autoupdate", action="store_true")
     parser.add_argument("--url", required=True)
-    parser.add_argument("run", nargs="?", choices=["run"])
-    arguments = parser.parse_args()
-    if arguments.run:
+    arguments = parser.parse_intermixed_args()
+    if arguments.words == ["tunnel", "run"]:
         token = os.environ.get("TUNNEL_TOKEN", "")
         if len(token) < 16:
             print("Provided Tunnel token is not valid.", file=sys.stderr)
             print("See 'cloudflared tunnel run --help'.", file=sys.stderr)
             sys.exit(255)
+    elif arguments.words != ["tunnel"]:
+        parser.error(f"unknown words {arguments.words}")
     else:
         token = os.environ["STANDIN_TOKEN"]
         tell("INF", "Requesting new quick Tunnel on trycloudflare.com...")
