@@ -320,8 +320,8 @@ class ManagedCarrier:
             took_s = max(0.0, time.time() - way.carried_at)
             way.carried_at = None
             self._exposure += [
-                f"{target.name} was public through {self.provider} for {took_s:.0f} s"
-                for target in self.serving.targets
+                f"{name} was public through {self.provider} for {took_s:.0f} s"
+                for name in self.serving.served
             ]
 
     # --- the end

@@ -21,10 +21,12 @@ class Serving:
 
     Attributes:
         agent: the agent.
+        served: the names of all targets so far, those of workers that have left too.
     """
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
+        self.served: list[str] = []
         self._targets: dict[str, Target] = {}
         """By address."""
         self._lease_id = ""
@@ -53,6 +55,8 @@ class Serving:
     def set_target(self, address: str, target: Target) -> None:
         """Lead an address to a target, now or as soon as the lease is there."""
         self._targets[address] = target
+        if target.name not in self.served:
+            self.served.append(target.name)
         if self._lease_id:
             self.agent.set_target(self._lease_id, address, target)
 
