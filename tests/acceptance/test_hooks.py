@@ -126,7 +126,7 @@ def test_the_controller_tells_for_all_workers(
     runtime.assert_nothing_left()
 
 
-@pytest.mark.parametrize("arguments", [["-p", "no:xdist"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["-p", "no:xdist"], ["-n", "2"]], ids=" ".join)
 def test_a_managed_lease_is_told_without_its_url(
     suite: pytest.Pytester, runtime: RuntimeDirectory, notes: Path, arguments: list[str]
 ) -> None:
