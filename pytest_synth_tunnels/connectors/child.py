@@ -111,7 +111,7 @@ class _Protocol(asyncio.SubprocessProtocol):
 
     def process_exited(self) -> None:
         # Without waiting for the end of its pipe, which a child of its own may keep open.
-        self._child.exited.set()
+        self._child.has_exited()
 
 
 class Child:
@@ -153,6 +153,8 @@ class Child:
         self._transport: asyncio.SubprocessTransport | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        self._is_gone = False
+        """Neither it nor anything that it started is there any more."""
 
     async def start(self) -> None:
         """Start it.
@@ -173,17 +175,22 @@ class Child:
             **own_group,
         )
         if os.name == "posix":
-            self._guard = subprocess.Popen(  # noqa: ASYNC220, S603 - a millisecond; all our own
-                ["/bin/sh", "-c", _GUARD, "sh", str(self.pid)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={},
-                process_group=0,
-            )
+            try:
+                self._guard = _guard(self.pid)
+            except OSError:
+                await self.stop(grace_s=0)
+                raise
         pipe = self._transport.get_pipe_transport(0)
         if self._given is not None and isinstance(pipe, asyncio.WriteTransport):
             pipe.write(self._given)
+
+    def has_exited(self) -> None:
+        """Take the news of its end. If it left nothing behind, nothing is to be signalled any
+        more: its number may soon be somebody else's."""
+        self.exited.set()
+        if self._transport is not None and not self._signal(self._transport, 0):
+            self._is_gone = True
+            self._end_guard()
 
     @property
     def pid(self) -> int:
@@ -243,6 +250,8 @@ class Child:
 
     def _signal(self, transport: asyncio.SubprocessTransport, number: int) -> bool:
         """Signal the whole group; return whether there is any of it."""
+        if self._is_gone:
+            return False
         try:
             if os.name == "posix":
                 os.killpg(transport.get_pid(), number)
@@ -259,3 +268,16 @@ class Child:
             guard.wait()
             if guard.stdin is not None:
                 guard.stdin.close()
+
+
+def _guard(pid: int) -> "subprocess.Popen[bytes]":
+    """Start a guard for a group of processes. In a group of its own, lest it be killed with the
+    keeper's."""
+    return subprocess.Popen(  # noqa: S603 - all our own
+        ["/bin/sh", "-c", _GUARD, "sh", str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},
+        process_group=0,
+    )

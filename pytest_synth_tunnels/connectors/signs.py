@@ -87,13 +87,8 @@ class Reading:
             found = pattern.search(line)
             if found is not None:
                 groups = found.groupdict()
-                if groups.get("origin"):
-                    self.origin = groups["origin"].rstrip("/")
-                link = groups.get("link") or ""
-                if sign.kind is Kind.UP:
-                    self._up(link)
-                elif sign.kind is not Kind.NOTHING:
-                    self._down(sign, link, _STAMP.sub("", line)[:_MAX_ERROR])
+                self.origin = (groups.get("origin") or self.origin or "").rstrip("/") or None
+                self._apply(sign, groups.get("link") or "", _STAMP.sub("", line)[:_MAX_ERROR])
                 return
 
     def started(self) -> None:
@@ -108,14 +103,18 @@ class Reading:
         if not self.was_connected:
             self.is_over = True
 
-    def _up(self, link: str) -> None:
-        self._links.add(link)
-        self._seen.clear()
+    def _apply(self, sign: Sign, link: str, line: str) -> None:
+        if sign.kind is Kind.UP:
+            self._links.add(link)
+            self._seen.clear()
+        elif sign.kind is not Kind.NOTHING:
+            self._fail(sign, link, line)
+            return
         if self.connected:
             self.was_connected = True
             self.error = self.hint = self.told = ""
 
-    def _down(self, sign: Sign, link: str, line: str) -> None:
+    def _fail(self, sign: Sign, link: str, line: str) -> None:
         self._links.discard(link)
         if sign.kind is not Kind.LOST:
             self.error = self.told = line

@@ -92,6 +92,7 @@ class Supervisor:
         self._settled = asyncio.Event()
         """It is connected, or will never be."""
         self._over = asyncio.Event()
+        self._stopped = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -111,10 +112,12 @@ class Supervisor:
             The public origin, if a line has told it.
 
         Raises:
-            ConnectorError: it will never be.
+            ConnectorError: it will never be, or was stopped meanwhile.
         """
         while True:
             await self._settled.wait()
+            if self._stopped:
+                raise ConnectorError(self.status.error)
             if self._reading.is_over:
                 message = self._explained()
                 if not self._reading.told:
@@ -124,7 +127,8 @@ class Supervisor:
                 return self._reading.origin
 
     async def stop(self) -> None:
-        """End the program. Harmless when repeated."""
+        """End the program, for good. Harmless when repeated."""
+        self._stopped = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -134,6 +138,7 @@ class Supervisor:
         if process is not None:
             await process.stop()
         self.status = ConnectorStatus(False, f"{self._name} was stopped")
+        self._settled.set()
 
     def logs(self) -> list[str]:
         """Return its last lines; after a restart, also those from before it."""

@@ -175,3 +175,31 @@ def test_one_that_cannot_be_run() -> None:
             await python("\0").start()
 
     run(main)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups and signals")
+def test_the_number_of_one_that_is_gone_is_not_signalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        child = python("pass")
+        await child.start()
+        await child.wait()
+        assert child._guard is None
+        monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("somebody else's"))
+        await child.stop()
+
+    run(main)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="guards")
+def test_without_a_guard_there_is_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(pid: int) -> None:
+        raise OSError("no more processes")
+
+    async def main() -> None:
+        monkeypatch.setattr("pytest_synth_tunnels.connectors.child._guard", fail)
+        child = python("import time; time.sleep(60)")
+        with pytest.raises(OSError, match="no more processes"):
+            await child.start()
+        await gone(child.pid)
+
+    run(main)

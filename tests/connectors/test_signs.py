@@ -199,6 +199,9 @@ def test_a_quick_tunnel_is_there_with_its_name_and_a_connection() -> None:
     other = reading(CloudflaredQuickConnector, registered(0))
     assert not other.connected
     assert not other.was_connected
+    other.take(FRAME)
+    assert other.connected
+    assert other.was_connected
 
     now.ended("cloudflared ended (exit status 1)")
     assert not now.connected

@@ -271,3 +271,15 @@ def test_stopping_while_it_pauses() -> None:
         assert len(world.processes) == 2
 
     play(scenario)
+
+
+def test_stopping_while_somebody_waits() -> None:
+    async def scenario(world: World) -> None:
+        await world.supervisor.start()
+        waiting = asyncio.create_task(world.supervisor.up())
+        await world.settle()
+        await world.supervisor.stop()
+        with pytest.raises(ConnectorError, match="bore was stopped"):
+            await waiting
+
+    play(scenario)
