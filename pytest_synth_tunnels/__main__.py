@@ -63,7 +63,10 @@ def _examine(backend: str | None, provider: str | None) -> int:
         if finding.hint:
             print(f"{'':8} {'':11} -> {finding.hint}", flush=True)
 
-    healthy = examine(backend=backend, provider=provider, environ=dict(os.environ), say=say)
+    try:
+        healthy = examine(backend=backend, provider=provider, environ=dict(os.environ), say=say)
+    except KeyboardInterrupt:  # by now its lease is given back
+        return 130
     return 0 if healthy else 1
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from .connectors.base import Assignment, ConnectorError
+from .connectors.child import child_environment
 from .connectors.cloudflared import HOW_TO_GET
 from .connectors.registry import load
 from .keeper.failures import FailureError
@@ -240,7 +241,8 @@ class _Examination:
         if self._connector == "loopback":
             return f"the embedded backend carries {self._settings.provider} leases itself"
         if self._connector in ("cloudflared", "cloudflared-quick"):
-            return await _cloudflared_version(self._settings.cloudflared or "cloudflared")
+            program = self._settings.cloudflared or "cloudflared"
+            return await _cloudflared_version(program, child_environment(self._environ))
         if self._connector == "ngrok":
             from .connectors.ngrok import NgrokConnector
 
@@ -338,8 +340,8 @@ def _get(lease: LeaseInfo) -> tuple[int, str]:
     return answer.status_code, answer.text
 
 
-async def _cloudflared_version(program: str) -> str:
-    path = shutil.which(program)
+async def _cloudflared_version(program: str, environ: Mapping[str, str]) -> str:
+    path = shutil.which(program, path=environ.get("PATH", os.defpath))
     if path is None:
         raise _ProblemError(f"there is no program {program}", HOW_TO_GET)
     try:
@@ -349,6 +351,7 @@ async def _cloudflared_version(program: str) -> str:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            env=environ,
         )
     except OSError as error:
         raise _ProblemError(f"{path} cannot be started: {error}", HOW_TO_GET) from None

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -111,6 +112,37 @@ def test_all_is_well_with_a_backend_elsewhere(
     assert found["round trip"].startswith("ok: lease open in")
     # Nothing is left there.
     assert hosted.seen.count("POST") == hosted.seen.count("DELETE") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signal")
+def test_it_can_be_interrupted(raw_server: Any) -> None:
+    asked = threading.Event()
+
+    def never_answer(connection: socket.socket) -> None:
+        asked.set()
+        while connection.recv(4096):
+            pass
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest_synth_tunnels", "doctor"],
+        env={
+            **os.environ,
+            "SYNTH_API_KEY": KEY,
+            "SYNTH_TUNNELS_BACKEND": raw_server(never_answer),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert asked.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert (process.returncode, errors) == (130, "")
 
 
 def test_no_key(diagnose: Diagnose, hosted: Backend) -> None:
@@ -251,7 +283,7 @@ def test_what_cloudflared_says(tmp_path: Path, script: str, words: str) -> None:
     program.chmod(0o700)
 
     try:
-        said = asyncio.run(doctor._cloudflared_version(str(program)))
+        said = asyncio.run(doctor._cloudflared_version(str(program), {}))
     except doctor._ProblemError as error:
         said = error.text
 

@@ -142,6 +142,7 @@ async def carry(token: str, target: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="cloudflared", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version="%(prog)s version 2026.8.0")
     parser.add_argument("words", nargs="+")
     parser.add_argument("--config")
     parser.add_argument("--no-autoupdate", action="store_true")
