@@ -82,7 +82,9 @@ class Reading:
         return bool(self._links) and (self.origin is not None or not self._needs_origin)
 
     def take(self, line: str) -> None:
-        """Read a line."""
+        """Read a line. Once it is over, what follows from that changes nothing."""
+        if self.is_over:
+            return
         for sign, pattern in self._signs:
             found = pattern.search(line)
             if found is not None:

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_synth_tunnels.connectors.base import Assignment, ConnectorError, ConnectorStatus
 from pytest_synth_tunnels.connectors.loopback import Config, LoopbackConnector, serve
+from pytest_synth_tunnels.sdk import requests
 
 from ..relay.live import Lease, StrictApp, Tunnels, run, statuses
 from .processes import gone, seen_by_all, until
@@ -58,6 +59,28 @@ def test_it_carries_traffic_and_leaves_nothing() -> None:
         await connector.stop()
         await gone(pid)
         assert connector.status() == ConnectorStatus(False, "the loopback connector was stopped")
+
+    run(scenario)
+
+
+def test_a_managed_lease_of_the_embedded_backend() -> None:
+    async def scenario(tunnels: Tunnels) -> None:
+        gateway = await tunnels.app("gateway")
+        lease = tunnels.backend.call(
+            requests.create_lease(
+                client_instance_id="client-12345678", local_host="127.0.0.1", local_port=1
+            )
+        )
+        connector = LoopbackConnector(Assignment(f"http://127.0.0.1:{gateway.port}", lease))
+        await connector.start()
+        try:
+            await connector.ready()
+            path = f"{lease['route_prefix']}/x"
+            head = f"GET {path} HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\n\r\n"
+            answer = await tunnels.send(head.encode())
+            assert answer.endswith(f"gateway {path}".encode())
+        finally:
+            await connector.stop()
 
     run(scenario)
 
