@@ -15,6 +15,7 @@ from .frames import (
     Frame,
     FrameError,
     Headers,
+    RelayCapabilities,
     ReqBody,
     ReqEnd,
     ReqHeaders,
@@ -61,6 +62,8 @@ class Agent:
         self.agent_id = agent_id or f"agent-{uuid4().hex[:12]}"
         self.flow_control = False
         """The relay knows windows."""
+        self.whole_messages = False
+        """The relay takes a whole response in one frame."""
         self.link_paused = False
         """The link takes no bodies now."""
         self._timeout_s = timeout_s
@@ -176,19 +179,21 @@ class Agent:
                 supports_cancel=True,
                 websocket=True,
                 flow_control=True,
+                whole_messages=True,
             ),
         )
 
-    def connected(self, link: Link, flow_control: bool) -> None:
+    def connected(self, link: Link, capabilities: RelayCapabilities) -> None:
         """Begin to serve over a link whose relay has accepted the leases.
 
         Args:
             link: its handler is this agent.
-            flow_control: whether ``ATTACH_ACK`` announced it.
+            capabilities: what ``ATTACH_ACK`` announced.
         """
         self._forget_all()
         self._link = link
-        self.flow_control = flow_control
+        self.flow_control = capabilities.flow_control
+        self.whole_messages = capabilities.whole_messages
         self.link_paused = False
 
     def link_lost(self, reason: str) -> None:
@@ -274,7 +279,9 @@ class Agent:
         self._forwards[rid] = forward
         lease.inflight += 1
         self.deadlines.set(forward, self.now() + timeout_s)
-        if forward.waits_for_body:
+        if frame.end:
+            forward.whole(frame.body)
+        elif forward.waits_for_body:
             self.hold(forward)
 
     def _answer_itself(self, frame: ReqHeaders, lease: ServedLease) -> bool:
@@ -324,6 +331,9 @@ class Agent:
 
     def respond(self, rid: str, lease_id: str, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response of the agent's own."""
+        if self.whole_messages:
+            self.send(RespHeaders(rid, status, headers, lease_id, body, end=True))
+            return
         self.send(RespHeaders(rid, status, headers, lease_id))
         if body:
             self.send(RespBody(rid, body, lease_id=lease_id))

@@ -8,6 +8,7 @@ import msgspec
 from .exchange import Exchange
 from .failures import Failure, lost, offline, refuse, too_large
 from .frames import (
+    MAX_WHOLE_BYTES,
     WINDOW_BYTES,
     Cancel,
     Headers,
@@ -133,11 +134,19 @@ class Call:
             self._credit = WINDOW_BYTES
         session.streams[self.rid] = self
         relay.deadlines.set(self, relay.loop.time() + self._timeout_s)
-        session.link.send(self._frame)
-        if not self._done and self._exchange.head.has_body:
-            self._exchange.continue_()
+        exchange, frame = self._exchange, self._frame
+        if not exchange.head.has_body:
+            frame.end = session.whole_messages
+            session.link.send(frame)
+            return
+        if session.whole_messages and 0 < exchange.body_at_hand <= MAX_WHOLE_BYTES:
+            frame.end = True  # its body comes next, in this same read
+        else:
+            session.link.send(frame)
+        if not self._done:
+            exchange.continue_()
             if session.writing_paused:
-                self._exchange.pause_body()
+                exchange.pause_body()
 
     # Without an agent.
 
@@ -228,13 +237,18 @@ class Call:
         if self._credit <= 0:
             self._exchange.pause_body()
         self._progress()
-        session.link.send(ReqBody(self.rid, data, self.route.lease_id))
+        frame = self._frame
+        if frame.end:
+            frame.body = data
+            session.link.send(frame)
+        else:
+            session.link.send(ReqBody(self.rid, data, self.route.lease_id))
 
     def body_ended(self) -> None:
         """Send the end of the body."""
         if not self._done:
             self._request_open = False
-            if self._session is not None:
+            if self._session is not None and not self._frame.end:
                 self._session.link.send(ReqEnd(self.rid, self.route.lease_id))
 
     def aborted(self) -> None:
@@ -260,12 +274,12 @@ class Call:
     # The agent's side.
 
     def response_headers(self, frame: RespHeaders) -> None:
-        """Pass the answer's head on."""
+        """Pass the answer's head on, and all the rest if it came with it."""
         if self._answered:
             return
         try:
             headers, length = end_to_end(frame.headers)
-            if length is not None and length > self._response_left:
+            if max(length or 0, len(frame.body)) > self._response_left:
                 self.fail(too_large("response", self._response_left))
                 return
             self._exchange.start_response(frame.status, headers, length)
@@ -273,7 +287,11 @@ class Call:
             self._fail_bad(f"the app's answer cannot travel in HTTP: {error}")
             return
         self._answered = True
-        self._moved = True
+        if frame.end:
+            self._exchange.write(frame.body)
+            self.response_end()
+        else:
+            self._moved = True
 
     def response_body(self, chunk: bytes) -> None:
         """Pass a piece of the answer on."""

@@ -31,12 +31,19 @@ __all__ = ["decode", "encode"]
 _LONG_BYTES: Final = 2048
 """From here on it pays to take the base64 out of the JSON text."""
 
-_PAYLOADS: Final = {ReqBody: "chunk", RespBody: "chunk", WsFrame: "data"}
+_PAYLOADS: Final = {
+    ReqHeaders: "body",
+    ReqBody: "chunk",
+    RespHeaders: "body",
+    RespBody: "chunk",
+    WsFrame: "data",
+}
 """Kinds of frames with much in them, and where that is."""
 
-_KEYS: Final = {"chunk": b'"chunk_b64":"', "data": b'"data_b64":"'}
 # No string can hold these bytes: a quotation mark in it would be escaped.
-_PAYLOAD = re.compile(rb'"(?:chunk|data)_b64"\s*:\s*"')
+_PAYLOAD = re.compile(rb'"(?:body|chunk|data)_b64"\s*:\s*"')
+_PLACEHOLDER: Final = b"\0\0\0"
+_PLACEHOLDER_B64: Final = b'_b64":"AAAA"'
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Frame)
@@ -79,10 +86,9 @@ def encode(frame: Frame) -> bytes:
     payload: bytes = getattr(frame, field)
     if len(payload) < _LONG_BYTES:
         return _encoder.encode(frame)
-    before, key, after = _encoder.encode(msgspec.structs.replace(frame, **{field: b""})).partition(
-        _KEYS[field]
-    )
-    return b"".join((before, key, pybase64.b64encode(payload), after))
+    short = msgspec.structs.replace(frame, **{field: _PLACEHOLDER})
+    before, _, after = _encoder.encode(short).partition(_PLACEHOLDER_B64)
+    return b"".join((before, b'_b64":"', pybase64.b64encode(payload), b'"', after))
 
 
 def decode(data: bytes | str) -> Frame | None:
@@ -97,17 +103,17 @@ def decode(data: bytes | str) -> Frame | None:
     Raises:
         FrameError: not JSON, a field of the wrong type, or a value that may not travel in HTTP.
     """
+    frame: Frame | None = None
     if len(data) > _LONG_BYTES and isinstance(data, bytes):
-        long = _decode_long(data)
-        if long is not None:
-            return long
-    try:
-        frame: Frame = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        refusal = _refuse(data, error)
-        if refusal is None:
-            return None
-        raise refusal from None
+        frame = _decode_long(data)
+    if frame is None:
+        try:
+            frame = _decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            refusal = _refuse(data, error)
+            if refusal is None:
+                return None
+            raise refusal from None
     if type(frame) in _WITH_HEADERS:
         _check(frame)  # type: ignore[arg-type]
     return frame

@@ -251,6 +251,12 @@ class ServerConnection(asyncio.Protocol):
         if ended and self._exchange is exchange and exchange is not None and not exchange.done:
             self._handler.body_ended()
 
+    @property
+    def body_at_hand(self) -> int:
+        """See :attr:`.exchange.Exchange.body_at_hand`."""
+        left = self._body_left
+        return left if len(self._held) >= left else 0
+
     def pause_body(self) -> None:
         """Stop reading for the handler's sake."""
         if not self._body_paused and (self._body_left or self._body is not None):

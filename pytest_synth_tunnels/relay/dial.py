@@ -177,7 +177,7 @@ class _Attaching:
             )
             return
         self._link.handler = self._agent
-        self._agent.connected(self._link, frame.capabilities.flow_control)
+        self._agent.connected(self._link, frame.capabilities)
         self.accepted.set_result(None)
 
     def frame_failed(self, error: FrameError) -> None:

@@ -81,6 +81,13 @@ class Exchange:
         connection = self._connection
         return connection is not None and not connection.write_paused
 
+    @property
+    def body_at_hand(self) -> int:
+        """The length of the request's body if the handler gets all of it in one piece before
+        control goes back to the loop, in bytes; else, or if there is none, 0."""
+        connection = self._connection
+        return 0 if connection is None else connection.body_at_hand
+
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response.
 

@@ -9,6 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from .frames import (
+    MAX_WHOLE_BYTES,
     WINDOW_BYTES,
     Headers,
     ReqHeaders,
@@ -58,6 +59,7 @@ class Forward:
         "_connection",
         "_credit",
         "_ended",
+        "_head",
         "_length",
         "_lines",
         "_method",
@@ -113,7 +115,9 @@ class Forward:
         """The link waits for this request."""
         self._retried = False
         self._responded = False
-        """``RESP_HEADERS`` is sent."""
+        """``RESP_HEADERS`` is sent, or waits in ``_head``."""
+        self._head: RespHeaders | None = None
+        """The beginning of the response, as long as the rest may come in the same read."""
         self._credit: float = WINDOW_BYTES if agent.flow_control else inf
         """What the relay will still take of the response's body, in bytes."""
 
@@ -150,6 +154,18 @@ class Forward:
             self._hold_back()
         else:
             self._grant()
+
+    def whole(self, body: bytes) -> None:
+        """Take the body and the end of the request in one."""
+        if body:
+            self._received = len(body)
+            self._body.append(body)
+        length = self._length
+        if length is not None and self._received != length:
+            self._fail_request(f"the body has {self._received} bytes, not the {length} announced")
+            return
+        self._ended = True
+        self.start()
 
     def end(self) -> None:
         """Take note that the request is complete."""
@@ -246,14 +262,33 @@ class Forward:
         self.due_at = inf
         if located:
             headers = self._mount.response_headers(headers)
-        self._agent.send(RespHeaders(self.rid, status, headers, self.lease_id))
+        head = RespHeaders(self.rid, status, headers, self.lease_id)
+        if self._agent.whole_messages:
+            self._head = head
+        else:
+            self._agent.send(head)
 
     def response_body(self, data: bytes) -> None:
         """Pass a piece of the body on, and stop the app where the relay takes no more."""
         self._credit -= len(data)
+        head = self._head
+        if head is not None:
+            if len(head.body) + len(data) <= MAX_WHOLE_BYTES:
+                head.body += data
+                return
+            self.response_paused()
         self._agent.send(RespBody(self.rid, data, lease_id=self.lease_id))
         if self._credit <= 0 and self._connection is not None:
             self._connection.pause_reading()
+
+    def response_paused(self) -> None:
+        """Pass on what waits for more."""
+        head, self._head = self._head, None
+        if head is not None:
+            data, head.body = head.body, b""
+            self._agent.send(head)
+            if data:
+                self._agent.send(RespBody(self.rid, data, lease_id=self.lease_id))
 
     def response_ended(self) -> None:
         """Pass the end on. What is still to come of the request's body is dropped."""
@@ -263,7 +298,12 @@ class Forward:
         agent.forget(self)
         if self._stalled:
             agent.unstall(self)
-        agent.send(RespEnd(self.rid, self.lease_id))
+        head = self._head
+        if head is not None:
+            head.end = True
+            agent.send(head)
+        else:
+            agent.send(RespEnd(self.rid, self.lease_id))
 
     def failed(self, error: OriginError) -> None:
         """Try again where nothing can happen twice, else tell the caller."""

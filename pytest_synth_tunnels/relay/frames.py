@@ -4,8 +4,11 @@ In memory a frame is one of the structs below; on a WebSocket it is the JSON tex
 :mod:`.codec` makes of it, with the names of the published protocol (protocol, section 3).
 ``chunk``, ``data`` and ``body`` are bytes here and base64 there.
 
-:class:`Window` is this project's own addition. It is sent only to a peer that announced
-``flow_control`` when it attached, because published agents and relays know no windows.
+Two things are this project's own additions, because published agents and relays know neither.
+:class:`Window` is sent only to a peer that announced ``flow_control`` when it attached. A whole
+message in one frame (``end``, with ``body``, on :class:`ReqHeaders` and :class:`RespHeaders`) is
+sent only to one that announced ``whole_messages``: most requests and answers are short, and a
+frame costs more than what is in it.
 """
 
 from typing import Final, Literal
@@ -14,6 +17,7 @@ import msgspec
 
 __all__ = [
     "MAX_CHUNK_BYTES",
+    "MAX_WHOLE_BYTES",
     "MAX_WS_MESSAGE_BYTES",
     "WINDOW_BYTES",
     "AgentCapabilities",
@@ -47,6 +51,9 @@ Headers = list[tuple[str, str]]
 
 MAX_CHUNK_BYTES: Final = 65_536
 """The largest body chunk on the wire (protocol, section 3: one agent dies on large frames)."""
+
+MAX_WHOLE_BYTES: Final = 16_384
+"""The longest body that goes in one frame with its head."""
 
 MAX_WS_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """The longest message of a caller's or an app's WebSocket."""
@@ -95,12 +102,14 @@ class AgentCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     supports_cancel: bool = False
     websocket: bool = False
     flow_control: bool = False
+    whole_messages: bool = False
 
 
 class RelayCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the relay says of itself in ``ATTACH_ACK``; published relays leave it out."""
 
     flow_control: bool = False
+    whole_messages: bool = False
 
 
 class Attach(_Frame, tag="ATTACH", omit_defaults=True):
@@ -119,8 +128,11 @@ class AttachAck(_Frame, tag="ATTACH_ACK", omit_defaults=True):
     capabilities: RelayCapabilities = RelayCapabilities()
 
 
-class ReqHeaders(_Frame, tag="REQ_HEADERS"):
-    """Relay → agent: a caller's request. ``path`` and ``query`` are raw, still percent-encoded."""
+class ReqHeaders(_Frame, tag="REQ_HEADERS", omit_defaults=True):
+    """Relay → agent: a caller's request. ``path`` and ``query`` are raw, still percent-encoded.
+
+    With ``end`` it is complete, and ``body`` is all of its body.
+    """
 
     lease_id: str
     rid: str
@@ -129,6 +141,8 @@ class ReqHeaders(_Frame, tag="REQ_HEADERS"):
     query: str
     headers: Headers
     deadline_ms: int
+    body: bytes = msgspec.field(name="body_b64", default=b"")
+    end: bool = False
 
 
 class ReqBody(_Frame, tag="REQ_BODY"):
@@ -153,13 +167,18 @@ class Cancel(_Frame, tag="CANCEL"):
     lease_id: str = ""
 
 
-class RespHeaders(_Frame, tag="RESP_HEADERS"):
-    """Agent → relay: the app's status and headers."""
+class RespHeaders(_Frame, tag="RESP_HEADERS", omit_defaults=True):
+    """Agent → relay: the app's status and headers.
+
+    With ``end`` the response is complete, and ``body`` is all of its body.
+    """
 
     rid: str
     status: int
     headers: Headers
     lease_id: str = ""
+    body: bytes = msgspec.field(name="body_b64", default=b"")
+    end: bool = False
 
 
 class RespBody(_Frame, tag="RESP_BODY"):

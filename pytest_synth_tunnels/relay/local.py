@@ -23,5 +23,5 @@ def attach(relay: Relay, agent: Agent, agent_token: str) -> list[str]:
     ack = session.attach(agent.attach_frame())
     if ack.accepted_leases:
         outer.handler = agent
-        agent.connected(outer, ack.capabilities.flow_control)
+        agent.connected(outer, ack.capabilities)
     return ack.accepted_leases

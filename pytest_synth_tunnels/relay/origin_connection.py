@@ -151,7 +151,9 @@ class OriginConnection(asyncio.Protocol):
             return
         if self._stage in _ENDED:
             self._complete()
-        elif _QUICK_ACK is not None and len(data) < _SMALL_BYTES:
+            return
+        self._responder.response_paused()
+        if _QUICK_ACK is not None and len(data) < _SMALL_BYTES:
             # A server that writes headers and body apart, with Nagle's algorithm on, sends the
             # body only once the headers are acknowledged, and that may take 40 ms.
             sock = self._transport.get_extra_info("socket")

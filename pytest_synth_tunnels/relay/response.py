@@ -52,6 +52,9 @@ class Responder(Claimant, Protocol):
     def response_body(self, data: bytes) -> None:
         """Take a piece of the body."""
 
+    def response_paused(self) -> None:
+        """Take note that the rest of a response that has begun did not come in the same read."""
+
     def response_ended(self) -> None:
         """Take note that the response is complete."""
 

@@ -1,6 +1,7 @@
 """The relay's end of one agent's link: whose answer a frame is."""
 
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .admission import same_secret
 from .failures import Failure
@@ -66,7 +67,7 @@ class Stream(Carried, Protocol):
     """One request under way."""
 
     def response_headers(self, frame: RespHeaders) -> None:
-        """Take the beginning of the answer."""
+        """Take the beginning of the answer, or all of it."""
 
     def response_body(self, chunk: bytes) -> None:
         """Take a piece of the answer."""
@@ -94,6 +95,7 @@ class AgentSession:
         websockets: the WebSockets under way, by rid.
         websocket: the agent carries WebSockets.
         flow_control: the agent knows windows.
+        whole_messages: the agent takes a whole request in one frame.
         writing_paused: the link takes no bodies now.
     """
 
@@ -103,12 +105,25 @@ class AgentSession:
         self.websockets: dict[str, WebSocket] = {}
         self.websocket = False
         self.flow_control = False
+        self.whole_messages = False
         self.writing_paused = False
         self._relay = relay
         self._agent_token = agent_token
         self._routes: list[Route] = []
         self._stalled: set[Stream] = set()
         """Requests whose callers read too slowly, where only the whole link can be paused."""
+        self._takes: dict[type[Any], Callable[[Any], None]] = {
+            RespHeaders: self._response_headers,
+            RespBody: self._response_body,
+            RespEnd: self._response_end,
+            RespError: self._response_error,
+            Window: self._window,
+            WsFrame: self._websocket,
+            WsClose: self._websocket,
+            WsOpenAck: self._websocket,
+            WsOpenReject: self._websocket,
+            Attach: self._attach,
+        }
 
     @property
     def attached(self) -> bool:
@@ -126,6 +141,7 @@ class AgentSession:
         """
         relay = self._relay
         self.flow_control = frame.capabilities.flow_control
+        self.whole_messages = frame.capabilities.whole_messages
         self.websocket = frame.capabilities.websocket
         accepted = []
         for lease in frame.leases:
@@ -151,7 +167,7 @@ class AgentSession:
         return AttachAck(
             agent_id=frame.agent_id or "agent",
             accepted_leases=accepted,
-            capabilities=RelayCapabilities(flow_control=self.flow_control),
+            capabilities=RelayCapabilities(self.flow_control, self.whole_messages),
         )
 
     def detach(self, route: Route, failure: Failure | None, reason: str) -> None:
@@ -183,31 +199,46 @@ class AgentSession:
 
     def frame_received(self, frame: Frame) -> None:
         """Take one frame; one for a request that is over is dropped."""
-        streams = self.streams
-        if isinstance(frame, RespHeaders):
-            if (stream := streams.get(frame.rid)) is not None:
-                stream.response_headers(frame)
-        elif isinstance(frame, RespBody):
-            if (stream := streams.get(frame.rid)) is not None:
-                stream.response_body(frame.chunk)
-        elif isinstance(frame, RespEnd):
-            if (stream := streams.get(frame.rid)) is not None:
-                stream.response_end()
-        elif isinstance(frame, RespError):
-            if (stream := streams.get(frame.rid)) is not None:
-                stream.response_error(frame.code, frame.message)
-            else:
-                self._websocket_failed(frame.rid, frame.message)
-        elif isinstance(frame, Window):
-            if (carried := streams.get(frame.rid) or self.websockets.get(frame.rid)) is not None:
-                carried.credit(frame.credit_bytes)
-        elif isinstance(frame, WsFrame | WsClose | WsOpenAck | WsOpenReject):
-            if (websocket := self.websockets.get(frame.rid)) is not None:
-                websocket.take(frame)
-        elif isinstance(frame, Attach):
-            self.link.send(self.attach(frame))
-            if not self._routes:
-                self.link.close(1008, "no such lease for this token")
+        take = self._takes.get(type(frame))
+        if take is not None:
+            take(frame)
+
+    def _response_headers(self, frame: RespHeaders) -> None:
+        stream = self.streams.get(frame.rid)
+        if stream is not None:
+            stream.response_headers(frame)
+
+    def _response_body(self, frame: RespBody) -> None:
+        stream = self.streams.get(frame.rid)
+        if stream is not None:
+            stream.response_body(frame.chunk)
+
+    def _response_end(self, frame: RespEnd) -> None:
+        stream = self.streams.get(frame.rid)
+        if stream is not None:
+            stream.response_end()
+
+    def _response_error(self, frame: RespError) -> None:
+        stream = self.streams.get(frame.rid)
+        if stream is not None:
+            stream.response_error(frame.code, frame.message)
+        else:
+            self._websocket_failed(frame.rid, frame.message)
+
+    def _window(self, frame: Window) -> None:
+        carried = self.streams.get(frame.rid) or self.websockets.get(frame.rid)
+        if carried is not None:
+            carried.credit(frame.credit_bytes)
+
+    def _websocket(self, frame: WsOpenAck | WsOpenReject | WsFrame | WsClose) -> None:
+        websocket = self.websockets.get(frame.rid)
+        if websocket is not None:
+            websocket.take(frame)
+
+    def _attach(self, frame: Attach) -> None:
+        self.link.send(self.attach(frame))
+        if not self._routes:
+            self.link.close(1008, "no such lease for this token")
 
     def frame_failed(self, error: FrameError) -> None:
         """Fail the one request that a malformed frame names. The agent may still be at it."""

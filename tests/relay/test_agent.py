@@ -10,11 +10,13 @@ import pytest
 from pytest_synth_tunnels.relay import forward as forward_module
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.frames import (
+    MAX_WHOLE_BYTES,
     WINDOW_BYTES,
     Cancel,
     Frame,
     FrameError,
     Headers,
+    RelayCapabilities,
     ReqBody,
     ReqEnd,
     ReqHeaders,
@@ -81,8 +83,17 @@ async def read_request(reader: asyncio.StreamReader, connection: int) -> Seen:
     return seen
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["pieces", "whole"])
+def whole_messages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Have short messages in pieces, and in one frame."""
+    monkeypatch.setattr(Bench, "whole_messages", request.param)
+    return bool(request.param)
+
+
 class Bench:
     """An agent, the relay's end of its link, and apps."""
+
+    whole_messages = False
 
     def __init__(self, *, flow_control: bool = True, patience_s: float = 0.0) -> None:
         self.frames: list[Frame] = []
@@ -99,7 +110,7 @@ class Bench:
         near, self.link = memory_links()
         near.handler, self.link.handler = self.agent, self
         self.near = near
-        self.agent.connected(near, flow_control)
+        self.agent.connected(near, RelayCapabilities(flow_control, self.whole_messages))
 
     async def __aenter__(self) -> "Bench":
         return self
@@ -119,9 +130,12 @@ class Bench:
         answer = self.answers.setdefault(getattr(frame, "rid", ""), Answer())
         if isinstance(frame, RespHeaders):
             assert not answer.status
+            assert self.whole_messages or not frame.end
             answer.status, answer.headers = frame.status, frame.headers
+            answer.body, answer.done = frame.body, frame.end
         elif isinstance(frame, RespBody):
             assert answer.status
+            assert not answer.done
             answer.body += frame.chunk
         elif isinstance(frame, RespEnd):
             assert not answer.done
@@ -161,12 +175,15 @@ class Bench:
         query: str = "",
         lease_id: str = "l1",
         deadline_ms: int = 5000,
+        body: bytes = b"",
+        end: bool = False,
     ) -> str:
         self._rids += 1
         rid = f"r{self._rids}"
         self.answers[rid] = Answer()
+        headers = list(headers or [])
         self.link.send(
-            ReqHeaders(lease_id, rid, method, path, query, list(headers or []), deadline_ms)
+            ReqHeaders(lease_id, rid, method, path, query, headers, deadline_ms, body, end)
         )
         return rid
 
@@ -187,12 +204,14 @@ class Bench:
     ) -> Answer:
         if body:
             headers = [*(headers or []), ("Content-Length", str(len(body)))]
-        rid = self.begin(
-            method, path, headers, query=query, lease_id=lease_id, deadline_ms=deadline_ms
-        )
-        if body:
-            self.link.send(ReqBody(rid, body))
-        self.link.send(ReqEnd(rid))
+        about = {"query": query, "lease_id": lease_id, "deadline_ms": deadline_ms}
+        if self.whole_messages:
+            rid = self.begin(method, path, headers, **about, body=body, end=True)
+        else:
+            rid = self.begin(method, path, headers, **about)
+            if body:
+                self.link.send(ReqBody(rid, body))
+            self.link.send(ReqEnd(rid))
         return await self.answered(rid)
 
     # --- apps
@@ -1161,5 +1180,94 @@ def test_many_requests_each_get_their_own_answer() -> None:
         assert [a.body for a in answers] == [b"/%d" % n + b"%d" % n * 50 for n in range(100)]
         assert bench.connections <= 100
         assert bench.agent.inflight == 0
+
+    run(scenario)
+
+
+# --- whole messages in one frame
+
+
+def shape(bench: Bench) -> list[tuple[str, int]]:
+    """Return the frames of the answer, with the length of what is in each."""
+    return [
+        (type(frame).__name__, len(frame.chunk if isinstance(frame, RespBody) else frame.body))
+        for frame in bench.frames
+        if isinstance(frame, RespHeaders | RespBody)
+    ]
+
+
+def test_what_comes_in_one_read_goes_in_one_frame(whole_messages: bool) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.app(lambda _: ok(b"hello"))
+        answer = await bench.ask()
+        assert answer.body == b"hello"
+        whole = [("RespHeaders", 5)]
+        assert shape(bench) == (whole if whole_messages else [("RespHeaders", 0), ("RespBody", 5)])
+
+    run(scenario)
+
+
+def test_a_short_chunked_answer_goes_in_one_frame(whole_messages: bool) -> None:
+    async def scenario(bench: Bench) -> None:
+        chunks = b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
+        await bench.app(lambda _: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+        answer = await bench.ask()
+        assert answer.body == b"hello world"
+        assert len(shape(bench)) == (1 if whole_messages else 3)
+
+    run(scenario)
+
+
+def test_a_long_answer_goes_in_pieces() -> None:
+    async def scenario(bench: Bench) -> None:
+        size = MAX_WHOLE_BYTES + 1
+        await bench.app(lambda _: ok(b"x" * size))
+        answer = await bench.ask()
+        assert len(answer.body) == size
+        assert shape(bench)[:1] == [("RespHeaders", 0)]
+
+    run(scenario)
+
+
+def test_an_answer_that_pauses_is_not_held_back() -> None:
+    async def scenario(bench: Bench) -> None:
+        go_on = asyncio.Event()
+
+        async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader, 1)
+            writer.write(ok(b"hello world")[:-6])
+            await go_on.wait()
+            writer.write(b" world")
+
+        await bench.run(slow)
+        rid = bench.begin(end=True)
+        await bench.until(lambda: bench.answers[rid].body == b"hello")
+        assert not bench.answers[rid].done
+        go_on.set()
+        assert (await bench.answered(rid)).body == b"hello world"
+
+    run(scenario)
+
+
+def test_an_answer_that_goes_wrong_in_the_read_it_began_in(whole_messages: bool) -> None:
+    async def scenario(bench: Bench) -> None:
+        chunks = b"5\r\nhello\r\nno chunk"
+        await bench.app(lambda _: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+        answer = await bench.ask()
+        assert answer.error == "LOCAL_BAD_RESPONSE"
+        assert answer.body == (b"" if whole_messages else b"hello")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("body", [b"", b"hell", b"hello!"])
+def test_a_whole_request_of_another_length_never_reaches_the_app(body: bytes) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.app(lambda _: ok())
+        rid = bench.begin("POST", "/", [("Content-Length", "5")], body=body, end=True)
+        answer = await bench.answered(rid)
+        assert (answer.status, answer.code) == (400, "INVALID_REQUEST_BODY")
+        assert not bench.seen
+        assert not bench.agent.inflight
 
     run(scenario)

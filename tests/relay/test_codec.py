@@ -16,8 +16,10 @@ from pytest_synth_tunnels.relay.frames import (
     FrameError,
     ReqBody,
     ReqEnd,
+    ReqHeaders,
     RespBody,
     RespError,
+    RespHeaders,
     WsFrame,
 )
 
@@ -37,6 +39,8 @@ def test_a_payload_of_any_length_is_written_as_the_json_codec_does(
     payload: bytes, rid: str, lease: str
 ) -> None:
     frames: list[Frame] = [
+        ReqHeaders(lease, rid, "GET", "/", "", [], 1, payload, end=True),
+        RespHeaders(rid, 200, [], lease, payload, end=True),
         ReqBody(rid, payload, lease),
         RespBody(rid, payload, lease_id=lease),
         WsFrame(rid, payload, "text", False, lease),
@@ -113,6 +117,12 @@ def test_a_malformed_payload_fails_its_own_request(text: bytes) -> None:
         decode(text)
 
     assert caught.value.rid == "r"
+
+
+def test_the_headers_of_a_long_frame_are_checked_too() -> None:
+    text = encode(RespHeaders("r", 200, [("a", "b\r\nc: d")], "l", LONG, end=True))
+    with pytest.raises(FrameError, match="cannot travel in HTTP"):
+        decode(text)
 
 
 def test_a_long_frame_that_breaks_off() -> None:

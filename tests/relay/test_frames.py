@@ -42,10 +42,12 @@ EXAMPLES: list[Frame] = [
     ),
     AttachAck("agent", ["lease"], RelayCapabilities(flow_control=True)),
     ReqHeaders("lease", "r1", "GET", "/a%20b", "c=%26", HEADERS, 120_000),
+    ReqHeaders("lease", "r1", "POST", "/", "", HEADERS, 1000, b"body", end=True),
     ReqBody("r1", bytes(range(256)), "lease"),
     ReqEnd("r1", "lease"),
     Cancel("r1", "lease"),
     RespHeaders("r1", 207, HEADERS, "lease"),
+    RespHeaders("r1", 200, HEADERS, "lease", b"body", end=True),
     RespBody("r1", b"", lease_id="lease"),
     RespEnd("r1", "lease"),
     RespError("r1", "LOCAL_CONNECT_FAILED", "no", "lease"),
@@ -76,8 +78,8 @@ def test_a_frame_survives_the_way(frame: Frame) -> None:
 def test_names_on_the_wire_are_the_published_ones() -> None:
     assert [json.loads(encode(frame))["type"] for frame in EXAMPLES] == [
         *("ATTACH", "ATTACH_ACK"),
-        *("REQ_HEADERS", "REQ_BODY", "REQ_END", "CANCEL"),
-        *("RESP_HEADERS", "RESP_BODY", "RESP_END", "RESP_ERROR"),
+        *("REQ_HEADERS", "REQ_HEADERS", "REQ_BODY", "REQ_END", "CANCEL"),
+        *("RESP_HEADERS", "RESP_HEADERS", "RESP_BODY", "RESP_END", "RESP_ERROR"),
         *("WS_OPEN", "WS_OPEN_ACK", "WS_OPEN_REJECT", "WS_FRAME", "WS_CLOSE"),
         "WINDOW",
     ]
@@ -86,6 +88,22 @@ def test_names_on_the_wire_are_the_published_ones() -> None:
         "rid": "r1",
         "chunk_b64": "AP8=",
         "lease_id": "l",
+    }
+    assert json.loads(encode(RespHeaders("r", 200, [], "l"))) == {
+        "type": "RESP_HEADERS",
+        "rid": "r",
+        "status": 200,
+        "headers": [],
+        "lease_id": "l",
+    }
+    assert json.loads(encode(RespHeaders("r", 200, [], "l", b"x", end=True))) == {
+        "type": "RESP_HEADERS",
+        "rid": "r",
+        "status": 200,
+        "headers": [],
+        "lease_id": "l",
+        "body_b64": "eA==",
+        "end": True,
     }
     assert json.loads(encode(WsOpenReject("r", 404, [], b"x")))["body_b64"] == "eA=="
     assert json.loads(encode(WsFrame("r", b"x")))["data_b64"] == "eA=="

@@ -31,6 +31,7 @@ from pytest_synth_tunnels.relay.frames import (
     Cancel,
     Frame,
     FrameError,
+    RelayCapabilities,
     ReqBody,
     ReqEnd,
     ReqHeaders,
@@ -304,6 +305,7 @@ def door() -> Iterator[Door]:
 AGENT_FRAMES: list[Frame] = [
     Attach([AttachLease("l1")], capabilities=AgentCapabilities(flow_control=True)),
     RespHeaders("r1", 200, [("Content-Length", "2")], "l1"),
+    RespHeaders("r1", 200, [("Content-Length", "2")], "l1", b"ok", end=True),
     RespBody("r1", b"ok", lease_id="l1"),
     RespEnd("r1", "l1"),
     RespError("r1", "CODE", "words", "l1"),
@@ -314,6 +316,7 @@ AGENT_FRAMES: list[Frame] = [
 ]
 RELAY_FRAMES: list[Frame] = [
     ReqHeaders("l1", "r1", "GET", "/x", "y=1", [("Accept", "*/*"), ("X-A", "b")], 1000),
+    ReqHeaders("l1", "r2", "POST", "/x", "", [("Content-Length", "4")], 1000, b"body", end=True),
     ReqBody("r1", b"body", "l1"),
     ReqEnd("r1", "l1"),
     Cancel("r1", "l1"),
@@ -601,7 +604,7 @@ def test_whatever_a_relay_sends_the_app_gets_nothing_but_http(
             answered = asyncio.Event()
             far.handler = Listener("last", answered)
             near.handler = agent
-            agent.connected(near, flow_control=True)
+            agent.connected(near, RelayCapabilities(flow_control=True, whole_messages=True))
             for message in chain.from_iterable(messages):
                 try:
                     frame = decode(message)
@@ -631,7 +634,8 @@ class Listener:
 
     def frame_received(self, frame: Frame) -> None:
         assert decode(encode(frame)) == frame
-        if isinstance(frame, RespEnd) and frame.rid == self.rid:
+        ends = isinstance(frame, RespEnd) or (isinstance(frame, RespHeaders) and frame.end)
+        if ends and frame.rid == self.rid:
             self.ended.set()
 
     def frame_failed(self, error: FrameError) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from pytest_synth_tunnels.relay.frames import (
+    MAX_WHOLE_BYTES,
     WINDOW_BYTES,
     AgentCapabilities,
     Attach,
@@ -772,3 +773,107 @@ def test_a_refused_upload_still_reads_its_refusal():
         return answer.status, code
 
     assert serve(scenario, Echo()) == (401, "TUNNEL_AUTH_REQUIRED")
+
+
+# Whole messages in one frame, with an agent that knows them.
+
+
+@pytest.fixture
+def brief(loop, wire):
+    world = World(loop, wire, agent=False)
+    world.agent = Agent(world.relay, whole_messages=True)
+    return world
+
+
+def test_a_request_without_a_body_is_one_frame(brief):
+    frame = brief.ask()
+    assert frame.end
+    assert frame.body == b""
+    assert brief.agent.frames == []
+
+
+def test_a_short_request_is_one_frame(brief):
+    frame = brief.ask("POST", "/s/rt_1/x", "Content-Length: 5", body=b"hello")
+    assert frame.end
+    assert frame.body == b"hello"
+    assert brief.agent.frames == []
+
+
+def test_two_short_requests_in_one_read(brief):
+    head = f"POST /s/rt_1/x HTTP/1.1\r\nHost: a\r\n{TOKEN}\r\nContent-Length: 5\r\n\r\n".encode()
+    brief.connection.data_received(head + b"hello" + head + b"world")
+    first = brief.agent.take(ReqHeaders)
+    assert (first.body, first.end) == (b"hello", True)
+    brief.agent.send(RespHeaders(first.rid, 204, [], end=True))
+    second = brief.agent.take(ReqHeaders)
+    assert (second.body, second.end) == (b"world", True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [
+        (["Content-Length: 6"], b"hello"),
+        (["Content-Length: 5"], b""),
+        (["Transfer-Encoding: chunked"], b"5\r\nhello\r\n0\r\n\r\n"),
+        ([f"Content-Length: {MAX_WHOLE_BYTES + 1}"], b"x" * (MAX_WHOLE_BYTES + 1)),
+    ],
+    ids=["not all there", "nothing there", "of unknown length", "long"],
+)
+def test_other_requests_come_in_pieces(brief, lines, body):
+    frame = brief.ask("POST", "/s/rt_1/x", *lines, body=body)
+    assert not frame.end
+    assert frame.body == b""
+    assert all(isinstance(frame, ReqBody | ReqEnd) for frame in brief.agent.frames)
+
+
+def test_a_caller_that_leaves_its_short_request(brief):
+    frame = brief.ask("POST", "/s/rt_1/x", "Content-Length: 5", body=b"hello")
+    brief.connection.connection_lost(None)
+    assert brief.agent.take(Cancel).rid == frame.rid
+    brief.assert_nothing_under_way()
+
+
+def test_an_answer_in_one_frame(brief):
+    rid = brief.ask().rid
+    brief.agent.send(RespHeaders(rid, 200, [("Content-Length", "5")], body=b"hello", end=True))
+    assert brief.answer().endswith(b"\r\nContent-Length: 5\r\n\r\nhello")
+    brief.assert_nothing_under_way()
+    assert brief.agent.frames == []
+
+
+def test_an_answer_in_one_frame_while_the_request_goes_on(brief):
+    rid = brief.ask("POST", "/s/rt_1/x", "Content-Length: 9", body=b"hello").rid
+    brief.agent.take(ReqBody)
+    brief.agent.send(RespHeaders(rid, 200, [("Content-Length", "2")], body=b"no", end=True))
+    assert brief.answer().endswith(b"\r\n\r\nno")
+    brief.agent.take(Cancel)
+    brief.assert_nothing_under_way()
+
+
+@pytest.mark.parametrize(("length", "body"), [(4, b"hello"), (6, b"hello"), (1, b"")])
+def test_an_answer_in_one_frame_of_another_length_is_cut_off(brief, length, body):
+    rid = brief.ask().rid
+    headers = [("Content-Length", str(length))]
+    brief.agent.send(RespHeaders(rid, 200, headers, body=body, end=True))
+    brief.answer()
+    assert brief.wire.closed
+    brief.assert_nothing_under_way()
+
+
+def test_an_answer_in_one_frame_without_a_length(brief):
+    rid = brief.ask().rid
+    brief.agent.send(RespHeaders(rid, 200, [], body=b"hello", end=True))
+    assert brief.answer().endswith(b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+
+
+def test_an_answer_in_one_frame_that_is_too_large(brief):
+    brief.route.limits.max_response_bytes = 4
+    rid = brief.ask().rid
+    brief.agent.send(RespHeaders(rid, 200, [], body=b"hello", end=True))
+    assert brief.error(413)["code"] == "TUNNEL_PAYLOAD_TOO_LARGE"
+
+
+def test_an_answer_in_one_frame_that_cannot_travel(brief):
+    rid = brief.ask().rid
+    brief.agent.send(RespHeaders(rid, 200, [("a", "b\r\nc: d")], body=b"hello", end=True))
+    assert brief.error(502)["code"] == "TUNNEL_ENDPOINT_UNREACHABLE"

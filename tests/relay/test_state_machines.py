@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from pytest_synth_tunnels.relay.frames import AgentCapabilities
+
 from .model.links import Lease
 from .model.world import World
 
@@ -27,17 +29,22 @@ SETTINGS = settings(
 
 NTH = st.integers(0, 5)
 SIZES = st.sampled_from([900_000, 400_000, 70_000, 700, 1, 0])
-MAX_LEASES = 4
+MAX_LEASES = 5
+AGENTS = {
+    "1": AgentCapabilities(flow_control=True, whole_messages=True),
+    "2": AgentCapabilities(flow_control=True),
+    "3": AgentCapabilities(),
+}
 
 
 class Tunnel(RuleBasedStateMachine):
-    """Two leases, one of them with an agent that knows no windows; a few callers of either."""
+    """A lease for each kind of agent, and a few callers of any."""
 
     @initialize()
     def begin(self) -> None:
         self.world = World(callers=4)
-        for name, flow_control in (("1", True), ("2", False)):
-            self.world.leases.append(Lease(self.world, name, flow_control=flow_control))
+        for name, capabilities in AGENTS.items():
+            self.world.leases.append(Lease(self.world, name, capabilities))
             self.world.leases[-1].attach()
 
     @rule(
@@ -190,7 +197,7 @@ class Tunnel(RuleBasedStateMachine):
                     route.expires_at = world.relay.now()
                     world.relay.by_lease(route.lease_id)
                 name = f"{len(world.leases) + 1}"
-                world.leases.append(Lease(world, name, flow_control=chosen.flow_control))
+                world.leases.append(Lease(world, name, chosen.capabilities))
                 world.leases[-1].attach()
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 2, 6, 11, 31, 70]))

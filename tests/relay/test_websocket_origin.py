@@ -16,6 +16,7 @@ from pytest_synth_tunnels.relay.frames import (
     Frame,
     FrameError,
     Headers,
+    RelayCapabilities,
     ReqEnd,
     ReqHeaders,
     RespEnd,
@@ -46,7 +47,7 @@ class Bench:
         self.agent.serve("l1", PUBLIC)
         self.near, self.link = memory_links()
         self.near.handler, self.link.handler = self.agent, self
-        self.agent.connected(self.near, flow_control)
+        self.agent.connected(self.near, RelayCapabilities(flow_control))
 
     async def __aenter__(self) -> "Bench":
         return self

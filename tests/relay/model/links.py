@@ -3,11 +3,11 @@
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from pytest_synth_tunnels.relay import agent as agent_module
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.codec import decode, encode
 from pytest_synth_tunnels.relay.frames import (
     WINDOW_BYTES,
+    AgentCapabilities,
     Frame,
     FrameError,
     ReqBody,
@@ -70,7 +70,7 @@ class Wiring:
 
     def __init__(self, world: "World", lease: "Lease") -> None:
         self.world = world
-        self.flow_control = lease.flow_control
+        self.flow_control = lease.capabilities.flow_control
         self.closed = False
         """No frames are taken any more; those under way still arrive."""
         self.left = False
@@ -92,14 +92,14 @@ class Wiring:
         self.session = world.relay.session(self.relay_end, lease.route.agent_token)
         self.agent = lease.agent
         attach = lease.agent.attach_frame()
-        if not lease.flow_control:
-            attach.capabilities = agent_module.AgentCapabilities()
+        attach.capabilities = lease.capabilities
         ack = self.session.attach(attach)
         if not ack.accepted_leases:
             self.closed = self.left = self.over = True
             return
-        assert ack.capabilities.flow_control is lease.flow_control
-        lease.agent.connected(self.agent_end, lease.flow_control)
+        assert ack.capabilities.flow_control is lease.capabilities.flow_control
+        assert ack.capabilities.whole_messages is lease.capabilities.whole_messages
+        lease.agent.connected(self.agent_end, ack.capabilities)
 
     def handler(self, to_relay: bool) -> LinkHandler:
         return self.session if to_relay else self.agent
@@ -202,9 +202,10 @@ class Wiring:
 class Lease:
     """A lease, the agent that serves it, and the link between them, if there is one."""
 
-    def __init__(self, world: "World", name: str, *, flow_control: bool) -> None:
+    def __init__(self, world: "World", name: str, capabilities: AgentCapabilities) -> None:
         self.world = world
-        self.flow_control = flow_control
+        self.capabilities = capabilities
+        """What the agent says of itself."""
         self.route = Route(
             lease_id=f"lease-{name}",
             route_token=f"rt_{name}",
