@@ -1,8 +1,7 @@
 """A child process of the keeper that ends with it, however the keeper ends.
 
 It has a process group of its own, so that what it starts ends with it. Where there are no groups
-(Windows) only the process itself is ended, and one that should not outlive a keeper that is killed
-must watch its standard input.
+(Windows) stopping ends the process itself, and the keeper's death ends what it has started too.
 """
 
 import asyncio
@@ -10,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -28,9 +28,17 @@ _SHOWN_LINES: Final = 12
 
 _UNPRINTABLE: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 
-_GUARD: Final = 'read _; kill -9 -"$1"'
+_GUARD: Final = ("/bin/sh", "-c", 'read _; kill -9 -"$1"', "sh")
 """A shell that waits for the end of its input, which is the end of the keeper, however that
 comes; then it ends the child's group. A keeper that is killed thus leaves nothing behind."""
+_WINDOWS_GUARD: Final = (
+    sys.executable,
+    "-I",
+    "-c",
+    "import subprocess as s, sys; sys.stdin.read(); s.run(['taskkill', '/T', '/F', *sys.argv[1:]])",
+    "/PID",
+)
+"""The same, for the child and what it has started."""
 
 _PASSED_VARIABLES: Final = frozenset(
     {
@@ -174,12 +182,11 @@ class Child:
             cwd=self._cwd,
             **own_group,
         )
-        if os.name == "posix":
-            try:
-                self._guard = _guard(self.pid)
-            except OSError:
-                await self.stop(grace_s=0)
-                raise
+        try:
+            self._guard = _guard(self.pid)
+        except OSError:
+            await self.stop(grace_s=0)
+            raise
         pipe = self._transport.get_pipe_transport(0)
         if self._given is not None and isinstance(pipe, asyncio.WriteTransport):
             pipe.write(self._given)
@@ -253,13 +260,14 @@ class Child:
         if self._is_gone:
             return False
         try:
-            if os.name == "posix":
+            if sys.platform != "win32":
                 os.killpg(transport.get_pid(), number)
-            elif number and not self.exited.is_set():
+                return True
+            if number and not self.exited.is_set():
                 transport.terminate()
         except (ProcessLookupError, PermissionError):
-            return False
-        return os.name == "posix"
+            pass
+        return False
 
     def _end_guard(self) -> None:
         guard, self._guard = self._guard, None
@@ -273,11 +281,15 @@ class Child:
 def _guard(pid: int) -> "subprocess.Popen[bytes]":
     """Start a guard for a group of processes. In a group of its own, lest it be killed with the
     keeper's."""
+    windows = os.name != "posix"
+    own_group: dict[str, Any] = {} if windows else {"process_group": 0}
     return subprocess.Popen(  # noqa: S603 - all our own
-        ["/bin/sh", "-c", _GUARD, "sh", str(pid)],
+        [*(_WINDOWS_GUARD if windows else _GUARD), str(pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={},
-        process_group=0,
+        # Windows finds its own parts by these.
+        env={name: os.environ[name] for name in ("SYSTEMROOT", "PATH") if name in os.environ},
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        **own_group,
     )

@@ -1,12 +1,14 @@
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels.connectors.child import Child, Tail, child_environment
+from pytest_synth_tunnels.connectors.child import _WINDOWS_GUARD, Child, Tail, child_environment
 
 from .processes import gone, until
 
@@ -203,3 +205,20 @@ def test_without_a_guard_there_is_no_child(monkeypatch: pytest.MonkeyPatch) -> N
         await gone(child.pid)
 
     run(main)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="plays taskkill with a script")
+def test_what_a_guard_does_on_windows(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    taskkill = tmp_path / "taskkill"
+    taskkill.write_text(f'#!/bin/sh\necho "$@" > {told}\n')
+    taskkill.chmod(0o755)
+    with subprocess.Popen(
+        [*_WINDOWS_GUARD, "1234"], stdin=subprocess.PIPE, env={"PATH": str(tmp_path)}
+    ) as guard:
+        assert guard.stdin is not None
+        assert not told.exists()
+        guard.stdin.close()
+        assert guard.wait(20) == 0
+
+    assert told.read_text() == "/T /F /PID 1234\n"
