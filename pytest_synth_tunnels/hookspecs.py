@@ -1,7 +1,9 @@
 """The hooks that other plugins and a ``conftest.py`` can implement.
 
 The keeper is another process and calls none of them: what it has to tell waits there until the
-run's *owner* asks, which is the single pytest process, or pytest-xdist's controller.
+run's *owner* asks, which is the single pytest process, or pytest-xdist's controller. The
+controller collects no tests, so a ``conftest.py`` must be one that pytest loads at its start: that
+of the root directory, or of a path that pytest was given.
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels import doctor
+from pytest_synth_tunnels import checks, doctor
 from pytest_synth_tunnels.__main__ import main
 from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.connectors import ngrok
@@ -182,6 +182,54 @@ def test_the_backend_is_down(
     assert "->" in found["backend"]
 
 
+def test_a_backend_that_says_nothing(
+    diagnose: Diagnose, raw_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNTH_API_KEY", KEY)
+    monkeypatch.setattr(doctor, "_DEADLINE_S", 0.3)
+    asked = threading.Event()
+
+    def never_answer(connection: socket.socket) -> None:
+        asked.set()
+        while connection.recv(4096):
+            pass
+
+    code, found = diagnose("--backend", raw_server(never_answer))
+
+    assert code == 1
+    assert asked.is_set()
+    assert found["deadline"] == "problem: the checks took over 0.3 s"
+
+
+def test_this_machine_cannot_be_reached(
+    diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(socket, "create_connection", forbidden)
+
+    code, found = diagnose()
+
+    assert code == 1
+    assert found["ports"].startswith("problem: 127.0.0.1 cannot be listened on, or not be reached")
+    assert "-> Look for a sandbox" in found["ports"]
+    assert found["round trip"].startswith("skipped")
+
+
+def test_something_else_answers_at_the_public_url(
+    diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_get", lambda _: (200, "welcome to this hotel's network"))
+
+    code, found = diagnose()
+
+    assert code == 1
+    assert found["round trip"] == (
+        "problem: the public URL answered 200, and not what the app said"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -223,7 +271,7 @@ def test_the_gateway_s_port_is_taken(
     monkeypatch.setenv("SYNTH_API_KEY", KEY)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr(doctor, "_GATEWAY_PORT", port)
+        monkeypatch.setattr(checks, "_GATEWAY_PORT", port)
 
         code, found = diagnose("--backend", hosted.url, "--provider", "cloudflared")
 
@@ -275,16 +323,21 @@ def test_cloudflared_is_missing(diagnose: Diagnose, monkeypatch: pytest.MonkeyPa
         ("echo cloudflared version 2025.1.0", "cloudflared version 2025.1.0"),
         ("exit 3", "--version ended with exit status 3"),
         ("kill $$", "--version ended with exit status -15"),
+        ("exec sleep 60", "--version says nothing for 0.2 s"),
     ],
 )
-def test_what_cloudflared_says(tmp_path: Path, script: str, words: str) -> None:
+def test_what_cloudflared_says(
+    tmp_path: Path, script: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if script.startswith("exec sleep"):
+        monkeypatch.setattr(checks, "_VERSION_TIMEOUT_S", 0.2)
     program = tmp_path / "cloudflared"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o700)
 
     try:
-        said = asyncio.run(doctor._cloudflared_version(str(program), {}))
-    except doctor._ProblemError as error:
+        said = asyncio.run(checks._cloudflared_version(str(program), {}))
+    except checks.ProblemError as error:
         said = error.text
 
     assert words in said
