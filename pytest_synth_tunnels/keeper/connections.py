@@ -73,7 +73,8 @@ class Connection:
         except ConnectorError as error:
             raise FailureError(
                 "CONNECTOR_FAILED",
-                f"the {self.name} connector failed: {error.message}{self.quoted_lines()}",
+                f"the {self.name} connector failed: {error.message}"
+                f"{self.quoted_lines(besides=error.message)}",
                 error.hint,
             ) from None
 
@@ -94,9 +95,11 @@ class Connection:
             return ConnectorStatus(connected=False, error="it is not started")
         return self._connector.status()
 
-    def quoted_lines(self) -> str:
-        """Return its last lines for an error message, or nothing."""
+    def quoted_lines(self, *, besides: str = "") -> str:
+        """Return its last lines for an error message, or nothing where that says them already."""
         lines = self._connector.logs()[-_SHOWN_LINES:] if self._connector is not None else []
+        if all(line.strip() in besides for line in lines):
+            return ""
         return "; its last lines:\n  " + "\n  ".join(lines) if lines else ""
 
     async def stop(self) -> None:

@@ -27,7 +27,7 @@ from .plane import Plane
 from .ports import HOST, accepts_now
 from .ready import wait_ready
 from .serving import Serving
-from .tasks import spawn
+from .tasks import in_thread, spawn
 from .way import ACCOUNTS, Way, connector_name
 
 __all__ = ["ManagedCarrier"]
@@ -84,10 +84,11 @@ class ManagedCarrier:
         self._way: Way | None = None
         self._former: list[BackendLease] = []
         """Those that were replaced."""
+        self._asked_for: list[str] = []
+        """What is still to be done, each once."""
         self._obeying: asyncio.Task[None] | None = None
         self._last_error = ""
         """Why what the backend last asked for was not done."""
-        self._exposure: list[str] = []
 
     @property
     def embedded(self) -> bool:
@@ -134,6 +135,7 @@ class ManagedCarrier:
                 "python -m pytest_synth_tunnels doctor looks at each link",
             ) from None
         await self._prove(deadline)
+        await self._report()
 
     def _new_way(self, books: Any) -> Way:
         return Way(
@@ -165,6 +167,16 @@ class ManagedCarrier:
             target=None,
             timeout_s=max(1.0, deadline - self._loop.time()),
         )
+
+    async def _report(self) -> None:
+        """Beat at once: until a heartbeat says otherwise, the backend takes the lease for one
+        that waits for its connector."""
+        try:
+            beat = await in_thread(self.beat)
+        except TunnelError as error:
+            _log.info("lease %s: its first heartbeat failed: %s", self.lease_id, error.message)
+        else:
+            self.interval_s = beat.next_s or self.interval_s
 
     # --- heartbeats
 
@@ -221,9 +233,15 @@ class ManagedCarrier:
     # --- what the backend asks for
 
     def _obey(self, action: str) -> None:
-        """Begin to do what a heartbeat's answer asks for, unless something is being done."""
+        """Do what a heartbeat's answer asks for, after what is being done."""
+        if action not in self._asked_for:
+            self._asked_for.append(action)
         if self._obeying is None or self._obeying.done():
-            self._obeying = spawn(self._do(action))
+            self._obeying = spawn(self._do_all())
+
+    async def _do_all(self) -> None:
+        while self._asked_for:
+            await self._do(self._asked_for.pop(0))
 
     async def _do(self, action: str) -> None:
         steps: dict[str, Callable[[Way], Awaitable[None]]] = {
@@ -281,7 +299,6 @@ class ManagedCarrier:
             raise
         self._former.remove(fresh.lease)
         self._former.append(way.lease)
-        self._note_exposure(way)
         way.shut()
         self._way = fresh
         fresh.carry(self.serving)
@@ -313,16 +330,12 @@ class ManagedCarrier:
         return self._way.missing_link() if self._way is not None else None
 
     def exposure(self) -> list[str]:
-        return self._exposure
-
-    def _note_exposure(self, way: Way) -> None:
-        if way.is_public and way.carried_at is not None:
-            took_s = max(0.0, time.time() - way.carried_at)
-            way.carried_at = None
-            self._exposure += [
-                f"{name} was public through {self.provider} for {took_s:.0f} s"
-                for name in self.serving.served
-            ]
+        if self._way is None or not self._way.is_public:
+            return []
+        return [
+            f"{target.name} was public through {self.provider} for {served_s:.0f} s"
+            for target, served_s in self.serving.served().items()
+        ]
 
     # --- the end
 
@@ -331,7 +344,6 @@ class ManagedCarrier:
             self._obeying.cancel()
         leases = list(self._former)
         if self._way is not None:
-            self._note_exposure(self._way)
             self._way.shut()
             leases.append(self._way.lease)
         await asyncio.gather(*(lease.give_back() for lease in leases))

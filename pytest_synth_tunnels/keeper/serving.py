@@ -1,6 +1,8 @@
 """A lease's agent in the keeper, and the targets that it serves."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -18,15 +20,19 @@ class Serving:
 
     Args:
         agent: a new one, which serves nothing else.
+        now: seconds, from any moment on.
 
     Attributes:
         agent: the agent.
-        served: the names of all targets so far, those of workers that have left too.
     """
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, now: Callable[[], float] = time.monotonic) -> None:
         self.agent = agent
-        self.served: list[str] = []
+        self._now = now
+        self._since: dict[Target, float] = {}
+        """When each target that is served now began to be."""
+        self._served_s: dict[Target, float] = {}
+        """For how long others were."""
         self._targets: dict[str, Target] = {}
         """By address."""
         self._lease_id = ""
@@ -45,7 +51,11 @@ class Serving:
         self.agent.serve(lease_id, public_url, max_inflight=max_inflight)
         self._lease_id = lease_id
         for address, target in self._targets.items():
-            self.agent.set_target(lease_id, address, target)
+            self._lead(address, target)
+
+    def _lead(self, address: str, target: Target) -> None:
+        self.agent.set_target(self._lease_id, address, target)
+        self._since.setdefault(target, self._now())
 
     @property
     def targets(self) -> list[Target]:
@@ -54,16 +64,31 @@ class Serving:
 
     def set_target(self, address: str, target: Target) -> None:
         """Lead an address to a target, now or as soon as the lease is there."""
+        if self._targets.get(address) == target:
+            return
+        self.remove_target(address)
         self._targets[address] = target
-        if target.name not in self.served:
-            self.served.append(target.name)
         if self._lease_id:
-            self.agent.set_target(self._lease_id, address, target)
+            self._lead(address, target)
 
     def remove_target(self, address: str) -> None:
         """Lead an address nowhere any more."""
-        if self._targets.pop(address, None) is not None and self._lease_id:
+        target = self._targets.pop(address, None)
+        if target is not None and self._lease_id:
             self.agent.remove_target(self._lease_id, address)
+            if target not in self._targets.values():
+                self._note(target)
+
+    def _note(self, target: Target) -> None:
+        if target in self._since:
+            served_s = self._now() - self._since.pop(target)
+            self._served_s[target] = self._served_s.get(target, 0.0) + served_s
+
+    def served(self) -> dict[Target, float]:
+        """Return for how many seconds each target was served, and count none any further."""
+        for target in list(self._since):
+            self._note(target)
+        return self._served_s
 
     def target(self, address: str) -> Target:
         """Return where an address leads.

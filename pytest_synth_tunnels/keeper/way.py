@@ -1,7 +1,6 @@
 """One managed lease's way: from its public URL through a connector to the gateway."""
 
 import secrets
-import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -59,7 +58,6 @@ class Way:
         lease: the lease.
         public_url: where its callers come; empty until :meth:`connect`.
         expires_at: when it ends, RFC 3339; empty until :meth:`create`.
-        carried_at: since when the gateway has let callers through, in unix seconds.
     """
 
     def __init__(
@@ -74,7 +72,6 @@ class Way:
         self.lease = BackendLease(plane, provider, books)
         self.public_url = ""
         self.expires_at = ""
-        self.carried_at: float | None = None
         self._plane = plane
         self._gateways = gateways
         self._connections = connections
@@ -182,8 +179,6 @@ class Way:
             prefix=self._prefix,
             ready_prefix=self._prefix.removesuffix(self._secret),
         )
-        if self.carried_at is None:
-            self.carried_at = time.time()
 
     def shut(self) -> None:
         """Let nobody through any more."""
@@ -206,8 +201,8 @@ class Way:
 
     @property
     def is_public(self) -> bool:
-        """Whether the internet gets in by it."""
-        return self._connection is not None and self._connection.kind.is_public
+        """Whether the internet gets in by it, or did."""
+        return self._connections.kind(self._connector).is_public
 
     def status(self) -> ConnectorStatus:
         """Return how the connector fares. May be called from any thread."""
