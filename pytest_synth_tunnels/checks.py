@@ -26,7 +26,6 @@ from .keeper.service import Service
 from .keeper.tasks import in_thread
 from .keeper.way import ACCOUNTS, connector_name
 from .options import API_KEY_VARIABLE
-from .relay.head import WORKER_TOKEN_HEADER
 from .sdk import requests
 from .sdk.resolve import is_loopback
 from .settings import Settings
@@ -217,11 +216,10 @@ def _port_of(server: asyncio.Server) -> int:
 
 
 def _get(lease: LeaseInfo) -> tuple[int, str]:
-    headers = {WORKER_TOKEN_HEADER: lease.worker_token} if lease.worker_token else {}
     url = httpx.URL(f"{lease.public_url}/synth-tunnels-doctor")
     try:
         answer = httpx.get(
-            url, headers=headers, timeout=_CALL_TIMEOUT_S, trust_env=not is_loopback(url.host)
+            url, headers=lease.headers, timeout=_CALL_TIMEOUT_S, trust_env=not is_loopback(url.host)
         )
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__

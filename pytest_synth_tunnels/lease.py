@@ -21,9 +21,7 @@ from .sdk.models import Secret
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["WORKER_TOKEN_HEADER", "ExposedLease", "Lease"]
-
-WORKER_TOKEN_HEADER = "X-SynthTunnel-Worker-Token"  # noqa: S105 - the header's name
+__all__ = ["ExposedLease", "Lease"]
 
 
 class Lease:
@@ -98,10 +96,14 @@ class Lease:
     @property
     def headers(self) -> Mapping[str, str]:
         """What a caller sends along: the worker token, in a header of its own, so that the
-        caller's ``Authorization`` is left to the app (protocol, section 2)."""
+        caller's ``Authorization`` is left to the app (protocol, section 2); or what the public
+        edge of another provider wants; or nothing, where the URL is enough.
+
+        Raises:
+            KeeperError: the lease or its keeper is gone.
+        """
         __tracebackhide__ = True
-        token = self.worker_token
-        return {WORKER_TOKEN_HEADER: token} if token else {}
+        return {name: Secret(value) for name, value in self._current().headers.items()}
 
     def url(self, path: str = "/") -> str:
         """Return the public URL of a path of the app.

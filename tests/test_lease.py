@@ -16,6 +16,7 @@ def info(**values: Any) -> LeaseInfo:
             "lease_id": "lease_1",
             "public_url": "http://127.0.0.1:1/s/rt_1/~gw0",
             "worker_token": "wt_secret",
+            "headers": {"X-SynthTunnel-Worker-Token": "wt_secret"},
             "local_host": "127.0.0.1",
             "local_port": 8000,
             "expires_at": "2030-01-01T00:00:00Z",
@@ -41,11 +42,11 @@ class FakeKeeper:
 
 
 def public(url: str = f"https://t.example/{SECRET_PATH}", **values: Any) -> LeaseInfo:
-    return info(public_url=url, worker_token=None, provider="cloudflared", **values)
+    return info(public_url=url, worker_token=None, headers={}, provider="cloudflared", **values)
 
 
 def test_a_synthtunnel_lease_stays_where_it_is() -> None:
-    keeper: Any = FakeKeeper(info(worker_token="wt_new"))
+    keeper: Any = FakeKeeper(info(headers={"X-SynthTunnel-Worker-Token": "wt_new"}))
     lease = Lease(keeper, info())
 
     assert lease.url("/x?y=1") == lease.url("x?y=1") == "http://127.0.0.1:1/s/rt_1/~gw0/x?y=1"

@@ -54,6 +54,10 @@ class Carrier(Protocol):
         """What callers must send; ``None`` where the URL is enough."""
 
     @property
+    def headers(self) -> dict[str, str]:
+        """What callers must send along, secrets all of it; empty where the URL is enough."""
+
+    @property
     def expires_at(self) -> str:
         """When the lease ends, RFC 3339."""
 

@@ -284,7 +284,8 @@ class Keeper:
                 self._error = error
             raise
         if isinstance(found, LeaseInfo):
-            self.secrets.add(found.worker_token or _secret_part(found.public_url))
+            self.secrets |= {found.worker_token or _secret_part(found.public_url)}
+            self.secrets |= set(found.headers.values())
         elif isinstance(found, BackendInfo):
             self.secrets.add(found.api_key)
         return found

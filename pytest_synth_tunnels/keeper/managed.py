@@ -110,6 +110,10 @@ class ManagedCarrier:
     def expires_at(self) -> str:
         return self._way.expires_at if self._way is not None else ""
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._way.headers if self._way is not None else {}
+
     def is_called(self, lease_id: str) -> bool:
         return lease_id in (self.lease_id, *(lease.lease_id for lease in self._former))
 
@@ -162,7 +166,8 @@ class ManagedCarrier:
         """See a nonce come through the public URL."""
         await wait_ready(
             public_url=self.public_url,
-            worker_token=None,
+            headers=self.headers,
+            is_secret=True,
             missing_link=self.missing_link,
             target=None,
             timeout_s=max(1.0, deadline - self._loop.time()),

@@ -187,11 +187,13 @@ class Port(Message):
 
 
 class LeaseInfo(Message):
-    """All that a test may know of a lease. ``public_url`` includes this process's address."""
+    """All that a test may know of a lease. ``public_url`` includes this process's address, and
+    ``headers`` is what callers send along."""
 
     lease_id: str
     public_url: str
     worker_token: str | None
+    headers: dict[str, str]
     local_host: str
     local_port: int
     expires_at: str

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from ..relay.head import WORKER_TOKEN_HEADER
 from ..relay.target import Target
 from ..sdk.resolve import is_loopback
 from .failures import FailureError
@@ -25,7 +24,8 @@ _MAX_ANSWER_BYTES: Final = 65_536
 async def wait_ready(
     *,
     public_url: str,
-    worker_token: str | None,
+    headers: dict[str, str],
+    is_secret: bool,
     missing_link: Callable[[], str | None],
     target: Target | None,
     timeout_s: float,
@@ -34,7 +34,8 @@ async def wait_ready(
 
     Args:
         public_url: of the tunnel, with the address.
-        worker_token: what a caller sends along, if anything.
+        headers: what a caller sends along.
+        is_secret: whether the URL's path is what lets callers in.
         missing_link: says which link, on the way from the public URL to here, is known not to be
             there.
         target: the app; ``None`` where it need not accept yet.
@@ -48,7 +49,7 @@ async def wait_ready(
     deadline = loop.time() + timeout_s
     while True:
         attempt_s = max(0.05, min(_ATTEMPT_TIMEOUT_S, deadline - loop.time()))
-        problem = await _find_problem(public_url, worker_token, attempt_s)
+        problem = await _find_problem(public_url, headers, attempt_s)
         if problem is not None:
             problem = missing_link() or problem
         elif target is not None and not await accepts(target.host, target.port, attempt_s):
@@ -57,7 +58,7 @@ async def wait_ready(
             return
         pause_s = _PAUSE_NEAR_S if near else _PAUSE_FAR_S
         if loop.time() + pause_s >= deadline:
-            shown = public_url if worker_token else _origin(public_url)
+            shown = _origin(public_url) if is_secret else public_url
             raise FailureError(
                 "TUNNEL_NOT_READY",
                 f"{shown} is not ready after {timeout_s:g} s: {problem}",
@@ -66,11 +67,10 @@ async def wait_ready(
         await asyncio.sleep(pause_s)
 
 
-async def _find_problem(public_url: str, token: str | None, timeout_s: float) -> str | None:
+async def _find_problem(public_url: str, headers: dict[str, str], timeout_s: float) -> str | None:
     """Send a nonce through the public URL to the agent, and say what is wrong with the answer."""
     nonce = secrets.token_hex(16)
     url = f"{public_url}/__synth/nonce/{nonce}"
-    headers = {WORKER_TOKEN_HEADER: token} if token else {}
     try:
         if _is_near(public_url):
             status, body = await _get(url, headers, timeout_s)

@@ -222,7 +222,8 @@ class Service:
         address = self._address_on(tunnel, holder)
         await wait_ready(
             public_url=tunnel.url(address),
-            worker_token=tunnel.carrier.worker_token,
+            headers=tunnel.carrier.headers,
+            is_secret=tunnel.carrier.worker_token is None,
             missing_link=tunnel.carrier.missing_link,
             target=tunnel.serving.target(address),
             timeout_s=min(max(request.timeout_s, 0.0), _MAX_WAIT_READY_S),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ..relay.agent import Agent
+from ..relay.head import WORKER_TOKEN_HEADER
 from ..sdk import requests
 from ..sdk.errors import TunnelError
 from .backend_lease import BackendLease, Made
@@ -95,6 +96,10 @@ class SynthTunnelCarrier:
     @property
     def lease_id(self) -> str:
         return self._lease.lease_id
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {WORKER_TOKEN_HEADER: self.worker_token} if self.worker_token else {}
 
     def is_called(self, lease_id: str) -> bool:
         return self.lease_id == lease_id

@@ -174,6 +174,7 @@ class Tunnel:
             lease_id=self.lease_id,
             public_url=self.url(address),
             worker_token=carrier.worker_token,
+            headers=carrier.headers,
             local_host=target.host,
             local_port=target.port,
             expires_at=carrier.expires_at,

@@ -42,6 +42,8 @@ class _MadeManagedLease(Made, kw_only=True):
     public_url: str = ""
     hostname: str = ""
     gateway_port: int = 8016
+    access_client_id: str | None = None
+    access_client_secret: str | None = None
 
 
 class Way:
@@ -162,6 +164,18 @@ class Way:
     @property
     def _prefix(self) -> str:
         return "/" + self._made.route_prefix.strip("/") + self._secret
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What callers must send along: the service token, where Cloudflare Access guards the
+        hostname, in the headers of Cloudflare's own documentation."""
+        made = self._made
+        if not (made.access_client_id and made.access_client_secret):
+            return {}
+        return {
+            "CF-Access-Client-Id": made.access_client_id,
+            "CF-Access-Client-Secret": made.access_client_secret,
+        }
 
     def carry(self, serving: Serving) -> None:
         """Let callers through to an agent."""

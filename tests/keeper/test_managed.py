@@ -695,3 +695,23 @@ def test_what_is_asked_for_meanwhile_is_done_after_that() -> None:
         assert await tunnel.release(5) is None
 
     run(scenario)
+
+
+def test_callers_send_what_cloudflare_access_wants() -> None:
+    async def scenario(world: World) -> None:
+        create = world.backend._create
+        world.backend._create = lambda body: {  # type: ignore[method-assign]
+            **create(body),
+            "access_client_id": "id.access",
+            "access_client_secret": "shh",
+        }
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        tunnel.serving.set_target("", Target("127.0.0.1", 9))
+        assert tunnel.info("").headers == {
+            "CF-Access-Client-Id": "id.access",
+            "CF-Access-Client-Secret": "shh",
+        }
+        await tunnel.release(5)
+
+    run(scenario)

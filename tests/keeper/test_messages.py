@@ -7,6 +7,7 @@ INFO = LeaseInfo(
     lease_id="lease_1",
     public_url="http://127.0.0.1:1/s/rt_1/~gw0",
     worker_token="wt_secret",
+    headers={},
     local_host="127.0.0.1",
     local_port=8000,
     expires_at="2030-01-01T00:00:00Z",

@@ -49,7 +49,8 @@ def outcome(
             port = server.sockets[0].getsockname()[1]
             waiting: Awaitable[Any] = wait_ready(
                 public_url=f"http://127.0.0.1:{port}/s/rt_1",
-                worker_token=token,
+                headers={"X-SynthTunnel-Worker-Token": token} if token else {},
+                is_secret=False,
                 missing_link=lambda: None,
                 target=Target("127.0.0.1", port if app else 9),
                 timeout_s=timeout_s,
@@ -109,7 +110,8 @@ def test_it_becomes_ready_while_we_wait() -> None:
 def test_nobody_listens_at_the_public_url() -> None:
     waiting = wait_ready(
         public_url="http://127.0.0.1:9/s/rt_1",
-        worker_token=None,
+        headers={},
+        is_secret=True,
         missing_link=lambda: None,
         target=None,
         timeout_s=0.1,
@@ -121,7 +123,8 @@ def test_nobody_listens_at_the_public_url() -> None:
 def test_a_link_that_is_known_to_be_missing_is_named_first() -> None:
     waiting = wait_ready(
         public_url="http://127.0.0.1:9/m/r_secret",
-        worker_token=None,
+        headers={},
+        is_secret=True,
         missing_link=lambda: "the connector is not connected",
         target=None,
         timeout_s=0.1,
@@ -135,7 +138,8 @@ def test_a_link_that_is_known_to_be_missing_is_named_first() -> None:
 def test_a_name_that_does_not_resolve() -> None:
     waiting = wait_ready(
         public_url="https://demo.invalid/m/r_1",
-        worker_token=None,
+        headers={},
+        is_secret=True,
         missing_link=lambda: None,
         target=None,
         timeout_s=0.1,
