@@ -1,4 +1,5 @@
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ from pytest_synth_tunnels import checks, doctor
 from pytest_synth_tunnels.__main__ import main
 from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.connectors import ngrok
+
+from .standins import cloudflared as standin
 
 KEY = "sk-doctor-0123456789abcdef"
 
@@ -112,6 +115,40 @@ def test_all_is_well_with_a_backend_elsewhere(
     assert found["round trip"].startswith("ok: lease open in")
     # Nothing is left there.
     assert hosted.seen.count("POST") == hosted.seen.count("DELETE") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a script")
+def test_all_is_well_through_a_provider(
+    diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = tmp_path / "log"
+    stand_in = {"STANDIN_GATEWAY_PORT": str(port), "STANDIN_LOG": str(log)}
+    backend = subprocess.Popen(
+        [sys.executable, Path(standin.__file__).with_name("backend.py"), "--port", "0"],
+        env=os.environ | stand_in | {"SYNTH_API_KEY": KEY},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert backend.stdout is not None
+        url = json.loads(backend.stdout.readline())["backend_url"]
+        edge_url = url.replace("http", "ws", 1) + "/api/v1/synthtunnel/agent"
+        program = standin.install(tmp_path, STANDIN_EDGE_URL=edge_url)
+        monkeypatch.setattr(checks, "_GATEWAY_PORT", port)
+        monkeypatch.setenv("SYNTH_TUNNELS_CLOUDFLARED", str(program))
+        monkeypatch.setenv("SYNTH_API_KEY", KEY)
+
+        code, found = diagnose("--backend", url, "--provider", "cloudflared")
+    finally:
+        backend.terminate()
+        backend.communicate(timeout=20)
+
+    assert code == 0, found
+    assert found["connector"] == f"ok: {program}: cloudflared version 2026.8.0"
+    assert found["ports"].startswith(f"ok: 127.0.0.1:{port}, where the provider brings")
+    assert found["round trip"].startswith("ok: lease open in")
+    assert '"released"' in log.read_text()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signal")
