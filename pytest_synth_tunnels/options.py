@@ -3,6 +3,7 @@
 Loaded with pytest whether or not tunnels are used, so it is small.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -119,7 +120,8 @@ def _provider(text: str) -> str:
 def _program(text: str) -> str:
     if not text.strip():
         raise ValueError("must be the path or the name of the cloudflared binary")
-    return text
+    # The keeper, which starts it, runs in another directory.
+    return os.path.abspath(text) if os.path.dirname(text) else text
 
 
 def _names(text: str) -> tuple[str, ...]:

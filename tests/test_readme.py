@@ -1,28 +1,34 @@
-"""Every example of the README, unmodified, in a folder of its own and a real pytest."""
+"""Every example of README and docs, unmodified, in a folder of its own and a real pytest."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(?:python|ini)\n# (\S+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-"""(file name, text) of each block that names its file."""
+ROOT = Path(__file__).parent.parent
+TEXTS = [path.read_text("utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(?:python|ini)\n# (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+"""One that names its file."""
 
 
 def examples() -> dict[str, dict[str, str]]:
-    """Return the files of each example; an ini file goes with the test after it."""
+    """Return the files of each example; what is no test goes with the test after it."""
     found: dict[str, dict[str, str]] = {}
-    waiting: dict[str, str] = {}
-    for name, text in BLOCKS:
-        waiting[name] = text
-        if name.endswith(".py"):
-            found[name], waiting = waiting, {}
+    for text in TEXTS:
+        waiting: dict[str, str] = {}
+        for name, block in BLOCK.findall(text):
+            waiting[name] = block
+            if name.startswith("test_"):
+                assert name not in found
+                found[name], waiting = waiting, {}
+        assert not waiting
     return found
 
 
 def test_every_python_block_names_its_file() -> None:
-    assert README.count("```python\n") == len(examples()) >= 5
+    blocks = sum(text.count("```python\n") for text in TEXTS)
+    named = [name for files in examples().values() for name in files if name.endswith(".py")]
+    assert blocks == len(named) >= 8
 
 
 @pytest.mark.acceptance

@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -134,3 +135,12 @@ def test_settings_survive_the_way_to_the_keeper() -> None:
 
     assert settings.pass_env == ("A", "B", "C")
     assert Settings.from_json(settings.to_json()) == settings
+
+
+def test_a_program_s_path_does_not_depend_on_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parse = next(option.parse for option in OPTIONS if option.name == "cloudflared")
+    assert parse("bin/cloudflared") == str(tmp_path / "bin" / "cloudflared")
+    assert parse("cloudflared") == "cloudflared"
