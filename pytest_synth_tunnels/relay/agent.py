@@ -324,10 +324,10 @@ class Agent:
 
     # --- for the requests
 
-    def send(self, frame: Frame) -> None:
-        """Send a frame, if there is a link."""
+    def send(self, frame: Frame, *, at_once: bool = False) -> None:
+        """Send a frame, if there is a link (see :meth:`.link.Link.send`)."""
         if self._link is not None:
-            self._link.send(frame)
+            self._link.send(frame, at_once=at_once)
 
     def respond(self, rid: str, lease_id: str, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response of the agent's own."""

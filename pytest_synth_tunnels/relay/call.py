@@ -137,7 +137,7 @@ class Call:
         exchange, frame = self._exchange, self._frame
         if not exchange.head.has_body:
             frame.end = session.whole_messages
-            session.link.send(frame)
+            session.link.send(frame, at_once=frame.end and len(session.streams) == 1)
             return
         if session.whole_messages and 0 < exchange.body_at_hand <= MAX_WHOLE_BYTES:
             frame.end = True  # its body comes next, in this same read
@@ -240,7 +240,7 @@ class Call:
         frame = self._frame
         if frame.end:
             frame.body = data
-            session.link.send(frame)
+            session.link.send(frame, at_once=len(session.streams) == 1)
         else:
             session.link.send(ReqBody(self.rid, data, self.route.lease_id))
 
@@ -281,17 +281,26 @@ class Call:
             headers, length = end_to_end(frame.headers)
             if max(length or 0, len(frame.body)) > self._response_left:
                 self.fail(too_large("response", self._response_left))
-                return
-            self._exchange.start_response(frame.status, headers, length)
+            elif frame.end:
+                self._pass_on(frame, headers, length)
+            else:
+                self._exchange.start_response(frame.status, headers, length)
+                self._answered = True
+                self._moved = True
         except ValueError as error:
             self._fail_bad(f"the app's answer cannot travel in HTTP: {error}")
-            return
-        self._answered = True
-        if frame.end:
-            self._exchange.write(frame.body)
-            self.response_end()
-        else:
-            self._moved = True
+
+    def _pass_on(self, frame: RespHeaders, headers: Headers, length: int | None) -> None:
+        """Answer with all that the agent has sent in one frame."""
+        # The head first: nothing of it may be wrong once this call is over.
+        answer = self._exchange.prepare(frame.status, headers, length)
+        session = self._session
+        if self._finish():
+            if self._request_open:
+                # The rest of the body has no reader any more.
+                self._cancel()
+            alone = session is not None and not session.streams
+            self._exchange.complete(answer, frame.body, at_once=alone)
 
     def response_body(self, chunk: bytes) -> None:
         """Pass a piece of the answer on."""

@@ -286,8 +286,7 @@ class ServerConnection(asyncio.Protocol):
     def collect(self, data: bytes) -> None:
         """Write ``data``, at the end of this tick of the loop or before."""
         if len(data) >= _WRITE_AT_BYTES:
-            self.flush()
-            self.transport.write(data)
+            self.write(data)
             return
         if not self._out:
             self.server.write_soon(self)
@@ -295,6 +294,11 @@ class ServerConnection(asyncio.Protocol):
         self._out_bytes += len(data)
         if self._out_bytes >= _WRITE_AT_BYTES:
             self.flush()
+
+    def write(self, data: bytes) -> None:
+        """Write ``data`` now, behind what was collected."""
+        self.flush()
+        self.transport.write(data)
 
     def flush(self) -> None:
         """Write what was collected."""

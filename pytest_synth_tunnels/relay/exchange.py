@@ -99,9 +99,7 @@ class Exchange:
         Raises:
             ValueError: a header cannot travel in HTTP; nothing was sent.
         """
-        self.start_response(status, headers, len(body))
-        self.write(body)
-        self.end()
+        self.complete(self.prepare(status, headers, len(body)), body)
 
     def start_response(
         self, status: int, headers: Headers, content_length: int | None = None
@@ -116,9 +114,26 @@ class Exchange:
         Raises:
             ValueError: a header cannot travel in HTTP; nothing was sent.
         """
+        data = self.prepare(status, headers, content_length)
+        if self._connection is not None:
+            self.started = True
+            self._connection.collect(data)
+
+    def prepare(self, status: int, headers: Headers, content_length: int | None) -> bytes:
+        """Decide how the response is framed.
+
+        Args:
+            status: as in :meth:`start_response`, like the others.
+
+        Returns:
+            Its head, for :meth:`complete`.
+
+        Raises:
+            ValueError: a header cannot travel in HTTP.
+        """
         connection = self._connection
         if connection is None:
-            return
+            return b""
         head = self.head
         bodiless = status in (204, 304) or head.method == "HEAD"
         chunked = False
@@ -137,12 +152,35 @@ class Exchange:
         elif head.http_version == "1.0":
             framing += "Connection: keep-alive\r\n"
         data = response_head(status, headers, framing)
-        self.started = True
         self._bodiless = bodiless
         self._chunked = chunked
         self._left = content_length
         connection.keep = keep
-        connection.collect(data)
+        return data
+
+    def complete(self, head: bytes, body: bytes, *, at_once: bool = False) -> None:
+        """Send a whole response.
+
+        Args:
+            head: what :meth:`prepare` returned.
+            body: all of it. Where another length was announced, the response is cut off.
+            at_once: nobody else is to be answered in this tick of the loop.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        self.started = True
+        if self._left == len(body) and not self._bodiless:
+            self._connection = None
+            if at_once:
+                connection.write(head + body)
+            else:
+                connection.collect(head + body)
+            connection.exchange_ended()
+            return
+        connection.collect(head)
+        self.write(body)
+        self.end()
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body, together with what follows in this tick of the loop."""

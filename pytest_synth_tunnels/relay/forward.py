@@ -301,7 +301,7 @@ class Forward:
         head = self._head
         if head is not None:
             head.end = True
-            agent.send(head)
+            agent.send(head, at_once=not agent.inflight)
         else:
             agent.send(RespEnd(self.rid, self.lease_id))
 

@@ -34,8 +34,14 @@ class LinkHandler(Protocol):
 class Link(Protocol):
     """One end of a connection that carries frames in order."""
 
-    def send(self, frame: Frame) -> None:
-        """Send one frame, without waiting. Does nothing once the link is closed."""
+    def send(self, frame: Frame, *, at_once: bool = False) -> None:
+        """Send one frame, without waiting. Does nothing once the link is closed.
+
+        Args:
+            frame: it belongs to the link from now on.
+            at_once: nothing else is to be expected in this tick of the loop, at whose end what
+                was sent in it is written together.
+        """
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the link with a WebSocket close code. The other end is told, this one is not."""
@@ -57,7 +63,7 @@ class MemoryLink:
         self._peer: MemoryLink | None = None
         """The other end; ``None`` once the link is closed."""
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame, *, at_once: bool = False) -> None:
         if self._peer is not None and self._peer.handler is not None:
             self._peer.handler.frame_received(frame)
 

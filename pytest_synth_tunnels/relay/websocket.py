@@ -129,8 +129,8 @@ class WebSocketLink(Endpoint):
 
     # --- Link
 
-    def send(self, frame: Frame) -> None:
-        """Send one frame at the end of this tick. Does nothing once the link is closed."""
+    def send(self, frame: Frame, *, at_once: bool = False) -> None:
+        """Send one frame (see :class:`~.link.Link`)."""
         if self._silenced:
             return
         if isinstance(frame, RespBody | ReqBody) and len(frame.chunk) > MAX_CHUNK_BYTES:
@@ -140,7 +140,11 @@ class WebSocketLink(Endpoint):
                 self.send(kind(frame.rid, piece, lease_id=frame.lease_id))
             return
         self._framing.send_text(encode(frame))
-        if not self._flush_due:
+        if self._flush_due:
+            return
+        if at_once and not self._write_paused:
+            self._flush()
+        else:
             self._flush_soon()
 
     def close(self, code: int = 1000, reason: str = "") -> None:

@@ -579,7 +579,7 @@ class PausingLink:
         self.sent = []
         self.reading = True
 
-    def send(self, frame):
+    def send(self, frame, *, at_once=False):
         self.sent.append(frame)
 
     def close(self, code=1000, reason=""):
@@ -800,6 +800,7 @@ def test_a_short_request_is_one_frame(brief):
 
 
 def test_two_short_requests_in_one_read(brief):
+    brief.route.limits.max_inflight = 1
     head = f"POST /s/rt_1/x HTTP/1.1\r\nHost: a\r\n{TOKEN}\r\nContent-Length: 5\r\n\r\n".encode()
     brief.connection.data_received(head + b"hello" + head + b"world")
     first = brief.agent.take(ReqHeaders)
@@ -877,3 +878,29 @@ def test_an_answer_in_one_frame_that_cannot_travel(brief):
     rid = brief.ask().rid
     brief.agent.send(RespHeaders(rid, 200, [("a", "b\r\nc: d")], body=b"hello", end=True))
     assert brief.error(502)["code"] == "TUNNEL_ENDPOINT_UNREACHABLE"
+
+
+def test_a_lone_answer_does_not_wait_for_others(brief):
+    rid = brief.ask().rid
+    brief.agent.send(RespHeaders(rid, 200, [("Content-Length", "5")], body=b"hello", end=True))
+    assert brief.wire.take().endswith(b"hello")
+
+
+def test_answers_are_written_together_while_others_are_under_way(brief):
+    first = brief.ask().rid
+    other = type(brief.wire)()
+    brief.connection = brief.connect(other)
+    brief.ask()
+    brief.agent.send(RespHeaders(first, 200, [("Content-Length", "5")], body=b"hello", end=True))
+    assert brief.wire.take() == b""
+    assert brief.answer().endswith(b"hello")
+
+
+def test_a_request_says_whether_others_are_under_way(brief):
+    seen = []
+    send = brief.agent.session.link.send
+    brief.agent.session.link.send = lambda frame, at_once: (seen.append(at_once), send(frame))
+    brief.ask()
+    brief.connection = brief.connect(type(brief.wire)())
+    brief.ask("POST", "/s/rt_1/x", "Content-Length: 5", body=b"hello")
+    assert seen == [True, False]

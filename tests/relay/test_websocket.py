@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 from websockets.asyncio.client import connect as library_connect
@@ -125,6 +126,25 @@ def run(scenario: Callable[[Pair], Awaitable[None]]) -> None:
             await scenario(pair)
 
     asyncio.run(main())
+
+
+def test_a_frame_waits_for_others_unless_none_is_expected() -> None:
+    async def scenario(pair: Pair) -> None:
+        client, _ = await pair.dial()
+        transport = client._transport
+        assert transport is not None
+        with mock.patch.object(client, "_transport", wraps=transport) as spy:
+            spy.is_closing = transport.is_closing
+            client.send(ReqEnd("r1"))
+            client.send(ReqEnd("r2"), at_once=True)
+            spy.write.assert_not_called()
+            await asyncio.sleep(0)
+            spy.write.assert_called_once()
+            client.send(ReqEnd("r3"), at_once=True)
+            assert spy.write.call_count == 2
+            await pair.far.until(lambda: len(pair.far.frames) == 3)
+
+    run(scenario)
 
 
 def test_frames_travel_both_ways_in_order() -> None:

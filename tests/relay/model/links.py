@@ -39,7 +39,7 @@ class End:
         self.under_way: Counter[str] = Counter()
         """Body bytes sent and not yet credited, by rid."""
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame, *, at_once: bool = False) -> None:
         if self._wiring.closed:
             return
         assert decode(encode(frame)) == frame
