@@ -185,7 +185,7 @@ def synth_lease(pytestconfig: pytest.Config) -> "Lease":
         timeout_s += session.settings.command_timeout_s
     with _failures_shown_plainly():
         info = session.keeper.ask(OpenLease(), LeaseInfo, timeout_s)
-    session.lease_id = info.lease_id
+    session.has_lease = True
     return Lease(session.keeper, info)
 
 

@@ -40,7 +40,7 @@ class Session:
         sys_path: the same of where Python looks for modules, in absolute paths.
         report: what the run did, once its owner has finished it.
         trouble: lines for the terminal summary.
-        lease_id: the lease that this process's ``synth_lease`` is, once it has it.
+        has_lease: whether a test of this process has asked for ``synth_lease``.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -50,7 +50,7 @@ class Session:
         self.sys_path = [os.path.join(self._cwd, entry) for entry in sys.path]
         self.report: Report | None = None
         self.trouble: list[str] = []
-        self.lease_id = ""
+        self.has_lease = False
         self._lost: str | None = None
         """Why the run's lease carries nothing any more."""
         given: dict[str, Any] = getattr(config, "workerinput", {}).get("synth_tunnels", {})
@@ -169,7 +169,8 @@ class Session:
         for event in events:
             # A lease that synth_expose opened concerns the test that has it; an agent that is cut
             # off tries again; and a command that died serves all.
-            if event.kind in ("lost", "failed") and event.lease_id in ("", self.lease_id):
+            lost_it = event.kind == "lost" and event.shared and self.has_lease
+            if lost_it or event.kind == "failed":
                 self._lost = event.message
         return events
 

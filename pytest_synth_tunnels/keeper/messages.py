@@ -217,10 +217,12 @@ class BackendInfo(Message):
 class Event(Message):
     """Something happened to a lease: ``kind`` is ``expiring``, ``offline`` (its agent has been
     cut off for a minute, and goes on trying), ``moved`` (it has another public URL now), ``lost``,
-    or ``failed`` (the run's command died; ``lease_id`` is empty)."""
+    or ``failed`` (the run's command died; ``lease_id`` is empty). ``shared`` unless the lease is
+    one that Expose opened; a lease that was made anew has another ``lease_id`` than before."""
 
     kind: str
     lease_id: str
+    shared: bool
     message: str
 
 

@@ -125,7 +125,7 @@ class Service:
         self._events.append(message)
         _log.warning("%s", message)
         for holder in self.holders:
-            holder.tell(Event(kind="failed", lease_id="", message=message))
+            holder.tell(Event(kind="failed", lease_id="", shared=True, message=message))
 
     # --- requests
 
@@ -274,9 +274,15 @@ class Service:
         self._events.append(message)
         if kind == "lost":
             self.journal.lost(tunnel, message)
+        event = Event(
+            kind=kind,
+            lease_id=tunnel.lease_id,
+            shared=self._tunnels.is_shared(tunnel),
+            message=message,
+        )
         for holder in self.holders:
             if self._tunnels.is_used_by(tunnel, holder.pid, holder.address):
-                holder.tell(Event(kind=kind, lease_id=tunnel.lease_id, message=message))
+                holder.tell(event)
 
     def _gone(self, holder: Holder) -> None:
         """Let go of what a process held, with its last connection or with its life."""

@@ -206,6 +206,10 @@ class Tunnels:
                 return tunnel
         raise FailureError("UNKNOWN_LEASE", f"this run holds no lease {lease_id}, or no more")
 
+    def is_shared(self, tunnel: Tunnel) -> bool:
+        """Whether a lease is the run's, or an address's, and not one that a process exposed."""
+        return tunnel not in self._exposed
+
     def is_used_by(self, tunnel: Tunnel, pid: int, address: str) -> bool:
         """Whether what happens to a lease matters to a process."""
         if tunnel in self._exposed:

@@ -219,6 +219,38 @@ def test_what_a_backend_asks_for_is_done(
     runtime.assert_nothing_left()
 
 
+LOSES_IT = """
+import time
+
+def until(what, deadline_s=30):
+    end = time.monotonic() + deadline_s
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+def test_loses_the_second(synth_lease, synth_tunnels):
+    until(lambda: synth_lease.status()["lease_id"] != synth_lease.lease_id)
+    synth_tunnels.delete_lease(synth_lease.status()["lease_id"])
+    until(lambda: synth_lease.status()["state"] == "lost")
+
+def test_later(synth_lease):
+    pass
+"""
+
+
+def test_a_lease_that_was_made_anew_is_lost_for_the_later_tests_too(
+    suite: pytest.Pytester, runtime: RuntimeDirectory, scripted: Callable[[str], Scripted]
+) -> None:
+    backend = scripted("none recreate_tunnel")
+    suite.makepyfile(test_app=LOSES_IT)
+
+    result = suite.runpytest_subprocess(*_options(backend), "-p", "no:xdist")
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at setup of test_later*", "lease lease_* is lost: *"])
+    runtime.assert_nothing_left()
+
+
 def test_a_missing_program_is_said_once_and_how_to_get_it(
     suite: pytest.Pytester, runtime: RuntimeDirectory, scripted: Callable[[str], Scripted]
 ) -> None:

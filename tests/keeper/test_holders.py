@@ -133,7 +133,7 @@ def test_the_last_connection_ends_the_hold() -> None:
         assert len(holders) == 1
         assert holders.has_address("gw1")
         assert not holders.has_address("gw2")
-        event = Event(kind="lost", lease_id="lease_1", message="gone")
+        event = Event(kind="lost", lease_id="lease_1", shared=True, message="gone")
         holder.tell(event)
         assert one.events == other.events == [event]
 
