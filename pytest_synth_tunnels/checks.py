@@ -202,12 +202,14 @@ class _App:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request."""
-        with suppress(OSError, EOFError, asyncio.LimitOverrunError):
-            await reader.readuntil(b"\r\n\r\n")
-            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self._text)}\r\nConnection: close"
-            writer.write(f"{head}\r\n\r\n{self._text}".encode())
-            await writer.drain()
-        writer.close()
+        try:
+            with suppress(OSError, EOFError, asyncio.LimitOverrunError):
+                await reader.readuntil(b"\r\n\r\n")
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self._text)}"
+                writer.write(f"{head}\r\nConnection: close\r\n\r\n{self._text}".encode())
+                await writer.drain()
+        finally:  # a heartbeat may have looked in at the very end
+            writer.close()
 
 
 def _port_of(server: asyncio.Server) -> int:

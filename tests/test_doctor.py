@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -252,6 +253,27 @@ def test_this_machine_cannot_be_reached(
     assert found["ports"].startswith("problem: 127.0.0.1 cannot be listened on, or not be reached")
     assert "-> Look for a sandbox" in found["ports"]
     assert found["round trip"].startswith("skipped")
+
+
+def test_a_connection_that_stays_open_is_closed_with_the_rest(
+    diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = checks._get
+    held: list[socket.socket] = []
+
+    def hold_and_get(lease: Any) -> tuple[int, str]:
+        held.append(socket.create_connection((lease.local_host, lease.local_port)))
+        return get(lease)
+
+    monkeypatch.setattr(checks, "_get", hold_and_get)
+
+    code, _ = diagnose()
+
+    assert code == 0
+    held[0].settimeout(10)
+    assert held[0].recv(1) == b""
+    held[0].close()
+    gc.collect()  # and no warning of a transport that nobody closed
 
 
 def test_something_else_answers_at_the_public_url(
