@@ -50,6 +50,8 @@ class Gateway:
         self._listening: asyncio.Server | None = None
         self._routes: dict[str, Route] = {}
         """By prefix."""
+        self._lengths: list[int] = []
+        """Of the prefixes, longest first."""
         self._ready_paths: dict[str, Route] = {}
         """Where the backend asks whether a lease is ready."""
 
@@ -95,6 +97,7 @@ class Gateway:
         )
         self._relay.add(route)
         self._routes[prefix] = route
+        self._note_lengths()
         self._ready_paths[(ready_prefix or prefix) + READY_PATH] = route
         attach(self._relay, agent, _AGENT_TOKEN)
 
@@ -104,6 +107,10 @@ class Gateway:
         for table in (self._routes, self._ready_paths):
             for key in [key for key, route in table.items() if route.lease_id == lease_id]:
                 del table[key]
+        self._note_lengths()
+
+    def _note_lengths(self) -> None:
+        self._lengths = sorted({len(prefix) for prefix in self._routes}, reverse=True)
 
     async def close(self) -> None:
         """End everything: the port, and every connection."""
@@ -128,12 +135,11 @@ class Gateway:
             return IGNORE
         if (route := self._ready_paths.get(path)) is not None:
             return self._ingress.forward(exchange, route, READY_PATH)
-        # A prefix may have any number of segments; looked up whole, its time tells nothing.
-        end = len(path)
-        while end > 0:
-            if (route := self._routes.get(path[:end])) is not None:
+        # A prefix may have any number of segments; looked up whole, its time tells nothing. There
+        # are few lengths, while a stranger's path may have a slash at each of 60,000 places.
+        for end in self._lengths:
+            if path[end : end + 1] in ("", "/") and (route := self._routes.get(path[:end])):
                 return self._ingress.forward(exchange, route, path[end:] or "/")
-            end = path.rfind("/", 0, end)
         message = "no lease has this path"
         exchange.respond(*error_response(404, "route_not_found", message))
         return IGNORE

@@ -1,6 +1,7 @@
 """The public side of the relay: a caller's HTTP request into frames, and the answer back."""
 
 from typing import Final
+from urllib.parse import urlsplit
 
 from .admission import NotAdmitted, admit
 from .call import Call
@@ -21,8 +22,8 @@ class Ingress:
 
     Args:
         relay: knows the routes and the agents.
-        behind_edge: callers come through a provider's edge, which says who they are, and on which
-            URL they came, in ``X-Forwarded-`` headers.
+        behind_edge: callers come through a provider's edge, on the route's public URL, and the
+            edge says who they are, in ``X-Forwarded-`` headers.
     """
 
     def __init__(self, relay: Relay, *, behind_edge: bool = False) -> None:
@@ -61,7 +62,7 @@ class Ingress:
         host, scheme = head.host, "https" if head.secure else "http"
         peer = head.peer_host
         if self._behind_edge:
-            host, scheme, peer = _seen_by_edge(head, host, scheme, peer)
+            host, scheme, peer = _seen_by_edge(head, route, scheme, peer)
         headers += route.forwarded
         headers += (
             ("x-synthtunnel-request-id", rid),
@@ -93,11 +94,14 @@ class Ingress:
         return call
 
 
-def _seen_by_edge(head: Head, host: str, scheme: str, peer: str) -> tuple[str, str, str]:
-    """Return the public host, the scheme and the caller's address, as far as an edge says them."""
+def _seen_by_edge(head: Head, route: Route, scheme: str, peer: str) -> tuple[str, str, str]:
+    """Return the public host, the scheme and the caller's address, as far as an edge says them.
+
+    Not the host: edges pass on what a caller claims of it, and the route knows it.
+    """
     said = head.get("x-forwarded-proto")
     return (
-        head.get("x-forwarded-host") or host,
+        urlsplit(route.public_base_url).netloc,
         said if said in ("http", "https") else scheme,
         head.get("x-forwarded-for") or peer,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -73,6 +74,17 @@ def test_a_request_reaches_the_app_without_the_prefix() -> None:
     run(scenario)
 
 
+def test_a_caller_cannot_claim_another_host() -> None:
+    async def scenario(world: World) -> None:
+        await world.start("")
+        await world.ask(f"{PREFIX}/", "X-Forwarded-Host: evil.example", "Forwarded: host=evil")
+        (seen,) = world.apps[""].seen
+        assert seen.get("x-forwarded-host") == ["demo.example.com"]
+        assert seen.get("forwarded") == []
+
+    run(scenario)
+
+
 def test_the_prefix_alone_is_the_root() -> None:
     async def scenario(world: World) -> None:
         await world.start("")
@@ -112,6 +124,36 @@ def test_everything_else_is_404(path: str) -> None:
         status, body = await world.ask(path)
         assert (status, json.loads(body)["code"]) == (404, "route_not_found")
         assert world.apps[""].seen == []
+
+    run(scenario)
+
+
+def test_a_prefix_within_another_one() -> None:
+    async def scenario(world: World) -> None:
+        await world.start("")
+        agent = Agent(patience_s=0)
+        deeper = f"{PREFIX}/deeper"
+        agent.serve("lease_2", PUBLIC_URL + "/deeper")
+        world.gateway.add("lease_2", agent, public_url=PUBLIC_URL + "/deeper", prefix=deeper)
+        app = await world.tunnels.app("deeper")
+        agent.set_target("lease_2", "", Target(HOST, app.port))
+        try:
+            assert await world.ask(f"{PREFIX}/x") == (200, b"app /x")
+            assert await world.ask(f"{deeper}/x") == (200, b"deeper /x")
+            assert await world.ask(f"{deeper}er/x") == (200, b"app /deeperer/x")
+        finally:
+            await agent.close()
+
+    run(scenario)
+
+
+def test_a_stranger_s_long_path_costs_nothing() -> None:
+    async def scenario(world: World) -> None:
+        await world.start("")
+        began = time.process_time()
+        for _ in range(3):
+            assert (await world.ask("/" * 60_000))[0] == 404
+        assert time.process_time() - began < 0.6  # a third of a look-up for each slash
 
     run(scenario)
 
