@@ -1,7 +1,6 @@
 """What the doctor looks at: each check returns what it found, or raises what is wrong."""
 
 import asyncio
-import importlib.metadata
 import os
 import secrets
 import shutil
@@ -13,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from .connectors.base import Assignment, ConnectorError
+from .connectors.base import ConnectorError
 from .connectors.child import child_environment
 from .connectors.cloudflared import HOW_TO_GET
 from .connectors.registry import load
@@ -113,7 +112,7 @@ class Checks:
         await plane.call(requests.list_leases())
         served = [str(name) for name in health.get("providers") or ()]
         provider = self._settings.provider
-        is_its_own = provider in (SYNTHTUNNEL, *ACCOUNTS) and not self._brings_url
+        is_its_own = provider in (SYNTHTUNNEL, *ACCOUNTS)
         if is_its_own and served and provider not in served:
             raise ProblemError(
                 f"{plane.url} serves no {provider}",
@@ -132,10 +131,9 @@ class Checks:
             program = self._settings.cloudflared or "cloudflared"
             return await _cloudflared_version(program, child_environment(self._environ))
         if self._connector == "ngrok":
-            from .connectors.ngrok import NgrokConnector
+            from .connectors.ngrok import package_version
 
-            NgrokConnector(Assignment(gateway_url="", environ=self._environ)).config()
-            return f"the package ngrok {importlib.metadata.version('ngrok')}, and its authtoken"
+            return f"the package ngrok {package_version()}; the backend's lease has its authtoken"
         return f"{self._connector} can be imported"
 
     @property

@@ -6,14 +6,14 @@ keeper's end, and nothing could end an attempt to connect that hangs.
 
 import asyncio
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, Final, NoReturn, TypedDict
 
 from .base import ConnectorError
 from .inner import InnerConnector, Say, run
 from .program import Kind, Sign
 
-__all__ = ["Config", "NgrokConnector", "main", "serve"]
+__all__ = ["Config", "NgrokConnector", "main", "package_version", "serve"]
 
 _HOW_TO_GET: Final = "Install it with: pip install 'pytest-synth-tunnels[ngrok]'"
 _TOKEN_VARIABLE: Final = "NGROK_AUTHTOKEN"  # noqa: S105 - a name
@@ -65,8 +65,7 @@ class NgrokConnector(InnerConnector):
 
     def config(self) -> Config:
         """Return token, name and target."""
-        if find_spec("ngrok") is None:
-            raise ConnectorError("the Python package ngrok is not installed", _HOW_TO_GET)
+        package_version()
         lease = self.assignment.lease
         # A lease of the embedded backend, which is its own edge, has a token for that alone.
         own = not lease.get("edge_url") and lease.get("tunnel_token")
@@ -80,6 +79,18 @@ class NgrokConnector(InnerConnector):
             domain=str((own and lease.get("hostname")) or ""),
             target=self.assignment.gateway_url,
         )
+
+
+def package_version() -> str:
+    """Return the version of the package.
+
+    Raises:
+        ConnectorError: it is not installed.
+    """
+    try:
+        return version("ngrok")
+    except PackageNotFoundError:
+        raise ConnectorError("the Python package ngrok is not installed", _HOW_TO_GET) from None
 
 
 async def serve(config: Config, say: Say, ended: asyncio.Event) -> None:

@@ -31,16 +31,16 @@ class Backends:
         self._own: Plane = plane if plane.embedded else EmbeddedPlane(request_timeout_s)
         self._own_started: asyncio.Task[None] | None = None
 
-    async def find(self, *, brings_url: bool) -> "tuple[Plane, Books | None]":
+    async def find(self, *, needs_none: bool) -> "tuple[Plane, Books | None]":
         """Return the backend for a connector's leases, started, and its books.
 
         Args:
-            brings_url: whether the connector makes its public URL itself.
+            needs_none: whether the connector could do without a backend.
 
         Raises:
             TunnelError: it cannot be used.
         """
-        if not brings_url or self._own is self.plane:
+        if not needs_none or self._own is self.plane:
             return self.plane, self.books
         if self._own_started is None:
             self._own_started = spawn(self._own.start())

@@ -167,13 +167,10 @@ class Connections:
             gateway_url: where it brings the traffic.
             lease: the backend's answer to the create.
         """
-        kind = self.kind(name)
-        # One that makes its own URL serves all leases alike; others belong to a tunnel.
-        tunnel = () if kind.brings_url else (str(lease.get("tunnel_token")),)
-        key = (name, gateway_url, *tunnel)
+        key = (name, gateway_url, str(lease.get("tunnel_token")))
         if key not in self._connections:
             assignment = Assignment(gateway_url, lease, self._environ, self._cloudflared)
-            self._connections[key] = Connection(name, kind, assignment)
+            self._connections[key] = Connection(name, self.kind(name), assignment)
         connection = self._connections[key]
         connection.users += 1
         if connection in self._idle:

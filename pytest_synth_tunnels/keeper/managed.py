@@ -124,8 +124,9 @@ class ManagedCarrier:
         try:
             async with asyncio.timeout_at(deadline):
                 name = connector_name(self.provider, embedded=self._plane.embedded)
-                kind = self._connections.kind(name)
-                self._plane, books = await self._backends.find(brings_url=kind.brings_url)
+                brings_url = self._connections.kind(name).brings_url
+                needs_none = brings_url and self.provider not in ACCOUNTS
+                self._plane, books = await self._backends.find(needs_none=needs_none)
                 self._way = self._new_way(books)
                 await self._way.create(self._create_request())
                 self._ttl_s = unix_s(self._way.expires_at) - self._now()

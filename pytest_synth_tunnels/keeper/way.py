@@ -109,7 +109,10 @@ class Way:
         Raises:
             FailureError: what cannot be had, and why.
         """
-        port = ANY_PORT if self._plane.embedded else self._made.gateway_port
+        # One that makes its own URL takes any port; another's edge knows the lease's alone.
+        brings_url = self._connections.kind(self._connector).brings_url
+        free = self._plane.embedded or brings_url
+        port = ANY_PORT if free else self._made.gateway_port
         self._gateway = await self._gateways.find(port)
         previous = self._connection
         self._connection = self._connections.use(self._connector, self._gateway.url, self._answer)

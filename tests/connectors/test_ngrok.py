@@ -4,6 +4,7 @@ package that plays it."""
 import asyncio
 import socket
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,10 @@ def test_no_token(lease: dict[str, str]) -> None:
 
 
 def test_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ngrok_connector, "find_spec", lambda name: None)
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(ngrok_connector, "version", missing)
 
     error = failure(NgrokConnector(assignment(NGROK_AUTHTOKEN=TOKEN)))
 

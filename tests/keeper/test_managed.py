@@ -715,3 +715,23 @@ def test_callers_send_what_cloudflare_access_wants() -> None:
         await tunnel.release(5)
 
     run(scenario)
+
+
+def test_an_account_s_lease_comes_from_the_backend_though_the_connector_knows_its_url(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pytest_synth_tunnels.keeper.managed.ACCOUNTS", ("own-url",))
+    monkeypatch.setattr("pytest_synth_tunnels.keeper.way.ACCOUNTS", ())
+
+    async def scenario(world: World) -> None:
+        tunnel = world.tunnel("own-url")
+        await tunnel.ready()
+        assert tunnel.lease_id == "lease_1"
+        (connector,) = FakeConnector.made
+        assert connector.assignment.lease["tunnel_token"] == "tt_1"
+        # It takes whichever port is free, and its origin is the public one.
+        assert not connector.assignment.gateway_url.endswith(str(world.backend.gateway_port))
+        assert tunnel.url("").startswith(connector.assignment.gateway_url)
+        await tunnel.release(5)
+
+    run(scenario)
