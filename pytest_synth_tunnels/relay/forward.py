@@ -250,7 +250,13 @@ class Forward:
         ended = self._ended
         if ended and self._chunked:
             data += b"0\r\n\r\n"
-        connection.begin(self, data, head_only=self._method == "HEAD", complete=ended)
+        connection.begin(
+            self,
+            data,
+            head_only=self._method == "HEAD",
+            complete=ended,
+            at_once=self._agent.inflight == 1,
+        )
         if not ended and not self._sink_paused:
             self._grant()
         if self._agent.link_paused:

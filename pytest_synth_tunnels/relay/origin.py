@@ -55,6 +55,8 @@ class Origin:
         """The last one used is used next, so that the others grow old and go."""
         self._waiting: dict[Claimant, float] = {}
         """In order of arrival, with the time at which each gives up an app that refuses."""
+        self._unwritten: list[OriginConnection] = []
+        """Those with something to write at the end of this tick."""
         self._dials: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
@@ -95,6 +97,12 @@ class Origin:
             if self.due_at == inf:
                 self._deadlines.set(self, connection.idle_since_s + MAX_IDLE_S)
 
+    def flush_soon(self, connection: "OriginConnection") -> None:
+        """Let a connection write at the end of this tick of the loop."""
+        if not self._unwritten:
+            self._loop.call_soon(self._flush)
+        self._unwritten.append(connection)
+
     @property
     def closed(self) -> bool:
         """Whether nothing is left of it: closed, and no request waits."""
@@ -131,6 +139,11 @@ class Origin:
         for task in list(self._dials):
             task.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)
+
+    def _flush(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        for connection in unwritten:
+            connection.flush()
 
     def _dial(self) -> None:
         """Have as many connections under way as requests wait, or one while the app refuses."""

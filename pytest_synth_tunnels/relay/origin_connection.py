@@ -58,6 +58,8 @@ class OriginConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", None)
         self._parser = httptools.HttpResponseParser(self)
         self._responder: Responder | None = None
+        self._unwritten = b""
+        """What :meth:`flush` will write."""
         self._stage = _IDLE
         self._headers: Headers = []
         self._head_only = False
@@ -86,7 +88,15 @@ class OriginConnection(asyncio.Protocol):
         """Whether another request may begin."""
         return not self._transport.is_closing()
 
-    def begin(self, responder: Responder, data: bytes, *, head_only: bool, complete: bool) -> None:
+    def begin(
+        self,
+        responder: Responder,
+        data: bytes,
+        *,
+        head_only: bool,
+        complete: bool,
+        at_once: bool = False,
+    ) -> None:
         """Begin a request.
 
         Args:
@@ -94,14 +104,29 @@ class OriginConnection(asyncio.Protocol):
             data: the head, and as much of the body as there is.
             head_only: its method is HEAD.
             complete: ``data`` is the whole request; else :meth:`request_ended` tells the end.
+            at_once: no other request is to be expected in this tick of the loop. Those of one
+                tick are written at its end: the app then wakes up once for all of them.
         """
         self._responder, self._head_only, self._sent = responder, head_only, complete
         self._expect_head()
-        self._transport.write(data)
+        if at_once:
+            self._transport.write(data)
+        else:
+            self._unwritten = data
+            self._origin.flush_soon(self)
 
     def write(self, data: bytes) -> None:
         """Send more of the request's body, framed already."""
-        self._transport.write(data)
+        if self._unwritten:
+            self._unwritten += data
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write what was not written at once."""
+        data, self._unwritten = self._unwritten, b""
+        if data:
+            self._transport.write(data)
 
     def request_ended(self) -> None:
         """Take note that the request is complete, so that the connection can be used again."""
@@ -121,6 +146,7 @@ class OriginConnection(asyncio.Protocol):
     def abandon(self) -> None:
         """End the connection in the middle of a request; the responder hears nothing more."""
         self._responder = None
+        self._unwritten = b""
         self._transport.abort()
 
     def close(self) -> None:
@@ -318,12 +344,13 @@ class OriginConnection(asyncio.Protocol):
         self._stage = _IDLE
         if self._read_paused:
             self.resume_reading()
-        if self._keep and self._sent and not self._write_paused:
+        if self._keep and self._sent and not self._write_paused and not self._unwritten:
             self.reused = True
             if self._head_only:
                 self._parser = httptools.HttpResponseParser(self)  # it waits for a body
             self._origin.release(self)
         else:
+            self._unwritten = b""
             self._transport.abort()
         if responder is not None:
             responder.response_ended()
@@ -359,6 +386,7 @@ class OriginConnection(asyncio.Protocol):
     def _fail(self, why: str, *, unanswered: bool = False) -> None:
         """Give the connection up, and tell the responder once."""
         responder, self._responder = self._responder, None
+        self._unwritten = b""
         self._transport.abort()
         if responder is not None:
             responder.failed(OriginError(f"{self._origin.name}: {why}", unanswered=unanswered))

@@ -835,17 +835,21 @@ def test_cancel_drops_the_request() -> None:
 
 def test_a_lost_link_drops_everything() -> None:
     async def scenario(bench: Bench) -> None:
+        begun = asyncio.Semaphore(0)
         gone = []
 
         async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
+            begun.release()
             gone.append(await reader.read() or b"")
 
         await bench.run(script)
         bench.link.send(ReqEnd(bench.begin()))
         bench.link.send(ReqEnd(bench.begin("POST")))
         assert (bench.agent.attached, bench.agent.inflight) == (True, 2)
-        await bench.until(lambda: bench.connections == 2)
+        async with asyncio.timeout(10):
+            await begun.acquire()
+            await begun.acquire()
         bench.link.close()
         assert (bench.agent.attached, bench.agent.inflight) == (False, 0)
         await bench.until(lambda: len(gone) == 2)

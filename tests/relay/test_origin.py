@@ -12,6 +12,8 @@ from pytest_synth_tunnels.relay.origin import MAX_IDLE_S, Origin
 from pytest_synth_tunnels.relay.origin_connection import OriginConnection
 from pytest_synth_tunnels.relay.response import OriginError
 
+from .conftest import Wire
+
 
 class Request:
     """A responder that sends one GET and keeps the answer."""
@@ -32,6 +34,9 @@ class Request:
 
     def response_body(self, data: bytes) -> None:
         self.body += data
+
+    def response_paused(self) -> None:
+        pass
 
     def response_ended(self) -> None:
         self.done.set_result(None)
@@ -245,3 +250,100 @@ def test_names_are_for_people() -> None:
         await origin.aclose()
 
     asyncio.run(main())
+
+
+class Begun(Request):
+    """A responder that begins when the test says so."""
+
+    def connected(self, connection: OriginConnection) -> None:
+        self.connection = connection
+
+    def begin(self, connection: OriginConnection, data: bytes, *, at_once: bool = False) -> None:
+        connection.begin(self, data, head_only=False, complete=True, at_once=at_once)
+
+
+class Line(Wire):
+    """A transport that takes its protocol's wishes."""
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+
+def wired(bench: Bench) -> tuple[OriginConnection, Line]:
+    """Return a connection to an app that says what the test does."""
+    connection, wire = OriginConnection(bench.origin), Line()
+    connection.connection_made(wire)
+    return connection, wire
+
+
+def test_requests_of_one_tick_are_written_together_at_its_end() -> None:
+    async def scenario(bench: Bench) -> None:
+        ends = [wired(bench) for _ in range(3)]
+        for number, (connection, _) in enumerate(ends):
+            Begun().begin(connection, b"head %d" % number)
+        assert [wire.take() for _, wire in ends] == [b"", b"", b""]
+        await asyncio.sleep(0)
+        assert [wire.take() for _, wire in ends] == [b"head 0", b"head 1", b"head 2"]
+
+    run(scenario)
+
+
+def test_a_lone_request_is_written_at_once() -> None:
+    async def scenario(bench: Bench) -> None:
+        connection, wire = wired(bench)
+        Begun().begin(connection, b"head", at_once=True)
+        assert wire.take() == b"head"
+
+    run(scenario)
+
+
+def test_a_body_follows_the_head_that_it_belongs_to() -> None:
+    async def scenario(bench: Bench) -> None:
+        connection, wire = wired(bench)
+        Begun().begin(connection, b"head")
+        connection.write(b"body")
+        assert wire.take() == b""
+        await asyncio.sleep(0)
+        assert (wire.take(), wire.writes) == (b"headbody", 1)
+        connection.write(b"more")
+        assert wire.take() == b"more"
+
+    run(scenario)
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+def test_an_answer_that_came_before_its_request_ends_the_connection() -> None:
+    async def scenario(bench: Bench) -> None:
+        connection, wire = wired(bench)
+        request = Begun()
+        request.begin(connection, b"head")
+        connection.data_received(ANSWER)
+        assert wire.aborted
+        assert not bench.origin._idle
+        await asyncio.sleep(0)
+        assert wire.take() == b""
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("how", ["abandoned", "malformed", "lost"])
+def test_a_request_that_ends_before_it_was_written_never_is(how: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        connection, wire = wired(bench)
+        request = Begun()
+        request.begin(connection, b"head")
+        if how == "abandoned":
+            connection.abandon()
+        elif how == "malformed":
+            connection.data_received(b"no HTTP")
+        else:
+            connection.connection_lost(None)
+        await asyncio.sleep(0)
+        assert wire.take() == b""
+        if how != "abandoned":
+            with pytest.raises(OriginError):
+                await request.done
+
+    run(scenario)
