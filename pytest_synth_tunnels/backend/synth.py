@@ -30,6 +30,9 @@ class RouteTable(Protocol):
     def rotate_agent(self, lease_id: str, agent_token: str) -> None:
         """Let agents serve a lease with this token only; one that has another is cut off."""
 
+    def rotate_worker(self, lease_id: str, worker_token: str) -> None:
+        """Let callers in with this token only; WebSockets opened with another are closed."""
+
     def remove(self, lease_id: str) -> None:
         """Forget a closed lease: its URL is unknown from now on."""
 
@@ -167,13 +170,13 @@ class SynthLeases:
         return self.status(lease_id)
 
     def refresh_worker_token(self, lease_id: str) -> dict[str, Any]:
-        """Replace the token that callers show; the old one stops working.
+        """Replace the token that callers show; the old one, and what it opened, stops working.
 
         Raises:
             RefusedError: 404, unknown; 410, the lease has ended.
         """
         route = self._live(lease_id)
-        route.worker_token = self._token("wt")
+        self._relay.rotate_worker(lease_id, self._token("wt"))
         return {"lease_id": lease_id, "worker_token": route.worker_token}
 
     def refresh_agent_token(self, lease_id: str) -> dict[str, Any]:

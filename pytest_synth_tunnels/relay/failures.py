@@ -5,7 +5,7 @@ from typing import Final
 from .exchange import IGNORE, Exchange, RequestHandler
 from .head import Headers, error_response
 
-__all__ = ["Failure", "lost", "offline", "over", "refuse", "too_large"]
+__all__ = ["Failure", "lost", "offline", "over", "refuse", "rotated", "too_large"]
 
 _AGENT_OFFLINE: Final = "no agent serves this tunnel now: is the process that opened it alive?"
 
@@ -32,6 +32,12 @@ def over(reason: str) -> Failure:
     """Return the failure of a lease that has ended."""
     message = f"this tunnel is over: {reason}"
     return 410, "TUNNEL_LEASE_EXPIRED", message, f"lease_expired: {message}"
+
+
+def rotated() -> Failure:
+    """Return the failure of who was let in with a worker token that is not in force any more."""
+    message = "the worker token was rotated: take the new one"
+    return 401, "TUNNEL_AUTH_INVALID", message, message
 
 
 def refuse(

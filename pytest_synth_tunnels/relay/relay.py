@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .admission import same_secret
 from .deadlines import Deadlines
-from .failures import over
+from .failures import over, rotated
 from .link import Link
 from .route import Route
 from .session import AgentSession
@@ -101,6 +101,27 @@ class Relay:
         route.agent_token = agent_token
         if route.session is not None:
             route.session.detach(route, None, "the agent token was rotated")
+
+    def rotate_worker(self, lease_id: str, worker_token: str) -> None:
+        """Let callers in with another token only.
+
+        WebSockets that were opened with the old one are closed, and whoever waits for an agent is
+        refused. Requests that the agent has go on: their answers are due to who asked in time.
+
+        Args:
+            lease_id: one that is unknown or closed stays as it is.
+            worker_token: what callers must show from now on.
+        """
+        route = self.by_lease(lease_id)
+        if route is None or route.closed:
+            return
+        route.worker_token = worker_token
+        if not route.require_token:
+            return
+        for held in list(route.held):
+            held.fail(rotated())
+        if route.session is not None:
+            route.session.fail_websockets(route, rotated())
 
     def shut_down(self) -> None:
         """Close every lease, and drop the timer."""

@@ -67,8 +67,8 @@ class Route:
         route_token: the path segment after ``/s/`` by which callers name it; no secret. Empty
             where :attr:`prefix` is given.
         agent_token: what an agent must show to serve it.
-        worker_token: what a caller must show; ``None`` where knowing the URL is enough. Assign
-            another to rotate it: the old one stops working at once.
+        worker_token: what a caller must show; ``None`` where knowing the URL is enough.
+            :meth:`.relay.Relay.rotate_worker` replaces it.
         expires_at: when the lease ends, in unix seconds.
         public_base_url: the origin under which callers reach the relay.
         limits: what the lease may use.

@@ -192,6 +192,12 @@ class AgentSession:
         if not self._routes:
             self.link.close(1001, reason)
 
+    def fail_websockets(self, route: Route, failure: Failure) -> None:
+        """End a route's WebSockets, and leave its requests alone."""
+        for websocket in list(self.websockets.values()):
+            if websocket.route is route:
+                websocket.fail(failure)
+
     def _release(self, route: Route) -> None:
         """Take what has waited for an agent of this route."""
         while route.held and route.session is self:

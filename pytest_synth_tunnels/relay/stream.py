@@ -23,9 +23,10 @@ from .upgrade import check_request, request_headers, switching, without_framing
 __all__ = ["WebSocketStream", "open_stream"]
 
 _UNREACHABLE: Final = "TUNNEL_ENDPOINT_UNREACHABLE"
-_GOING_AWAY: Final = 1001
 _AGENT_LOST: Final = 1012
 _FAILED: Final = 1011
+_CLOSE_CODES: Final = {401: 1008, 410: 1001}
+"""What a failure's HTTP status is on a WebSocket that is open, if not ``_FAILED``."""
 
 
 def open_stream(
@@ -185,7 +186,7 @@ class WebSocketStream(Duplex):
         if self.over:
             return
         status, _, message, _ = failure
-        self.end(_GOING_AWAY if status == 410 else _FAILED, message, tell=cancel)
+        self.end(_CLOSE_CODES.get(status, _FAILED), message, tell=cancel)
         if not self.opened:
             refuse(self._exchange, self.rid, failure)
 

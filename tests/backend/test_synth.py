@@ -37,6 +37,9 @@ class Relay:
     def rotate_agent(self, lease_id: str, agent_token: str) -> None:
         self.routes[lease_id].agent_token = agent_token
 
+    def rotate_worker(self, lease_id: str, worker_token: str) -> None:
+        self.routes[lease_id].worker_token = worker_token
+
     def remove(self, lease_id: str) -> None:
         del self.routes[lease_id]
 

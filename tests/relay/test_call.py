@@ -145,6 +145,26 @@ def test_the_acknowledgement_comes_first(world):
     agent.take(ReqHeaders)
 
 
+def test_a_rotated_worker_token_refuses_who_waits_for_the_agent(world):
+    caller = world.ask()
+    world.relay.rotate_worker("l1", "wt_2")
+    assert caller.error() == (401, "TUNNEL_AUTH_INVALID")
+    assert world.agent().frames == []
+    world.assert_nothing_under_way()
+
+
+def test_a_rotated_worker_token_leaves_alone_what_the_agent_has(world):
+    agent = world.agent()
+    caller = world.ask()
+    rid = agent.take(ReqHeaders).rid
+    world.relay.rotate_worker("l1", "wt_2")
+    agent.take(ReqEnd)
+    assert agent.frames == []
+    agent.answer(rid, b"hello")
+    assert caller.read().endswith(b"hello")
+    assert world.ask().error() == (401, "TUNNEL_AUTH_INVALID")
+
+
 def test_it_waits_so_long_and_no_longer(world):
     caller = world.ask()
     world.loop.advance(5.1)

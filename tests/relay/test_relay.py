@@ -283,6 +283,16 @@ def test_rotating_the_agents_token_cuts_off_who_has_the_old_one(world):
     world.relay.rotate_agent("unknown", "x")
 
 
+def test_rotating_the_worker_token(world):
+    route = world.route(worker_token="wt_1")
+    world.relay.rotate_worker("l1", "wt_2")
+    assert route.worker_token == "wt_2"
+    world.relay.close("l1", "it was closed")
+    world.relay.rotate_worker("l1", "wt_3")
+    assert route.worker_token == "wt_2"
+    world.relay.rotate_worker("unknown", "x")
+
+
 def test_an_agent_of_several_leases_keeps_the_others(world):
     one = world.route("1")
     two = Route(lease_id="l2", route_token="rt_2", agent_token="at_1")

@@ -181,7 +181,7 @@ class Tunnel(RuleBasedStateMachine):
         route = chosen.route
         match does:
             case "rotates":
-                route.worker_token = f"wt_{world.new_tag()}"
+                world.relay.rotate_worker(route.lease_id, f"wt_{world.new_tag()}")
             case "rotates its agent":
                 world.relay.rotate_agent(route.lease_id, f"at_{world.new_tag()}")
             case "refuses" | "listens":

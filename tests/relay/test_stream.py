@@ -695,6 +695,37 @@ def test_a_lease_that_ends_is_1001(world):
     assert lost == "lease closed"
 
 
+def test_a_worker_token_that_is_rotated_is_1008(world):
+    caller = world.open()
+    opening = world.call()
+    rid = world.agent.take(WsOpen).rid
+    world.relay.rotate_worker("l1", "wt_2")
+    assert caller.close() == Close(1008, "the worker token was rotated: take the new one")
+    assert opening.error(401) == "TUNNEL_AUTH_INVALID"
+    closes = world.agent.take_all()
+    assert {(frame.rid, frame.code) for frame in closes} == {(caller.rid, 1008), (rid, 1008)}
+    assert world.call().error(401) == "TUNNEL_AUTH_INVALID"
+    assert world.route.connected
+
+
+def test_a_rotated_worker_token_concerns_nobody_who_needed_none(world):
+    world.route.require_token = False
+    caller = world.open()
+    world.relay.rotate_worker("l1", "wt_2")
+    caller.protocol.send_text(b"still here")
+    caller.say()
+    assert world.agent.take(WsFrame).data == b"still here"
+
+
+def test_a_worker_token_that_is_rotated_while_a_caller_waits(loop):
+    world = World(loop, agent=False)
+    caller = world.call()
+    world.relay.rotate_worker("l1", "wt_2")
+    assert caller.error(401) == "TUNNEL_AUTH_INVALID"
+    world.attach()
+    assert world.agent.frames == []
+
+
 def test_an_agent_that_is_lost_is_1012(world):
     caller = world.open()
     opening = world.call()
