@@ -11,6 +11,7 @@ from ..sdk.requests import Request
 from .failures import FailureError
 from .leases import is_gone, release_requests, unix_s
 from .plane import Plane
+from .tasks import spawn
 
 if TYPE_CHECKING:
     from .books import Books
@@ -55,6 +56,7 @@ class BackendLease:
         self.release_error = "the backend did not answer in time"
         self._plane = plane
         self._provider = provider
+        self._turn = asyncio.Lock()
         self.books = books
 
     async def create(self, request: Request, kind: type[_M]) -> tuple[_M, dict[str, Any]]:
@@ -71,10 +73,15 @@ class BackendLease:
             TunnelError: the backend refused.
             FailureError: its answer cannot be used.
         """
+        # Whoever asked may not wait any longer, and yet the backend may make the lease.
+        return await asyncio.shield(spawn(self._create(request, kind)))
+
+    async def _create(self, request: Request, kind: type[_M]) -> tuple[_M, dict[str, Any]]:
         try:
             answer = await self._plane.call(request)
             # Known before anything else may fail, so that it is given back in any case.
-            self.lease_id = str(answer.get("lease_id") or "")
+            if isinstance(answer, dict):
+                self.lease_id = str(answer.get("lease_id") or "")
             made = self.read(answer, kind)
             if self.books is not None:
                 await self.books.add(self.lease_id, self._provider, unix_s(made.expires_at))
@@ -108,6 +115,10 @@ class BackendLease:
         """Give it back, if there is one; tried again for as long as the caller waits."""
         # A create that is under way may still make a lease, and only its answer tells which.
         await self.answered.wait()
+        async with self._turn:
+            await self._give_back()
+
+    async def _give_back(self) -> None:
         if not self.lease_id or self.released:
             return
         for request in release_requests(self._provider, self.lease_id):

@@ -6,7 +6,7 @@ for another, and then stops.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ..connectors.base import Assignment, Connector, ConnectorError, ConnectorStatus
@@ -46,54 +46,78 @@ class Connection:
         self.starts = 0
         self._assignment = assignment
         self._connector: Connector | None = None
-        self._opening: asyncio.Task[str | None] | None = None
+        self._opening: asyncio.Task[Connector] | None = None
+        """Its last start."""
+        self._stopped = False
 
     async def ready(self) -> str | None:
         """Start it unless it is started, and wait until it is connected.
 
         Returns:
-            The public origin, if it makes one.
+            The public origin that it has now, if it makes one; after a restart of its own it may
+            have another.
 
         Raises:
-            FailureError: it cannot be, and why.
+            FailureError: it cannot be connected, and why.
         """
-        if self._opening is None:
-            self._opening = spawn(self._open())
-        return await self._outcome(asyncio.shield(self._opening))
+        while not self._stopped:
+            opening = self._opening
+            if opening is None:
+                opening = self._begin()
+            await asyncio.wait([opening])
+            if opening is not self._opening:
+                continue  # it was restarted meanwhile
+            if opening.cancelled():
+                break
+            try:
+                return await opening.result().ready()
+            except ConnectorError as error:
+                if opening is self._opening:
+                    raise self._failure(error) from None
+        raise self._failure(ConnectorError("it was stopped"))
 
-    async def origin(self) -> str | None:
-        """Return the public origin that it has now, which may be another than at its start, once
-        it is connected; as :meth:`ready`."""
-        origin = await self.ready()
-        return origin if self._connector is None else await self._outcome(self._connector.ready())
+    def _failure(self, error: ConnectorError) -> FailureError:
+        return FailureError(
+            "CONNECTOR_FAILED",
+            f"the {self.name} connector failed: {error.message}"
+            f"{self.quoted_lines(besides=error.message)}",
+            error.hint,
+        )
 
-    async def _outcome(self, waiting: Awaitable[str | None]) -> str | None:
-        try:
-            return await waiting
-        except ConnectorError as error:
-            raise FailureError(
-                "CONNECTOR_FAILED",
-                f"the {self.name} connector failed: {error.message}"
-                f"{self.quoted_lines(besides=error.message)}",
-                error.hint,
-            ) from None
-
-    async def _open(self) -> str | None:
+    def _begin(self) -> "asyncio.Task[Connector]":
+        """Start it, in place of the one that there is."""
+        if self._opening is not None:
+            self._opening.cancel()
         self.starts += 1
+        self._opening = spawn(self._open(self._connector))
+        return self._opening
+
+    async def _open(self, former: Connector | None) -> Connector:
+        if former is not None:
+            await self._end(former)
         connector = self._connector = self.kind(self._assignment)
         await connector.start()
-        return await connector.ready()
+        await connector.ready()
+        return connector
 
-    async def restart(self) -> str | None:
-        """Stop it, and start it anew; as :meth:`ready`."""
-        await self.stop()
+    async def restart(self, seen: int) -> str | None:
+        """Stop it and start it anew, unless that was done meanwhile; then as :meth:`ready`.
+
+        Leases share a connector, and each of them may be told that it does not work.
+
+        Args:
+            seen: its :attr:`starts` when it did not work.
+        """
+        if self.starts == seen and not self._stopped:
+            self._begin()
         return await self.ready()
 
     def status(self) -> ConnectorStatus:
         """Return how it fares. May be called from any thread."""
-        if self._connector is None:
+        connector = self._connector
+        if connector is None:
             return ConnectorStatus(connected=False, error="it is not started")
-        return self._connector.status()
+        return connector.status()
 
     def quoted_lines(self, *, besides: str = "") -> str:
         """Return its last lines for an error message, or nothing where that says them already."""
@@ -103,16 +127,19 @@ class Connection:
         return "; its last lines:\n  " + "\n  ".join(lines) if lines else ""
 
     async def stop(self) -> None:
-        """End it, within some seconds."""
+        """End it for good, within some seconds."""
+        self._stopped = True
+        if self._opening is not None:
+            self._opening.cancel()
         connector, self._connector = self._connector, None
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            opening.cancel()
         if connector is not None:
-            stopping = spawn(connector.stop())
-            await asyncio.wait([stopping], timeout=_STOP_TIMEOUT_S)
-            if not stopping.done() or stopping.exception() is not None:
-                _log.warning("the %s connector did not stop as it should", self.name)
+            await self._end(connector)
+
+    async def _end(self, connector: Connector) -> None:
+        stopping = spawn(connector.stop())
+        await asyncio.wait([stopping], timeout=_STOP_TIMEOUT_S)
+        if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
+            _log.warning("the %s connector did not stop as it should", self.name)
 
 
 class Connections:
@@ -167,10 +194,16 @@ class Connections:
             gateway_url: where it brings the traffic.
             lease: the backend's answer to the create.
         """
-        key = (name, gateway_url, str(lease.get("tunnel_token")))
+        kind = self.kind(name)
+        # Others belong to a tunnel, and one that makes its own URL perhaps to a hostname too; but
+        # of the keeper's own backend it serves all leases alike.
+        fields = ["tunnel_token"]
+        if kind.brings_url:
+            fields = [] if lease.get("edge_url") else [*fields, "hostname"]
+        key = (name, gateway_url, *(str(lease.get(field)) for field in fields))
         if key not in self._connections:
             assignment = Assignment(gateway_url, lease, self._environ, self._cloudflared)
-            self._connections[key] = Connection(name, self.kind(name), assignment)
+            self._connections[key] = Connection(name, kind, assignment)
         connection = self._connections[key]
         connection.users += 1
         if connection in self._idle:
@@ -180,12 +213,16 @@ class Connections:
     def leave(self, connection: Connection) -> None:
         """Count a lease as gone."""
         connection.users -= 1
-        if connection.users == 0:
+        if connection.users > 0:
+            return
+        if connection.status().connected:
             loop = asyncio.get_running_loop()
             self._idle[connection] = loop.call_later(self._idle_s, self._retire, connection)
+        else:  # a new one may have more luck
+            self._retire(connection)
 
     def _retire(self, connection: Connection) -> None:
-        del self._idle[connection]
+        self._idle.pop(connection, None)
         for key in [key for key, known in self._connections.items() if known is connection]:
             del self._connections[key]
         spawn(connection.stop())

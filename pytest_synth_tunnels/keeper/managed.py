@@ -10,6 +10,8 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from math import inf
 from typing import Any, Final
 
 from ..relay.agent import Agent
@@ -23,6 +25,7 @@ from .failures import FailureError
 from .gateways import Gateways
 from .heartbeat import Beat, Notice, NoticeKind
 from .leases import LeaseRequest, is_gone, unix_s
+from .orders import LOOK, Orders
 from .plane import Plane
 from .ports import HOST, accepts_now
 from .ready import wait_ready
@@ -36,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 _PROBED: Final = 8
 _PROBE_TIMEOUT_S: Final = 0.5
+_FIRST_BEAT_TIMEOUT_S: Final = 5.0
+_GIVE_BACK_TIMEOUT_S: Final = 60.0
+"""For a lease that was replaced; at the end of the run it is tried again."""
 _MAX_ERROR_CHARS: Final = 1_000
 """Of ``last_error`` in a heartbeat."""
 
@@ -52,6 +58,9 @@ class ManagedCarrier:
         connections: the run's.
         timeout_s: how long it may take until traffic comes through, in seconds.
         now: unix seconds.
+
+    Attributes:
+        orders: what the backend asks for.
     """
 
     def __init__(
@@ -84,11 +93,9 @@ class ManagedCarrier:
         self._way: Way | None = None
         self._former: list[BackendLease] = []
         """Those that were replaced."""
-        self._asked_for: list[str] = []
-        """What is still to be done, each once."""
-        self._obeying: asyncio.Task[None] | None = None
-        self._last_error = ""
-        """Why what the backend last asked for was not done."""
+        self._told_url = ""
+        """The public URL that the lease's holders know of."""
+        self.orders = Orders(timeout_s, self._done)
 
     @property
     def embedded(self) -> bool:
@@ -122,6 +129,16 @@ class ManagedCarrier:
     async def open(self) -> None:
         deadline = self._loop.time() + self._timeout_s
         try:
+            await self._open(deadline)
+        except BaseException:
+            # The backend is given its lease back at the end, but nothing is to come by it.
+            if self._way is not None:
+                self._way.leave()
+            raise
+        await self._report()
+
+    async def _open(self, deadline: float) -> None:
+        try:
             async with asyncio.timeout_at(deadline):
                 name = connector_name(self.provider, embedded=self._plane.embedded)
                 brings_url = self._connections.kind(name).brings_url
@@ -132,15 +149,15 @@ class ManagedCarrier:
                 self._ttl_s = unix_s(self._way.expires_at) - self._now()
                 await self._way.connect()
                 self._way.carry(self.serving)
+                self._told_url = self.public_url
         except TimeoutError:
             raise FailureError(
                 "TUNNEL_NOT_READY",
                 f"the {self.provider} lease is not ready after {self._timeout_s:g} s: "
-                f"{self.missing_link() or 'the backend did not answer'}",
+                f"{(self.lease_id and self.missing_link()) or 'the backend did not answer'}",
                 "python -m pytest_synth_tunnels doctor looks at each link",
             ) from None
         await self._prove(deadline)
-        await self._report()
 
     def _new_way(self, books: Any) -> Way:
         return Way(
@@ -178,9 +195,10 @@ class ManagedCarrier:
         """Beat at once: until a heartbeat says otherwise, the backend takes the lease for one
         that waits for its connector."""
         try:
-            beat = await in_thread(self.beat)
-        except TunnelError as error:
-            _log.info("lease %s: its first heartbeat failed: %s", self.lease_id, error.message)
+            async with asyncio.timeout(_FIRST_BEAT_TIMEOUT_S):
+                beat = await in_thread(self.beat)
+        except (TunnelError, TimeoutError) as error:
+            _log.info("lease %s: its first heartbeat failed: %s", self.lease_id, error)
         else:
             self.interval_s = beat.next_s or self.interval_s
 
@@ -190,8 +208,8 @@ class ManagedCarrier:
         way = self._way
         if way is None:
             raise RuntimeError("there is no lease yet")
-        status = way.status()
-        last_error = self._last_error or status.error
+        status, starts = way.status(), way.starts
+        last_error = self.orders.last_error or status.error
         try:
             answer = self._plane.call_from_thread(
                 requests.heartbeat(
@@ -202,18 +220,20 @@ class ManagedCarrier:
                     last_error=last_error[:_MAX_ERROR_CHARS] or None,
                 )
             )
-            self._refresh_in_time(way)
         except TunnelError as error:
-            if is_gone(error) and way is self._way:
+            # A lease that is being replaced may be gone before its successor is there.
+            is_current = way is self._way and self.orders.doing != "recreate_tunnel"
+            if is_gone(error) and is_current:
                 return Beat(alive=False, reason=error.message)
             raise
-        self._loop.call_soon_threadsafe(self._obey, str(answer.get("action") or "none"))
-        next_s = answer.get("next_heartbeat_seconds")
+        action = str(answer.get("action") or LOOK)
+        self._loop.call_soon_threadsafe(self._obey, action, way, starts)
+        self._refresh_in_time(way)
         return Beat(
             alive=True,
             reason=status.error,
             attached=status.connected,
-            next_s=float(next_s) if isinstance(next_s, int | float) else None,
+            next_s=_positive(answer.get("next_heartbeat_seconds")),
             expires_at=unix_s(way.expires_at),
         )
 
@@ -228,56 +248,50 @@ class ManagedCarrier:
         left_s = unix_s(way.expires_at) - self._now()
         if left_s > self._ttl_s * 2 / 3:
             return
-        answer = self._plane.call_from_thread(
-            requests.refresh_lease(
-                way.lease.lease_id, requested_ttl_seconds=max(1, int(self._request.ttl_s))
+        try:
+            answer = self._plane.call_from_thread(
+                requests.refresh_lease(
+                    way.lease.lease_id, requested_ttl_seconds=max(1, int(self._request.ttl_s))
+                )
             )
-        )
-        if isinstance(expires_at := answer.get("expires_at"), str):
-            way.expires_at = expires_at
+            way.extend(answer.get("expires_at"))
+        except TunnelError as error:
+            # The heartbeat was answered all the same, and the next one tries this again.
+            _log.warning("lease %s: not refreshed: %s", way.lease.lease_id, error.message)
 
     # --- what the backend asks for
 
-    def _obey(self, action: str) -> None:
-        """Do what a heartbeat's answer asks for, after what is being done."""
-        if action not in self._asked_for:
-            self._asked_for.append(action)
-        if self._obeying is None or self._obeying.done():
-            self._obeying = spawn(self._do_all())
+    def _obey(self, action: str, way: Way, starts: int) -> None:
+        """Do what a heartbeat's answer asks for.
 
-    async def _do_all(self) -> None:
-        while self._asked_for:
-            await self._do(self._asked_for.pop(0))
-
-    async def _do(self, action: str) -> None:
-        steps: dict[str, Callable[[Way], Awaitable[None]]] = {
-            "restart_connector": self._restart,
-            "rotate_tunnel": self._rotate,
-            "recreate_tunnel": self._recreate,
-            "none": self._look,
+        Args:
+            action: what that is.
+            way: of which lease it was asked.
+            starts: those of its connector, when it was asked.
+        """
+        steps: dict[str, Callable[[], Awaitable[None]]] = {
+            "restart_connector": lambda: self._restart(way, starts),
+            "rotate_tunnel": lambda: self._rotate(way),
+            "recreate_tunnel": lambda: self._recreate(way),
+            LOOK: lambda: self._look(way),
         }
-        step, way = steps.get(action), self._way
-        if step is None or way is None:
-            _log.warning("lease %s: the backend asks for %r: unknown", self.lease_id, action)
+        step = steps.get(action)
+        if step is None:
+            _log.warning("lease %s: the backend asks for %.80r: unknown", self.lease_id, action)
             return
-        before = self.public_url
-        if action != "none":
+        if action != LOOK:
             _log.info("lease %s: the backend asks for %s", self.lease_id, action)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await step(way)
-        except (TunnelError, FailureError, TimeoutError) as error:
-            reason = error.message if isinstance(error, TunnelError) else str(error)
-            self._last_error = f"{action} failed: {reason or 'it took too long'}"
-            _log.warning("lease %s: %s", self.lease_id, self._last_error)
-            return
-        self._last_error = ""
-        if self.public_url != before:
-            reason = f"the backend asked for {action}" if action != "none" else "its edge moved it"
+        # What was asked of a lease that has been replaced since is done by that.
+        self.orders.take(action, lambda: step() if way is self._way else _nothing())
+
+    def _done(self, action: str) -> None:
+        if self.public_url != self._told_url:
+            self._told_url = self.public_url
+            reason = f"the backend asked for {action}" if action != LOOK else "its edge moved it"
             self.tell(Notice(NoticeKind.MOVED, f"it has another public URL now: {reason}"))
 
-    async def _restart(self, way: Way) -> None:
-        await way.restart()
+    async def _restart(self, way: Way, starts: int) -> None:
+        await way.restart(starts)
         way.carry(self.serving)
 
     async def _rotate(self, way: Way) -> None:
@@ -294,22 +308,21 @@ class ManagedCarrier:
         way.carry(self.serving)
 
     async def _recreate(self, way: Way) -> None:
-        fresh = self._new_way(way.lease.books)
-        # Given back with the others, whatever becomes of it.
+        fresh, request = self._new_way(way.lease.books), self._create_request()
         self._former.append(fresh.lease)
-        await fresh.create(self._create_request())
         try:
+            await fresh.create(request)
             await fresh.connect()
         except BaseException:
             fresh.leave()
+            spawn(_give_back(fresh.lease))
             raise
         self._former.remove(fresh.lease)
         self._former.append(way.lease)
-        way.shut()
+        way.leave()  # an agent has one link at a time
         self._way = fresh
         fresh.carry(self.serving)
-        way.leave()
-        spawn(way.lease.give_back())
+        spawn(_give_back(way.lease))
 
     async def _look(self, way: Way) -> None:
         """See whether a connector that makes its own URL has made another one."""
@@ -346,8 +359,8 @@ class ManagedCarrier:
     # --- the end
 
     async def give_back(self) -> None:
-        if self._obeying is not None:
-            self._obeying.cancel()
+        # A replacement that is being made counts among the former ones already.
+        self.orders.end()
         leases = list(self._former)
         if self._way is not None:
             self._way.shut()
@@ -371,3 +384,21 @@ class ManagedCarrier:
         if self._way is not None:
             self._way.leave()
         await self.serving.close()
+
+
+async def _give_back(lease: BackendLease) -> None:
+    """Give a lease back at once; what does not succeed is tried again at the end."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_GIVE_BACK_TIMEOUT_S):
+            await lease.give_back()
+
+
+async def _nothing() -> None:
+    pass
+
+
+def _positive(seconds: object) -> float | None:
+    """Read what a backend says of a time; ``None`` if that makes no sense."""
+    if not isinstance(seconds, int | float) or not 0 < seconds < inf:
+        return None
+    return float(seconds)

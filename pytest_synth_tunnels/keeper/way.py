@@ -1,8 +1,11 @@
 """One managed lease's way: from its public URL through a connector to the gateway."""
 
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from ..connectors.base import ConnectorStatus
 from ..sdk.requests import Request
@@ -10,6 +13,7 @@ from .backend_lease import BackendLease, Made
 from .connections import Connection, Connections
 from .failures import FailureError
 from .gateways import ANY_PORT, Gateways
+from .leases import unix_s
 from .plane import Plane
 from .serving import Serving
 
@@ -23,8 +27,9 @@ ACCOUNTS: Final = ("ngrok", "cloudflared")
 """Providers that a Synth backend has an account at: it gives their connectors what they need."""
 
 _LOOPBACK: Final = "loopback"
-_SECRET_CHARS: Final = 32
-"""The shortest hexadecimal text of 128 random bits."""
+_SECRET_BYTES: Final = 16
+_GATEWAY_PORT: Final = 8016
+"""Unless the lease says otherwise (protocol, section 4)."""
 
 
 def connector_name(provider: str, *, embedded: bool) -> str:
@@ -36,12 +41,13 @@ def connector_name(provider: str, *, embedded: bool) -> str:
 
 
 class _MadeManagedLease(Made, kw_only=True):
-    """The answer to ``create_lease`` (protocol, section 1)."""
+    """The answer to ``create_lease`` (protocol, section 1). What a provider has no use for may be
+    missing or null."""
 
-    route_prefix: str
-    public_url: str = ""
-    hostname: str = ""
-    gateway_port: int = 8016
+    route_prefix: str | None = None
+    public_url: str | None = None
+    hostname: str | None = None
+    gateway_port: Annotated[int, msgspec.Meta(ge=ANY_PORT, le=65_535)] | None = None
     access_client_id: str | None = None
     access_client_secret: str | None = None
 
@@ -82,7 +88,7 @@ class Way:
         self._made: _MadeManagedLease
         self._answer: dict[str, Any] = {}
         self._secret = ""
-        """What the way's path has behind the backend's own prefix, if that says too little."""
+        """What the way's path has behind the prefix, unless that is the keeper's own backend's."""
         self._gateway: Gateway | None = None
         self._connection: Connection | None = None
 
@@ -99,9 +105,9 @@ class Way:
         self._request = request
         self._made, self._answer = await self.lease.create(request, _MadeManagedLease)
         self.expires_at = self._made.expires_at
-        is_public = self._connections.kind(self._connector).is_public
-        if is_public and len(self._made.route_prefix) < _SECRET_CHARS:
-            self._secret = f"/{secrets.token_hex(_SECRET_CHARS // 2)}"
+        if not self._plane.embedded:
+            # How random another backend's prefix is cannot be seen.
+            self._secret = f"/{secrets.token_hex(_SECRET_BYTES)}"
 
     async def connect(self) -> None:
         """Have the traffic come to the gateway, which lets nobody through before :meth:`carry`.
@@ -109,10 +115,12 @@ class Way:
         Raises:
             FailureError: what cannot be had, and why.
         """
+        port = ANY_PORT
         # One that makes its own URL takes any port; another's edge knows the lease's alone.
         brings_url = self._connections.kind(self._connector).brings_url
-        free = self._plane.embedded or brings_url
-        port = ANY_PORT if free else self._made.gateway_port
+        if not (self._plane.embedded or brings_url):
+            named = self._made.gateway_port
+            port = _GATEWAY_PORT if named is None else named
         self._gateway = await self._gateways.find(port)
         previous = self._connection
         self._connection = self._connections.use(self._connector, self._gateway.url, self._answer)
@@ -120,14 +128,22 @@ class Way:
             self._connections.leave(previous)
         self._move(await self._connection.ready())
 
-    async def restart(self) -> None:
-        """Restart the connector.
+    @property
+    def starts(self) -> int:
+        """How often its connector was started."""
+        return self._connection.starts if self._connection is not None else 0
+
+    async def restart(self, seen: int) -> None:
+        """Restart the connector, unless that was done meanwhile.
+
+        Args:
+            seen: its :attr:`starts` when it did not work.
 
         Raises:
             FailureError: it is not connected again, and why.
         """
         if self._connection is not None:
-            self._move(await self._connection.restart())
+            self._move(await self._connection.restart(seen))
 
     async def renew(self) -> None:
         """Ask again for what the connector needs, which has changed, and connect with that.
@@ -145,28 +161,46 @@ class Way:
         if answer.get("lease_id") != self.lease.lease_id:
             raise FailureError("TUNNEL_INTERNAL", "the backend forgot the lease's idempotency key")
         self._made, self._answer = self.lease.read(answer, _MadeManagedLease), answer
-        before = self._connection
+        before, seen = self._connection, self.starts
         await self.connect()
         if self._connection is before:
-            await self.restart()
+            await self.restart(seen)
 
     async def follow(self) -> bool:
         """Take the origin that the connector has now, which a restart may have changed; return
         whether the public URL is another one by that."""
         before = self.public_url
         if self._connection is not None and self._connection.kind.brings_url:
-            self._move(await self._connection.origin())
+            self._move(await self._connection.ready())
         return self.public_url != before
 
     def _move(self, origin: str | None) -> None:
-        public = urlsplit(self._made.public_url)
+        public = urlsplit(self._made.public_url or "")
         if origin is None and public.netloc:
             origin = f"{public.scheme}://{public.netloc}"
-        self.public_url = (origin or f"https://{self._made.hostname}").rstrip("/") + self._prefix
+        if origin is None and self._made.hostname:
+            origin = f"https://{self._made.hostname}"
+        if origin is None:
+            raise FailureError(
+                "TUNNEL_INTERNAL", "the backend's lease has neither a public_url nor a hostname"
+            )
+        self.public_url = origin.rstrip("/") + self._prefix
+
+    def extend(self, expires_at: object) -> None:
+        """Take it that the lease ends at another moment, if the backend's answer is one."""
+        with suppress(ValueError):
+            unix_s(str(expires_at))
+            self.expires_at = str(expires_at)
+
+    @property
+    def _named_prefix(self) -> str:
+        """The backend's."""
+        prefix = (self._made.route_prefix or "").strip("/")
+        return f"/{prefix}" if prefix else ""
 
     @property
     def _prefix(self) -> str:
-        return "/" + self._made.route_prefix.strip("/") + self._secret
+        return self._named_prefix + self._secret
 
     @property
     def headers(self) -> dict[str, str]:
@@ -194,7 +228,7 @@ class Way:
             serving.agent,
             public_url=self.public_url,
             prefix=self._prefix,
-            ready_prefix=self._prefix.removesuffix(self._secret),
+            ready_prefix=self._named_prefix,
         )
 
     def shut(self) -> None:
@@ -223,16 +257,17 @@ class Way:
 
     def status(self) -> ConnectorStatus:
         """Return how the connector fares. May be called from any thread."""
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             return ConnectorStatus(connected=False, error="there is no connector")
-        return self._connection.status()
+        return connection.status()
 
     def describe(self) -> dict[str, Any]:
         """Return the state of connector and gateway."""
         status = self.status()
         connector = {"name": self._connector, "connected": status.connected}
         connector["error"] = status.error or None
-        connector["starts"] = self._connection.starts if self._connection is not None else 0
+        connector["starts"] = self.starts
         return {"connector": connector, "gateway": {"port": self.gateway_port}}
 
     def missing_link(self) -> str | None:

@@ -74,7 +74,13 @@ class Gateway:
         self.port = self._listening.sockets[0].getsockname()[1]
 
     def add(
-        self, lease_id: str, agent: Agent, *, public_url: str, prefix: str, ready_prefix: str = ""
+        self,
+        lease_id: str,
+        agent: Agent,
+        *,
+        public_url: str,
+        prefix: str,
+        ready_prefix: str | None = None,
     ) -> None:
         """Bring what comes under a prefix to an agent.
 
@@ -83,7 +89,7 @@ class Gateway:
             agent: it serves the lease already, and no other.
             public_url: where callers reach the lease.
             prefix: the beginning of the paths that they ask for, such as ``/m/r_1``.
-            ready_prefix: where else the backend asks for :data:`.served.READY_PATH`.
+            ready_prefix: where the backend asks for :data:`.served.READY_PATH`, if elsewhere.
         """
         self.remove(lease_id)
         route = Route(
@@ -98,7 +104,8 @@ class Gateway:
         self._relay.add(route)
         self._routes[prefix] = route
         self._note_lengths()
-        self._ready_paths[(ready_prefix or prefix) + READY_PATH] = route
+        asked_at = prefix if ready_prefix is None else ready_prefix
+        self._ready_paths[asked_at + READY_PATH] = route
         attach(self._relay, agent, _AGENT_TOKEN)
 
     def remove(self, lease_id: str) -> None:

@@ -48,6 +48,10 @@ class FakeBackend:
         self.leases: dict[str, dict[str, Any]] = {}
         self.by_key: dict[str, str] = {}
         self.prefix = "/m/r_" + 48 * "a"
+        self.tunnel_token = ""
+        """Of all leases; each has its own unless given."""
+        self.changes: dict[str, Any] = {}
+        """To the answers of creates."""
         self._numbers = count(1)
 
     async def start(self) -> None:
@@ -101,11 +105,11 @@ class FakeBackend:
                 "status": "pending",
                 "public_url": f"http://127.0.0.1:{self.gateway_port}{prefix}",
                 "route_prefix": prefix,
-                "tunnel_token": f"tt_{number}",
+                "tunnel_token": self.tunnel_token or f"tt_{number}",
                 "gateway_port": self.gateway_port,
                 "expires_at": ENDS,
             }
-        return dict(self.leases[self.by_key[key]])
+        return self.leases[self.by_key[key]] | self.changes
 
     def _list(self) -> list[dict[str, Any]]:
         return [dict(lease) for lease in self.leases.values()]
@@ -121,7 +125,7 @@ class FakeConnector:
     brings_url: ClassVar[bool] = False
     is_public: ClassVar[bool] = False
     made: ClassVar[list["FakeConnector"]] = []
-    fails: ClassVar[ConnectorError | None] = None
+    fails: ClassVar[Exception | None] = None
     hangs: ClassVar[bool] = False
 
     def __init__(self, assignment: Assignment) -> None:
@@ -215,7 +219,7 @@ class World:
         self.backend.actions[:] = actions
         found = await asyncio.to_thread(tunnel.carrier.beat)
         await asyncio.sleep(0)
-        obeying = tunnel.carrier._obeying  # type: ignore[attr-defined]
+        obeying = tunnel.carrier.orders.task  # type: ignore[attr-defined]
         if obeying is not None:
             await asyncio.wait([obeying])
         return found
@@ -478,6 +482,9 @@ def test_a_replacement_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(FakeConnector, "fails", ConnectorError("the edge is down"))
         await world.beat(tunnel, "recreate_tunnel")
         assert tunnel.lease_id == "lease_1"
+        # At once, not at the end.
+        while world.backend.leases["lease_2"]["status"] != "released":  # noqa: ASYNC110
+            await asyncio.sleep(0)
         assert await tunnel.release(5) is None
 
     world = run(scenario)
@@ -510,12 +517,183 @@ def test_a_connector_may_come_back_with_another_url(monkeypatch: pytest.MonkeyPa
     assert run(scenario).backend.asked == []
 
 
+def test_nothing_is_asked_for_once_the_lease_is_given_back() -> None:
+    async def scenario(world: World) -> None:
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        assert await tunnel.release(5) is None
+        await world.beat(tunnel, "recreate_tunnel")  # was under way in its thread
+
+    assert list(run(scenario).backend.leases) == ["lease_1"]
+
+
+def test_a_replacement_that_is_being_made_at_the_end_is_given_back() -> None:
+    async def scenario(world: World) -> None:
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        asked, answers = asyncio.Event(), asyncio.Event()
+        call = world.backend.call
+
+        async def slow(request: Request) -> Any:
+            if request.path.endswith("/lease"):
+                asked.set()
+                await answers.wait()
+            return await call(request)
+
+        world.backend.call = slow  # type: ignore[method-assign]
+        world.backend.actions[:] = ["recreate_tunnel"]
+        await asyncio.to_thread(tunnel.carrier.beat)
+        await asked.wait()
+        releasing = asyncio.create_task(tunnel.release(5))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        answers.set()
+        assert await releasing is None
+
+    leases = run(scenario).backend.leases
+    assert {name: lease["status"] for name, lease in leases.items()} == {
+        "lease_1": "released",
+        "lease_2": "released",
+    }
+
+
+def test_a_create_that_takes_too_long_is_given_back_all_the_same() -> None:
+    async def scenario(world: World) -> None:
+        call = world.backend.call
+        late = asyncio.Event()
+
+        async def slow(request: Request) -> Any:
+            if request.path.endswith("/lease"):
+                await late.wait()
+            return await call(request)
+
+        world.backend.call = slow  # type: ignore[method-assign]
+        tunnel = world.tunnel()
+        with pytest.raises(FailureError, match="the backend did not answer"):
+            await tunnel.ready()
+        releasing = asyncio.create_task(tunnel.release(5))
+        await asyncio.sleep(0)
+        late.set()
+        assert await releasing is None
+
+    assert run(scenario, timeout_s=0.05).backend.leases["lease_1"]["status"] == "released"
+
+
+def test_a_lease_that_is_gone_while_it_is_replaced_is_not_lost() -> None:
+    async def scenario(world: World) -> None:
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        asked, answers = asyncio.Event(), asyncio.Event()
+        call = world.backend.call
+
+        async def slow(request: Request) -> Any:
+            if request.path.endswith("/lease"):
+                asked.set()
+                await answers.wait()
+            return await call(request)
+
+        world.backend.call = slow  # type: ignore[method-assign]
+        world.backend.actions[:] = ["recreate_tunnel"]
+        await asyncio.to_thread(tunnel.carrier.beat)
+        await asked.wait()
+        del world.backend.leases["lease_1"]
+        with pytest.raises(TunnelError):  # a beat in vain, and no more than that
+            await asyncio.to_thread(tunnel.carrier.beat)
+        answers.set()
+        await asyncio.wait([tunnel.carrier.orders.task])  # type: ignore[attr-defined]
+        assert (await world.beat(tunnel)).alive
+        assert tunnel.lease_id == "lease_2"
+        assert await tunnel.release(5) is None
+
+    run(scenario)
+
+
+def test_a_refresh_that_is_refused_hides_no_action() -> None:
+    async def scenario(world: World) -> None:
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        world.now += TTL_S / 2
+        world.backend.refusals["/refresh"] = from_status(409, {"message": "no"}, where="here")
+        assert (await world.beat(tunnel, "restart_connector")).alive
+        assert len(FakeConnector.made) == 2
+        await tunnel.release(5)
+
+    run(scenario)
+
+
+def test_an_end_that_is_no_moment_changes_nothing() -> None:
+    async def scenario(world: World) -> None:
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        world.now += TTL_S / 2
+        call = world.backend.call_from_thread
+        world.backend.call_from_thread = (  # type: ignore[method-assign]
+            lambda request: call(request) | {"expires_at": "soon"}
+        )
+        assert (await world.beat(tunnel)).alive
+        assert tunnel.carrier.expires_at == ENDS
+        world.backend.call_from_thread = call  # type: ignore[method-assign]
+        await tunnel.release(5)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("said", [0, -3, "30", None, [], float("inf"), float("nan")])
+def test_a_next_heartbeat_that_makes_no_sense(said: object) -> None:
+    async def scenario(world: World) -> None:
+        call = world.backend.call_from_thread
+        world.backend.call_from_thread = (  # type: ignore[method-assign]
+            lambda request: call(request) | {"next_heartbeat_seconds": said}
+        )
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        assert tunnel.carrier.interval_s == 30
+        assert (await world.beat(tunnel)).next_s is None
+        world.backend.call_from_thread = call  # type: ignore[method-assign]
+        await tunnel.release(5)
+
+    run(scenario)
+
+
+def test_a_connector_whose_failure_nobody_foresaw(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        monkeypatch.setattr(FakeConnector, "fails", KeyError("origin"))
+        await world.beat(tunnel, "restart_connector")
+        monkeypatch.setattr(FakeConnector, "fails", None)
+        await world.beat(tunnel, "restart_connector")
+        await world.beat(tunnel)
+        await tunnel.release(5)
+
+    errors = [body["last_error"] for body in run(scenario).backend.said("/heartbeat")]
+    assert errors == [None, None, "restart_connector failed: KeyError: 'origin'", None]
+
+
+def test_leases_that_share_a_connector_restart_it_once() -> None:
+    async def scenario(world: World) -> None:
+        world.backend.tunnel_token = "tt"
+        one, two = world.tunnel(), world.tunnel()
+        await asyncio.gather(one.ready(), two.ready())
+        world.backend.actions[:] = ["restart_connector", "restart_connector"]
+        for tunnel in (one, two):  # the loop has no turn between them
+            tunnel.carrier.beat()
+        await asyncio.sleep(0)
+        orders = [t.carrier.orders for t in (one, two)]  # type: ignore[attr-defined]
+        await asyncio.wait([order.task for order in orders])
+        assert [order.last_error for order in orders] == ["", ""]
+        assert [connector.state for connector in FakeConnector.made] == ["stopped", "connected"]
+        await asyncio.gather(one.release(5), two.release(5))
+
+    run(scenario)
+
+
 # --- connectors and gateways
 
 
 def test_leases_of_one_tunnel_share_its_connector_until_it_is_idle() -> None:
     async def scenario(world: World) -> None:
-        world.backend.by_key = _OneKey(world.backend.by_key)  # every create: the same lease
+        world.backend.tunnel_token = "tt"
         one, two = world.tunnel(), world.tunnel()
         await asyncio.gather(one.ready(), two.ready())
         (connector,) = FakeConnector.made
@@ -531,14 +709,71 @@ def test_leases_of_one_tunnel_share_its_connector_until_it_is_idle() -> None:
     run(scenario, idle_s=0)
 
 
-class _OneKey(dict[str, str]):
-    """Finds the only lease under each key."""
+def test_a_connector_that_failed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        world.backend.tunnel_token = "tt"
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeConnector, "fails", ConnectorError("no network"))
+            await _failure(world.tunnel())
+        again = world.tunnel()
+        await again.ready()
+        await again.release(5)
 
-    def __contains__(self, key: object) -> bool:
-        return bool(len(self))
+    run(scenario)
 
-    def __getitem__(self, key: str) -> str:
-        return next(iter(self.values()))
+
+def test_a_lease_begins_with_the_url_that_a_shared_connector_has_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(world: World) -> None:
+        world.now = time.time()
+        one = world.tunnel("own-url")
+        await one.ready()
+        port = FakeConnector.made[0].assignment.gateway_url.rpartition(":")[2]
+        monkeypatch.setattr(OwnUrlConnector, "origin", f"http://localhost:{port}")
+        two = world.tunnel("own-url")
+        await two.ready()
+        assert len(FakeConnector.made) == 1
+        assert two.url("").startswith(f"http://localhost:{port}/")
+        await asyncio.gather(one.release(5), two.release(5))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("prefix", ["", "/", None])
+def test_a_lease_without_a_prefix(prefix: str | None) -> None:
+    async def scenario(world: World) -> None:
+        world.backend.changes = {"route_prefix": prefix, "hostname": None}
+        tunnel = world.tunnel("public")
+        async with await serve(tunnel):
+            await tunnel.ready()
+            url = tunnel.url("")
+            origin, _, secret = url.removeprefix("http://").partition("/")
+            assert len(secret) == 32
+            assert await ask(f"{url}/x") == (200, b"app /x")
+            assert (await ask(f"http://{origin}/x"))[0] == 404
+            assert (await ask(f"http://{origin}/__synth/ready"))[0] == 200
+            await tunnel.release(5)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"public_url": None, "hostname": None}, "neither a public_url nor a hostname"),
+        ({"gateway_port": 70_000}, "cannot be used: Expected `int` <= 65535"),
+        ({"expires_at": None}, "a lease that cannot be used"),
+        ({"expires_at": "soon"}, "a lease that cannot be used"),
+        ({"lease_id": None}, "a lease without an id"),
+    ],
+)
+def test_a_lease_that_lacks_something(change: dict[str, Any], part: str) -> None:
+    async def scenario(world: World) -> None:
+        world.backend.changes = change
+        assert part in (await _failure(world.tunnel())).message
+
+    run(scenario)
 
 
 def test_a_public_lease_has_an_unguessable_path_and_is_reported() -> None:
