@@ -6,6 +6,7 @@ for another, and then stops.
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 _IDLE_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 6.0
 _SHOWN_LINES: Final = 12
+_RANDOM: Final = re.compile(r"[0-9a-f]{32,}")
+"""The part of a lease's path that nobody can guess."""
 
 
 class Connection:
@@ -79,7 +82,7 @@ class Connection:
     def _failure(self, error: ConnectorError) -> FailureError:
         return FailureError(
             "CONNECTOR_FAILED",
-            f"the {self.name} connector failed: {error.message}"
+            f"the {self.name} connector failed: {_without_paths(error.message)}"
             f"{self.quoted_lines(besides=error.message)}",
             error.hint,
         )
@@ -117,14 +120,15 @@ class Connection:
         connector = self._connector
         if connector is None:
             return ConnectorStatus(connected=False, error="it is not started")
-        return connector.status()
+        status = connector.status()
+        return ConnectorStatus(status.connected, _without_paths(status.error))
 
     def quoted_lines(self, *, besides: str = "") -> str:
         """Return its last lines for an error message, or nothing where that says them already."""
         lines = self._connector.logs()[-_SHOWN_LINES:] if self._connector is not None else []
         if all(line.strip() in besides for line in lines):
             return ""
-        return "; its last lines:\n  " + "\n  ".join(lines) if lines else ""
+        return _without_paths("; its last lines:\n  " + "\n  ".join(lines)) if lines else ""
 
     async def stop(self) -> None:
         """End it for good, within some seconds."""
@@ -140,6 +144,11 @@ class Connection:
         await asyncio.wait([stopping], timeout=_STOP_TIMEOUT_S)
         if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
             _log.warning("the %s connector did not stop as it should", self.name)
+
+
+def _without_paths(text: str) -> str:
+    """Take out what lets callers in: programs name the URLs of requests that fail."""
+    return _RANDOM.sub("…", text)
 
 
 class Connections:
@@ -167,6 +176,8 @@ class Connections:
         self._connections: dict[tuple[str, ...], Connection] = {}
         self._idle: dict[Connection, asyncio.TimerHandle] = {}
         """Those without leases, and what will stop them."""
+        self._retiring: set[asyncio.Task[None]] = set()
+        """What stops others."""
 
     def kind(self, name: str) -> type[Connector]:
         """Return a provider's class.
@@ -225,10 +236,13 @@ class Connections:
         self._idle.pop(connection, None)
         for key in [key for key, known in self._connections.items() if known is connection]:
             del self._connections[key]
-        spawn(connection.stop())
+        stopping = spawn(connection.stop())
+        self._retiring.add(stopping)
+        stopping.add_done_callback(self._retiring.discard)
 
     async def close(self) -> None:
         """Stop them all."""
         for timer in self._idle.values():
             timer.cancel()
-        await asyncio.gather(*(connection.stop() for connection in self._connections.values()))
+        stopping = (connection.stop() for connection in self._connections.values())
+        await asyncio.gather(*stopping, *self._retiring)

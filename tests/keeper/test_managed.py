@@ -832,6 +832,38 @@ def test_a_connector_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(scenario).backend.leases["lease_1"]["status"] == "released"
 
 
+def test_what_a_program_prints_of_a_url_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = 32 * "5f"
+    error = ConnectorError(f"request failed dest=https://x.example/m/r_{secret}/hook")
+    monkeypatch.setattr(FakeConnector, "fails", error)
+    monkeypatch.setattr(FakeConnector, "logs", lambda _: [f"GET /m/r_{secret}/hook: EOF"])
+
+    async def scenario(world: World) -> None:
+        failure = await _failure(world.tunnel())
+        assert secret not in failure.message
+        assert "dest=https://x.example/m/r_…/hook" in failure.message
+        assert "GET /m/r_…/hook: EOF" in failure.message
+
+    run(scenario)
+
+
+def test_a_connector_that_takes_its_time_to_stop_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def stop(connector: FakeConnector) -> None:
+        connector.state = "stopping"
+        await asyncio.sleep(0.05)
+        connector.state = "stopped"
+
+    async def scenario(world: World) -> None:
+        monkeypatch.setattr(FakeConnector, "hangs", True)
+        monkeypatch.setattr(FakeConnector, "stop", stop)
+        await _failure(world.tunnel())
+
+    run(scenario, timeout_s=0.1)
+    assert FakeConnector.made[0].state == "stopped"
+
+
 def test_a_connector_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeConnector, "hangs", True)
 

@@ -246,6 +246,25 @@ def test_a_removed_lease_is_404_and_may_come_back() -> None:
     run(scenario)
 
 
+def test_a_connection_that_was_kept_is_of_no_use_once_the_lease_is_gone() -> None:
+    async def scenario(world: World) -> None:
+        await world.start("")
+        reader, writer = await asyncio.open_connection(HOST, world.gateway.port)
+        ask = f"GET {PREFIX}/x HTTP/1.1\r\nHost: demo.example.com\r\n\r\n".encode()
+        writer.write(ask)
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(len(b"app /x"))
+
+        world.gateway.remove("lease_1")
+
+        writer.write(ask)
+        assert b" 404 " in await reader.readuntil(b"\r\n\r\n")
+        assert len(world.apps[""].seen) == 1
+        writer.close()
+
+    run(scenario)
+
+
 def test_a_taken_port_is_left_to_its_owner() -> None:
     async def scenario(world: World) -> None:
         taken = await world.tunnels.app("other")
