@@ -9,10 +9,13 @@ from typing import Final
 from ..relay.agent import Agent
 from ..relay.target import Target
 from .failures import FailureError
+from .ports import accepts_now
 
 __all__ = ["Serving"]
 
 _CLOSE_TIMEOUT_S: Final = 1.0
+_PROBED: Final = 8
+_PROBE_TIMEOUT_S: Final = 0.5
 
 
 class Serving:
@@ -61,6 +64,14 @@ class Serving:
     def targets(self) -> list[Target]:
         """All targets."""
         return list(self._targets.values())
+
+    def accepts_now(self) -> bool:
+        """Whether one of the first few targets accepts connections. For a thread, which it
+        blocks for some seconds at most."""
+        return any(
+            accepts_now(target.host, target.port, _PROBE_TIMEOUT_S)
+            for target in self.targets[:_PROBED]
+        )
 
     def set_target(self, address: str, target: Target) -> None:
         """Lead an address to a target, now or as soon as the lease is there."""

@@ -159,6 +159,7 @@ class Way:
             raise RuntimeError("there is no lease yet")
         answer = await self._plane.call(self._request)
         if answer.get("lease_id") != self.lease.lease_id:
+            await self.lease.give_back_another(answer)
             raise FailureError("TUNNEL_INTERNAL", "the backend forgot the lease's idempotency key")
         self._made, self._answer = self.lease.read(answer, _MadeManagedLease), answer
         before, seen = self._connection, self.starts

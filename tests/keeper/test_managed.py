@@ -431,6 +431,21 @@ def test_a_rotation_that_changes_nothing_restarts_the_connector() -> None:
     run(scenario)
 
 
+def test_a_backend_that_forgets_idempotency_keys_is_left_nothing() -> None:
+    async def scenario(world: World) -> None:
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        world.backend.by_key.clear()
+        await world.beat(tunnel, "rotate_tunnel")
+        assert tunnel.lease_id == "lease_1"
+        assert world.backend.leases["lease_2"]["status"] == "released"
+        await world.beat(tunnel)
+        await tunnel.release(5)
+
+    last_error = run(scenario).backend.said("/heartbeat")[-1]["last_error"]
+    assert last_error == "rotate_tunnel failed: the backend forgot the lease's idempotency key"
+
+
 def test_the_tunnel_is_made_anew() -> None:
     async def scenario(world: World) -> None:
         tunnel = world.tunnel()
@@ -649,6 +664,21 @@ def test_a_next_heartbeat_that_makes_no_sense(said: object) -> None:
         await tunnel.ready()
         assert tunnel.carrier.interval_s == 30
         assert (await world.beat(tunnel)).next_s is None
+        world.backend.call_from_thread = call  # type: ignore[method-assign]
+        await tunnel.release(5)
+
+    run(scenario)
+
+
+def test_a_backend_that_wants_beats_without_a_pause() -> None:
+    async def scenario(world: World) -> None:
+        call = world.backend.call_from_thread
+        world.backend.call_from_thread = (  # type: ignore[method-assign]
+            lambda request: call(request) | {"next_heartbeat_seconds": 1e-9}
+        )
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        assert tunnel.carrier.beat().next_s == 0.1
         world.backend.call_from_thread = call  # type: ignore[method-assign]
         await tunnel.release(5)
 
@@ -987,7 +1017,7 @@ def test_callers_send_what_cloudflare_access_wants() -> None:
 def test_an_account_s_lease_comes_from_the_backend_though_the_connector_knows_its_url(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pytest_synth_tunnels.keeper.managed.ACCOUNTS", ("own-url",))
+    monkeypatch.setattr("pytest_synth_tunnels.keeper.ways.ACCOUNTS", ("own-url",))
     monkeypatch.setattr("pytest_synth_tunnels.keeper.way.ACCOUNTS", ())
 
     async def scenario(world: World) -> None:
