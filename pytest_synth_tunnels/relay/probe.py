@@ -26,22 +26,31 @@ class Probes:
     def __init__(self, agent: "Agent") -> None:
         self._agent = agent
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looks: dict[tuple[Target, ...], asyncio.Task[bool]] = {}
+        """What is being found out. Who asks meanwhile gets the same answer, so that many questions
+        are one for the apps."""
 
     def ask(self, question: ReqHeaders, targets: Iterable[Target]) -> None:
         """Answer 200 as soon as one of the apps answers, or 503 within two seconds."""
-        task = asyncio.create_task(self._answer(question, list(targets)))
+        task = asyncio.create_task(self._answer(question, tuple(targets)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def cancel(self) -> None:
         """Answer nothing any more."""
-        for task in self._tasks:
+        for task in (*self._tasks, *self._looks.values()):
             task.cancel()
 
-    async def _answer(self, question: ReqHeaders, targets: list[Target]) -> None:
+    def _look(self, targets: tuple[Target, ...]) -> "asyncio.Task[bool]":
+        if targets not in self._looks:
+            look = self._looks[targets] = asyncio.create_task(_any_answers(targets))
+            look.add_done_callback(lambda _: self._looks.pop(targets))
+        return self._looks[targets]
+
+    async def _answer(self, question: ReqHeaders, targets: tuple[Target, ...]) -> None:
         rid, lease_id = question.rid, question.lease_id
         head_only = question.method == "HEAD"
-        if any(await asyncio.gather(*map(_answers, targets))):
+        if await asyncio.shield(self._look(targets)):
             body = b"" if head_only else b'{"status":"ready"}'
             headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
             self._agent.respond(rid, lease_id, 200, headers, body)
@@ -49,6 +58,10 @@ class Probes:
         names = ", ".join(target.name for target in targets) or "any target"
         message = f"no app answers on {names} below status 500"
         answer(self._agent, rid, lease_id, 503, "target_unreachable", message, head_only)
+
+
+async def _any_answers(targets: Iterable[Target]) -> bool:
+    return any(await asyncio.gather(*map(_answers, targets)))
 
 
 async def _answers(target: Target) -> bool:

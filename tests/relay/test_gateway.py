@@ -216,6 +216,32 @@ def test_not_ready_while_the_app_does_not_answer_well(app: Any) -> None:
     run(scenario)
 
 
+def test_many_questions_are_one_for_the_app() -> None:
+    async def scenario(world: World) -> None:
+        asked, answers = 0, asyncio.Event()
+
+        async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            asked += 1
+            await answers.wait()
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            writer.close()
+
+        await world.start()
+        async with await asyncio.start_server(app, HOST, 0) as server:
+            target = Target(HOST, server.sockets[0].getsockname()[1])
+            world.agent.set_target("lease_1", "", target)
+            asking = [asyncio.create_task(world.ask(f"{PREFIX}/__synth/ready")) for _ in range(20)]
+            while len(world.agent._probes._tasks) < 20:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+            answers.set()
+            assert {status for status, _ in await asyncio.gather(*asking)} == {200}
+        assert asked == 1
+        assert world.agent._probes._looks == {}
+
+    run(scenario)
+
+
 def test_not_ready_without_any_app() -> None:
     async def scenario(world: World) -> None:
         await world.start()
