@@ -281,8 +281,11 @@ class ManagedCarrier:
 
     @property
     def release_error(self) -> str:
-        owed = self._ways.owed
-        return owed[0].release_error if owed else ""
+        owed = next(iter(self._ways.owed), None)
+        if owed is None:
+            return ""
+        former = f"{owed.lease_id}, which it replaced: " if owed.lease_id != self.lease_id else ""
+        return former + owed.release_error
 
     async def close(self) -> None:
         self._ways.leave()

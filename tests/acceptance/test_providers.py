@@ -62,6 +62,22 @@ def test_workers_share_one_lease_one_gateway_and_one_connector(
     runtime.assert_nothing_left()
 
 
+def test_workers_with_leases_of_their_own_share_gateway_and_connector(
+    suite: pytest.Pytester, runtime: RuntimeDirectory
+) -> None:
+    suite.makepyfile(conftest=(suite.path / "conftest.py").read_text() + STATE)
+    arguments = ["--synth-tunnels-provider", "cloudflared", "--synth-tunnels-share", "worker"]
+    result = suite.runpytest_subprocess(*arguments, "-n", "2", "--dist", "each", "-v")
+    result.assert_outcomes(passed=24)
+    result.stdout.fnmatch_lines(["2 created, 2 released"])
+    found = states(suite)
+    assert len({state["id"] for state in found}) == 2
+    assert len({state["gateway"]["port"] for state in found}) == 1
+    assert len({state["managed_tunnel_id"] for state in found}) == 1
+    assert [state["connector"]["starts"] for state in found] == [1, 1]
+    runtime.assert_nothing_left()
+
+
 def test_a_connector_that_is_killed_costs_no_request(
     suite: pytest.Pytester, runtime: RuntimeDirectory
 ) -> None:

@@ -979,6 +979,17 @@ def test_a_backend_that_is_down_at_the_end_is_owed_a_release() -> None:
     run(scenario)
 
 
+def test_a_replaced_lease_that_cannot_be_given_back_is_named() -> None:
+    async def scenario(world: World) -> None:
+        tunnel = world.tunnel()
+        await tunnel.ready()
+        world.backend.refusals["lease_1/release"] = TunnelConnectionError("connection refused")
+        await world.beat(tunnel, "recreate_tunnel")
+        assert await tunnel.release(0.3) == "lease_1, which it replaced: connection refused"
+
+    assert run(scenario).backend.leases["lease_2"]["status"] == "released"
+
+
 def test_what_is_asked_for_meanwhile_is_done_after_that() -> None:
     async def scenario(world: World) -> None:
         tunnel = world.tunnel()
