@@ -123,7 +123,8 @@ class Connector(Protocol):
         """
 
     async def ready(self) -> str | None:
-        """Wait until it is connected, for as long as the caller likes.
+        """Wait until it is connected, for as long as the caller likes. Asked again and again: each
+        lease that shares it asks, and each heartbeat of one that :attr:`brings_url`.
 
         Returns:
             The public origin (``https://…`` without a path) if it :attr:`brings_url`.
