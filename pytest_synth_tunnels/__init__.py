@@ -7,9 +7,8 @@ fixtures are in :mod:`.plugin`, the SDK in :mod:`.sdk`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ._version import __version__
-
 if TYPE_CHECKING:
+    from ._version import __version__
     from .facts import LeaseFacts
     from .keeper.client import KeeperError
     from .lease import ExposedLease, Lease
@@ -44,6 +43,7 @@ _HOMES = {
     "Lease": ".lease",
     "LeaseFacts": ".facts",
     "Settings": ".settings",
+    "__version__": "._version",
 }
 
 

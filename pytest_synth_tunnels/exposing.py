@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from .keeper.client import Keeper
 from .keeper.messages import Expose, LeaseInfo
-from .keeper.real import Real
+from .real import Real
 from .lease import ExposedLease
 
 __all__ = ["exposer", "listen"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from .keeper.real import Real
+from .real import Real
 
 __all__ = ["LeaseFacts"]
 

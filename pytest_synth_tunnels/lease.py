@@ -15,7 +15,7 @@ from .keeper.messages import (
     Token,
     WaitReady,
 )
-from .keeper.real import Real
+from .real import Real
 from .sdk.models import Secret
 
 if TYPE_CHECKING:

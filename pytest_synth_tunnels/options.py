@@ -5,7 +5,7 @@ Loaded with pytest whether or not tunnels are used, so it is small.
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 __all__ = [
@@ -26,32 +26,30 @@ PROVIDERS = ("synthtunnel", "ngrok", "cloudflared", "cloudflared-quick")
 """The providers that need no plugin."""
 
 
-class Option(NamedTuple):
-    """One setting as a user gives it.
+class Option:
+    """One setting as a user gives it. (No dataclass, which would cost every pytest start more than
+    all the rest of this module.)
 
     Attributes:
         name: its field in :class:`Settings`.
         parse: makes the value from text; raises ``ValueError`` that says what is wrong.
         help: one line for ``--help``.
         metavar: what ``--help`` calls the value.
+        ini: what the ini file calls it.
+        flag: what the command line calls it.
+        variable: what the environment calls it.
     """
 
-    name: str
-    parse: Callable[[str], Any]
-    help: str
-    metavar: str
-
-    @property
-    def ini(self) -> str:
-        return f"synth_tunnels_{self.name}"
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.ini.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        return self.ini.upper()
+    def __init__(
+        self, name: str, parse: "Callable[[str], Any]", help_line: str, metavar: str
+    ) -> None:
+        self.name = name
+        self.parse = parse
+        self.help = help_line
+        self.metavar = metavar
+        self.ini = f"synth_tunnels_{name}"
+        self.flag = "--" + self.ini.replace("_", "-")
+        self.variable = self.ini.upper()
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .keeper.real import Real
+from .real import Real
 from .options import API_KEY_VARIABLE, OPTIONS, Option
 
 if TYPE_CHECKING:

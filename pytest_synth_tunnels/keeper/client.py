@@ -30,7 +30,7 @@ from .messages import (
     encode,
     proof,
 )
-from .real import Real
+from ..real import Real
 from .rundir import RunDirectoryError
 
 __all__ = ["Keeper", "KeeperError"]

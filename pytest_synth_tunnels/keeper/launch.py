@@ -20,7 +20,7 @@ from typing import Any
 
 from ..options import API_KEY_VARIABLE, BACKEND_URL_VARIABLE
 from ..settings import Settings
-from .real import Real
+from ..real import Real
 from .rundir import RunDirectory
 
 __all__ = ["Run", "launch", "pause"]

@@ -8,7 +8,7 @@ path is fixed early, and :mod:`.real` has the functions that touch it.
 import os
 import stat
 
-from .real import Real
+from ..real import Real
 
 __all__ = ["RunDirectory", "RunDirectoryError"]
 
