@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from .keeper.client import Keeper
 from .keeper.messages import Expose, LeaseInfo
-from .real import Real
 from .lease import ExposedLease
+from .real import Real
 
 __all__ = ["exposer", "listen"]
 

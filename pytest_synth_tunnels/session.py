@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .real import Real
 from .options import API_KEY_VARIABLE, OPTIONS, Option
+from .real import Real
 
 if TYPE_CHECKING:
     from .keeper.client import Keeper

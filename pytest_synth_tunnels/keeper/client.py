@@ -9,6 +9,7 @@ import _socket
 from json import loads
 from typing import Any, TypeVar
 
+from ..real import Real
 from ..sdk.errors import TunnelError
 from ..sdk.models import Secret
 from .launch import Run, launch, pause
@@ -30,7 +31,6 @@ from .messages import (
     encode,
     proof,
 )
-from ..real import Real
 from .rundir import RunDirectoryError
 
 __all__ = ["Keeper", "KeeperError"]

@@ -19,8 +19,8 @@ from json import dumps
 from typing import Any
 
 from ..options import API_KEY_VARIABLE, BACKEND_URL_VARIABLE
-from ..settings import Settings
 from ..real import Real
+from ..settings import Settings
 from .rundir import RunDirectory
 
 __all__ = ["Run", "launch", "pause"]

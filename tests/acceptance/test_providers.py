@@ -280,3 +280,33 @@ def test_a_missing_program_is_said_once_and_how_to_get_it(
     assert API_KEY not in text
     assert [note for note in backend.notes() if "released" in note]
     runtime.assert_nothing_left()
+
+
+def test_an_app_may_come_later_than_its_lease(
+    suite: pytest.Pytester, runtime: RuntimeDirectory
+) -> None:
+    suite.makepyfile(
+        test_app="""
+        import threading
+        from http.server import HTTPServer, SimpleHTTPRequestHandler
+        from urllib.error import HTTPError
+        from urllib.request import urlopen
+
+        import pytest
+        from pytest_synth_tunnels import KeeperError
+
+        def test_late(synth_lease, exposed_port):
+            with pytest.raises(KeeperError, match=f"not listen on 127.0.0.1:{exposed_port}"):
+                synth_lease.wait_ready(0.2)
+            with pytest.raises(HTTPError, match="503"):
+                urlopen(synth_lease.url("/__synth/ready"), timeout=20)
+            app = HTTPServer(("127.0.0.1", exposed_port), SimpleHTTPRequestHandler)
+            threading.Thread(target=app.serve_forever).start()
+            synth_lease.wait_ready(20)
+            assert urlopen(synth_lease.url("/__synth/ready"), timeout=20).status == 200
+            assert urlopen(synth_lease.url("/"), timeout=20).status == 200
+            app.shutdown(), app.server_close()
+        """
+    )
+    suite.runpytest_subprocess("--synth-tunnels-provider", "ngrok").assert_outcomes(passed=1)
+    runtime.assert_nothing_left()

@@ -7,6 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import websockets.asyncio.client
+import websockets.asyncio.server
+from websockets.asyncio.server import ServerConnection
 
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.gateway import HOST, Gateway
@@ -298,5 +301,29 @@ def test_a_taken_port_is_left_to_its_owner() -> None:
             await world.gateway.start(taken.port)
         await world.start("")
         assert await world.ask(f"{PREFIX}/x") == (200, b"app /x")
+
+    run(scenario)
+
+
+def test_a_websocket_goes_through() -> None:
+    async def scenario(world: World) -> None:
+        await world.start()
+
+        async def echo(connection: ServerConnection) -> None:
+            assert connection.request is not None
+            await connection.send(connection.request.path)
+            async for message in connection:
+                await connection.send(message)
+
+        async with websockets.asyncio.server.serve(echo, HOST, 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            world.agent.set_target("lease_1", "", Target(HOST, port))
+            url = f"ws://{HOST}:{world.gateway.port}{PREFIX}/socket?a=b"
+            async with websockets.asyncio.client.connect(url) as caller:
+                assert await caller.recv() == "/socket?a=b"
+                await caller.send("hello")
+                assert await caller.recv() == "hello"
+                await caller.send(b"\0\1")
+                assert await caller.recv() == b"\0\1"
 
     run(scenario)
