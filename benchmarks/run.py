@@ -96,7 +96,7 @@ def _document(bench: Bench, tables: list[Table], found: dict[str, Figures], busy
         "the median and, in brackets, the lowest and the highest.\n"
     )
     machine = (
-        f"Machine: {_processor()}, {os.cpu_count()} cores, Linux {platform.release()}, Python "
+        f"Machine: {_processor()}, {os.cpu_count()} cores, Linux {platform.release().partition('-')[0]}, Python "
         f"{platform.python_version()}; other work took {busy} of its processors' time. The app is "
         f"{bench.origin.name} that answers 1 KiB; small requests come from one thread of wrk with "
         f"keep-alive, {bench.duration_s} s for each cell and round. Caller, tunnel and app share "
