@@ -95,8 +95,9 @@ def _document(bench: Bench, tables: list[Table], found: dict[str, Figures], busy
         "each, so that a noisy machine hits all alike. Ratios are of the same round; a cell is "
         "the median and, in brackets, the lowest and the highest.\n"
     )
+    kernel = platform.release().partition("-")[0]
     machine = (
-        f"Machine: {_processor()}, {os.cpu_count()} cores, Linux {platform.release().partition('-')[0]}, Python "
+        f"Machine: {_processor()}, {os.cpu_count()} cores, Linux {kernel}, Python "
         f"{platform.python_version()}; other work took {busy} of its processors' time. The app is "
         f"{bench.origin.name} that answers 1 KiB; small requests come from one thread of wrk with "
         f"keep-alive, {bench.duration_s} s for each cell and round. Caller, tunnel and app share "
