@@ -45,7 +45,9 @@ class App(BaseHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def app(exposed_port):
     server = ThreadingHTTPServer(("127.0.0.1", exposed_port), App)
-    thread = threading.Thread(target=server.serve_forever)
+    # A second Ctrl-C may break off what comes after the yield, and a thread that is no daemon
+    # would then keep the process for good.
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield
     server.shutdown()
