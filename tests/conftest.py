@@ -138,3 +138,10 @@ def refusing_url() -> Iterator[str]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep coverage out of the processes that a test starts: it loads modules of its own, and
+    takes time."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)

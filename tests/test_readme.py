@@ -32,6 +32,7 @@ def test_every_python_block_names_its_file() -> None:
 
 
 @pytest.mark.acceptance
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("arguments", [[], ["-n", "4"], ["-p", "no:xdist"]], ids=" ".join)
 @pytest.mark.parametrize("name", examples())
 def test_example_passes(pytester: pytest.Pytester, name: str, arguments: list[str]) -> None:

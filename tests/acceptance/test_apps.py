@@ -7,7 +7,7 @@ import pytest
 
 from .conftest import RuntimeDirectory
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.usefixtures("unmeasured")]
 
 CALLS = """
 import os

@@ -20,6 +20,7 @@ from .test_endings import Running, ledger_lines, wait_until
 
 pytestmark = [
     pytest.mark.acceptance,
+    pytest.mark.usefixtures("unmeasured"),
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.name != "posix", reason="kills by SIGKILL"),
 ]

@@ -19,6 +19,7 @@ from .conftest import CountingBackend, RuntimeDirectory
 
 pytestmark = [
     pytest.mark.acceptance,
+    pytest.mark.usefixtures("unmeasured"),
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and process groups"),
 ]
 

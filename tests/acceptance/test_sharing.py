@@ -4,7 +4,7 @@ import pytest
 
 from .conftest import CountingBackend, RuntimeDirectory
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.usefixtures("unmeasured")]
 
 
 @pytest.mark.parametrize(

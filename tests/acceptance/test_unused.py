@@ -4,7 +4,7 @@ import pytest
 
 from .conftest import RuntimeDirectory
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.usefixtures("unmeasured")]
 
 HEAVY = ("asyncio", "filelock", "httptools", "httpx", "msgspec", "websockets")
 
@@ -18,12 +18,6 @@ def test_threads():
     import threading
     assert threading.active_count() == 1
 """
-
-
-@pytest.fixture(autouse=True)
-def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep coverage, which loads modules of its own, out of the runs."""
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 def test_nothing_is_loaded(pytester: pytest.Pytester, runtime: RuntimeDirectory) -> None:

@@ -176,11 +176,12 @@ def test_a_link_that_died_in_its_sleep_is_replaced(monkeypatch: pytest.MonkeyPat
             await peer.send(ACK)
             if visits == 1:
                 peer.transport.pause_reading()
+                await news.until(lambda: news.all)  # it is attached, and then it sleeps
                 asleep_s = 3600
             await peer.wait_closed()
 
         async with (
-            serve(relay, "127.0.0.1", 0) as server,
+            serve(relay, "127.0.0.1", 0, close_timeout=0.1) as server,
             dialing(port_of(server), news, now=lambda: time.monotonic() + asleep_s),
         ):
             await news.until(lambda: len(news.all) == 3)
