@@ -7,8 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import httpx
 
@@ -35,6 +34,7 @@ _READY_TIMEOUT_S: Final = 45.0
 _CALL_TIMEOUT_S: Final = 15.0
 _CONNECT_TIMEOUT_S: Final = 2.0
 _VERSION_TIMEOUT_S: Final = 10.0
+_MAX_REQUEST_BYTES: Final = 65_536
 _LEASE_TTL_S: Final = 90.0
 _GATEWAY_PORT: Final = 8016
 
@@ -169,10 +169,12 @@ class Checks:
         """Open a lease, call a small app through its public URL, and give it back."""
         proof = secrets.token_hex(16)
         began = time.perf_counter()
-        app = await asyncio.start_server(_App(proof).serve, HOST, 0)
-        async with app:
+        app = _App(proof)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Caller(app), HOST, 0)
+        try:
             request = Expose(
-                target=f"http://{HOST}:{_port_of(app)}",
+                target=f"http://{HOST}:{_port_of(server)}",
                 provider=None,
                 ttl_s=_LEASE_TTL_S,
                 name="doctor",
@@ -187,27 +189,53 @@ class Checks:
             if status != 200 or body != proof:
                 raise ProblemError(f"the public URL answered {status}, and not what the app said")
             await self._ask(CloseLease(lease_id=lease.lease_id), Done)
+        finally:
+            # From Python 3.12 on, to wait for the server is to wait for its connections.
+            server.close()
+            await asyncio.sleep(0)  # what was accepted at the very end begins
+            app.close()
         return (
             f"lease open in {opened_s:.1f} s, a request and its answer {took_ms:.0f} ms, released"
         )
 
 
 class _App:
-    """Answers every request with the same text."""
+    """Answers every request with the same text, and closes the connection.
+
+    Args:
+        text: the answer.
+    """
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\nConnection: close"
+        self.answer = f"{head}\r\n\r\n{text}".encode()
+        self.open: set[asyncio.Transport] = set()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request."""
-        try:
-            with suppress(OSError, EOFError, asyncio.LimitOverrunError):
-                await reader.readuntil(b"\r\n\r\n")
-                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self._text)}"
-                writer.write(f"{head}\r\nConnection: close\r\n\r\n{self._text}".encode())
-                await writer.drain()
-        finally:  # a heartbeat may have looked in at the very end
-            writer.close()
+    def close(self) -> None:
+        """End what is still open."""
+        for transport in list(self.open):
+            transport.abort()
+
+
+class _Caller(asyncio.Protocol):
+    """One connection to an app."""
+
+    def __init__(self, app: _App) -> None:
+        self._app = app
+        self._request = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._app.open.add(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._request += data
+        if b"\r\n\r\n" in self._request or len(self._request) > _MAX_REQUEST_BYTES:
+            self._transport.write(self._app.answer)
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._app.open.discard(self._transport)
 
 
 def _port_of(server: asyncio.Server) -> int:
