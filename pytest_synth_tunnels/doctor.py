@@ -24,7 +24,6 @@ from .settings import Settings, SettingsError, resolve
 
 __all__ = ["Finding", "Verdict", "examine"]
 
-_SETTLE_S: Final = 0.05
 _DEADLINE_S: Final = 90.0
 
 # What the keeper logs is in the findings.
@@ -112,7 +111,6 @@ class _Examination:
             self._tell("deadline", Verdict.PROBLEM, f"the checks took over {_DEADLINE_S:g} s")
         finally:
             report = await service.finish()
-            await asyncio.sleep(_SETTLE_S)  # transports that were closed say so later
         for line in report.unreleased:
             self._tell("release", Verdict.PROBLEM, line)
         return not self._failed

@@ -227,7 +227,7 @@ class Backend:
         link = WebSocketLink()
         session = link.handler = self._relay.session(link, token)
         self._links.add(link)
-        link.gone.add_done_callback(lambda _: self._links.discard(link))
+        link.closed.add_done_callback(lambda _: self._links.discard(link))
         link.adopt(transport, received)
         loop = asyncio.get_running_loop()
         loop.call_later(_ATTACH_TIMEOUT_S, _expect_attached, link, session)

@@ -17,6 +17,9 @@ __all__ = ["Dialer"]
 _TIMEOUT_S: Final = 10.0
 """For the connection, and then again for ``ATTACH_ACK``."""
 
+_CLOSE_TIMEOUT_S: Final = 0.5
+"""For the relay to take leave too, where nobody is there to wait for longer."""
+
 
 class _FatalError(Exception):
     """Trying again cannot help."""
@@ -60,6 +63,8 @@ class Dialer:
         self._timeout_s = timeout_s
         self._uniform = uniform
         self._link: WebSocketLink | None = None
+        self._open: set[WebSocketLink] = set()
+        """All that have a connection, also those that are being closed."""
         self._told: tuple[bool, str] | None = None
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -78,7 +83,7 @@ class Dialer:
         self._hurry.set()
 
     async def close(self) -> None:
-        """Detach, and stop dialling. Nothing is told."""
+        """Detach, stop dialling, and wait for the connections to end. Nothing is told."""
         self._sleep.stop()
         task, self._task = self._task, None
         if task is not None:
@@ -89,6 +94,19 @@ class Dialer:
         if link is not None:
             link.close(1000, "the agent is leaving")
             self._agent.link_lost("closed from this end")
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Wait for the relay to close too, but not for long."""
+        ends = [link.closed for link in self._open]
+        if not ends:
+            return
+        try:
+            await asyncio.wait(ends, timeout=_CLOSE_TIMEOUT_S)
+        finally:
+            for link in self._open:
+                link.abort()
+        await asyncio.wait(ends)
 
     async def _run(self) -> None:
         shortest_s, longest_s = self._backoff_s
@@ -122,6 +140,8 @@ class Dialer:
         link = await connect(
             self._url, token=self._token, handler=attaching, timeout_s=self._timeout_s
         )
+        self._open.add(link)
+        link.closed.add_done_callback(lambda _: self._open.discard(link))
         try:
             attaching.begin(link)
             async with asyncio.timeout(self._timeout_s):

@@ -117,6 +117,8 @@ class WebSocketLink(Endpoint):
         """A client's handshake."""
         self.gone: asyncio.Future[str] = self._loop.create_future()
         """Done, with the reason, once nothing more will come."""
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        """Done once there is no connection any more, which may be a while later."""
         self._opening = self._protocol.state is State.CONNECTING
         self._socket: socket.socket | None = None
         self._silenced = False
@@ -234,6 +236,8 @@ class WebSocketLink(Endpoint):
         self._lost(reason)
         if not self.gone.done():
             self.gone.set_result("closed from this end")
+        if not self.closed.done():
+            self.closed.set_result(None)
 
     def pause_writing(self) -> None:
         """Pass the transport's wish on."""

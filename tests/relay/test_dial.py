@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from pytest_synth_tunnels.relay import sleep, websocket
+from pytest_synth_tunnels.relay import dial, sleep, websocket
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
 
@@ -333,5 +333,46 @@ def test_a_url_that_cannot_be_dialled_is_the_end() -> None:
         assert "not a WebSocket URL" in news.fatal[0]
         await dialer.close()
         await agent.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("relay_closes", [True, False])
+def test_closing_waits_for_the_connection_to_end(
+    relay_closes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dial, "_CLOSE_TIMEOUT_S", 0.02)
+    connected: list[websocket.WebSocketLink] = []
+
+    async def connect(*given: Any, **options: Any) -> websocket.WebSocketLink:
+        connected.append(await websocket.connect(*given, **options))
+        return connected[-1]
+
+    monkeypatch.setattr(dial, "connect", connect)
+
+    async def main() -> None:
+        news = News()
+        over = asyncio.Event()
+
+        async def relay(peer: ServerConnection) -> None:
+            await receive(peer)
+            await peer.send(ACK)
+            peer.transport.pause_reading()  # it never learns that the dialer leaves
+            if relay_closes:
+                peer.protocol.send_close(1001, "lease closed")
+                peer.send_data()
+            await over.wait()
+            peer.transport.abort()
+
+        async with (
+            serve(relay, "127.0.0.1", 0) as server,
+            dialing(port_of(server), news, backoff_s=(60.0, 60.0)) as dialer,
+        ):
+            await news.until(lambda: len(news.all) == (2 if relay_closes else 1))
+            (link,) = connected
+            assert not link.closed.done()
+            await dialer.close()
+            assert link.closed.done()
+            over.set()
 
     asyncio.run(main())
