@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
-from pytest_synth_tunnels.relay.reading import keep_read_buffers
+from pytest_synth_tunnels.relay.loop import run
 
 
 async def main(lease: dict[str, Any], port: int) -> None:
@@ -24,5 +24,4 @@ async def main(lease: dict[str, Any], port: int) -> None:
 
 
 if __name__ == "__main__":
-    keep_read_buffers()
-    asyncio.run(main(**json.loads(sys.stdin.readline())))
+    run(main(**json.loads(sys.stdin.readline())))

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from ..relay.reading import keep_read_buffers
+from ..relay.loop import run
 from .server import Backend
 
 __all__ = ["main"]
@@ -30,7 +30,6 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 after a signal, 1 where it cannot listen.
     """
     options = _parser().parse_args(argv)
-    keep_read_buffers()
     if not _is_loopback(options.host):
         _tell(
             f"warning: {options.host} is not a loopback address: other machines can reach this "
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     api_key = os.environ.get(API_KEY_VARIABLE, "").strip() or None
     try:
-        asyncio.run(_serve(options.host, options.port, api_key))
+        run(_serve(options.host, options.port, api_key))
     except OSError as error:
         # asyncio's own text repeats the address; a failed look-up has a negative number.
         known = error.errno is not None and error.errno > 0

@@ -171,7 +171,6 @@ class Child:
             OSError: there is no such program, or it cannot be run.
             ValueError: the arguments or the environment make no sense.
         """
-        own_group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         self._transport, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: _Protocol(self),
             *self._arguments,
@@ -180,7 +179,8 @@ class Child:
             stderr=subprocess.STDOUT,
             env=self._environ,
             cwd=self._cwd,
-            **own_group,
+            # Where there are process groups, one of its own, which all that it starts belongs to.
+            start_new_session=os.name == "posix",
         )
         try:
             self._guard = _guard(self.pid)

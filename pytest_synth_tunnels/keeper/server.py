@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
 
-from ..relay.reading import keep_read_buffers
+from ..relay.loop import run
 from ..settings import Settings
 from .conversation import Conversation
 from .failures import FailureError
@@ -65,8 +65,7 @@ def main(config: dict[str, Any]) -> None:
     except Timeout:
         return
     _log_to_stderr()
-    keep_read_buffers()
-    asyncio.run(Keeper(config, directory).run())
+    run(Keeper(config, directory).run())
     lock.release()
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
+from .answer import answer
 from .deadlines import Deadlines
-from .forward import STALL_S, Forward, answer
+from .forward import STALL_S, Forward
 from .frames import (
     MAX_CHUNK_BYTES,
     AgentCapabilities,

@@ -1,4 +1,4 @@
-"""One request on its way from the relay to the app, and its answer on the way back.
+"""One request on its way from the relay to the app; :mod:`.answer` is the way back.
 
 The head waits for what comes with it: a request whose body arrives in the same tick of the loop
 is one write. Each direction holds at most a window of body (:data:`.frames.WINDOW_BYTES`); with
@@ -8,18 +8,8 @@ a relay that knows no windows the link itself waits, and only for so long.
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from .frames import (
-    MAX_WHOLE_BYTES,
-    WINDOW_BYTES,
-    Headers,
-    ReqHeaders,
-    RespBody,
-    RespEnd,
-    RespError,
-    RespHeaders,
-    Window,
-)
-from .head import error_response
+from .answer import Answer, answer
+from .frames import WINDOW_BYTES, ReqHeaders, RespEnd, RespError, Window
 from .origin import Origin
 from .origin_connection import OriginConnection
 from .response import OriginError
@@ -28,7 +18,7 @@ from .target import Mount
 if TYPE_CHECKING:
     from .agent import Agent
 
-__all__ = ["Forward", "answer"]
+__all__ = ["Forward"]
 
 STALL_S: Final = 10.0
 """How long one slow app may hold up a link that knows no windows."""
@@ -41,7 +31,7 @@ _EARLY_BYTES: Final = 65_536
 """A body that grows to this is not waited for."""
 
 
-class Forward:
+class Forward(Answer):
     """A request (a :class:`~.origin.Responder` and a :class:`~.deadlines.Expiring`).
 
     Args:
@@ -53,28 +43,18 @@ class Forward:
     """
 
     __slots__ = (
-        "_agent",
         "_body",
         "_chunked",
-        "_connection",
-        "_credit",
         "_ended",
-        "_head",
         "_length",
         "_lines",
-        "_method",
-        "_mount",
         "_origin",
         "_received",
-        "_responded",
         "_retried",
         "_sink_paused",
         "_stalled",
         "_timeout_s",
         "_untaken",
-        "due_at",
-        "lease_id",
-        "rid",
         "started",
     )
 
@@ -87,18 +67,12 @@ class Forward:
         path: str,
         timeout_s: float,
     ) -> None:
-        self.rid = frame.rid
+        super().__init__(agent, frame, mount)
         self.started = False
         """It has asked for a connection."""
-        self.due_at = inf
-        self._agent = agent
-        self.lease_id = frame.lease_id
-        self._method = frame.method
-        self._mount = mount
         self._origin = origin
         self._lines, self._length = mount.request_head(frame, path)
         self._timeout_s = timeout_s
-        self._connection: OriginConnection | None = None
         self._body: list[bytes] = []
         """What waits for the connection."""
         self._received = 0
@@ -114,12 +88,6 @@ class Forward:
         self._stalled = False
         """The link waits for this request."""
         self._retried = False
-        self._responded = False
-        """``RESP_HEADERS`` is sent, or waits in ``_head``."""
-        self._head: RespHeaders | None = None
-        """The beginning of the response, as long as the rest may come in the same read."""
-        self._credit: float = WINDOW_BYTES if agent.flow_control else inf
-        """What the relay will still take of the response's body, in bytes."""
 
     @property
     def waits_for_body(self) -> bool:
@@ -195,26 +163,11 @@ class Forward:
                 self._length = self._received
         self._origin.submit(self)
 
-    def window(self, credit_bytes: int) -> None:
-        """Take credit for the response's body."""
-        self._credit += credit_bytes
-        self.resume_reading()
-
     def cancel(self) -> None:
         """Forget the request: nobody waits for it."""
         self._detach()
 
     # --- from the agent
-
-    def pause_reading(self) -> None:
-        """Let the app wait: the link is full."""
-        if self._connection is not None:
-            self._connection.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Go on after :meth:`pause_reading`, if the relay takes more of this response."""
-        if self._connection is not None and self._credit > 0 and not self._agent.link_paused:
-            self._connection.resume_reading()
 
     def expire(self) -> None:
         """Act on the deadline."""
@@ -261,40 +214,6 @@ class Forward:
             self._grant()
         if self._agent.link_paused:
             connection.pause_reading()
-
-    def response_started(self, status: int, headers: Headers, located: bool) -> None:
-        """Pass the head on, with redirects to the app itself made public."""
-        self._responded = True
-        self.due_at = inf
-        if located:
-            headers = self._mount.response_headers(headers)
-        head = RespHeaders(self.rid, status, headers, self.lease_id)
-        if self._agent.whole_messages:
-            self._head = head
-        else:
-            self._agent.send(head)
-
-    def response_body(self, data: bytes) -> None:
-        """Pass a piece of the body on, and stop the app where the relay takes no more."""
-        self._credit -= len(data)
-        head = self._head
-        if head is not None:
-            if len(head.body) + len(data) <= MAX_WHOLE_BYTES:
-                head.body += data
-                return
-            self.response_paused()
-        self._agent.send(RespBody(self.rid, data, lease_id=self.lease_id))
-        if self._credit <= 0 and self._connection is not None:
-            self._connection.pause_reading()
-
-    def response_paused(self) -> None:
-        """Pass on what waits for more."""
-        head, self._head = self._head, None
-        if head is not None:
-            data, head.body = head.body, b""
-            self._agent.send(head)
-            if data:
-                self._agent.send(RespBody(self.rid, data, lease_id=self.lease_id))
 
     def response_ended(self) -> None:
         """Pass the end on. What is still to come of the request's body is dropped."""
@@ -375,15 +294,6 @@ class Forward:
             self._detach()
             answer(self._agent, self.rid, self.lease_id, 400, "INVALID_REQUEST_BODY", message)
 
-    def _give_up(self, status: int, code: str, message: str) -> None:
-        """Answer instead of the app, or cut its answer off where it has begun."""
-        if self._responded:
-            error = RespError(self.rid, "LOCAL_BAD_RESPONSE", message, self.lease_id)
-            self._agent.send(error)
-        else:
-            head_only = self._method == "HEAD"
-            answer(self._agent, self.rid, self.lease_id, status, code, message, head_only)
-
     def _detach(self) -> None:
         """Leave the agent, the link and the app alone from now on."""
         self._agent.forget(self)
@@ -396,20 +306,6 @@ class Forward:
             connection.abandon()
         else:
             self._origin.withdraw(self)
-
-
-def answer(
-    agent: "Agent",
-    rid: str,
-    lease_id: str,
-    status: int,
-    code: str,
-    message: str,
-    head_only: bool = False,
-) -> None:
-    """Answer a request with an error of the agent's own, as a whole response."""
-    _, headers, body = error_response(status, code, message, rid)
-    agent.respond(rid, lease_id, status, headers, b"" if head_only else body)
 
 
 def _chunk(data: bytes) -> bytes:

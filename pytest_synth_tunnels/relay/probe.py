@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from .forward import answer
+from .answer import answer
 from .frames import ReqHeaders
 from .target import Target
 
