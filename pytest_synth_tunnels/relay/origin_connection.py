@@ -121,7 +121,10 @@ class OriginConnection(ResponseReader, asyncio.Protocol):
         if self._responder is None:
             self._transport.abort()  # nobody asked: a server saying that it is about to close
             return
-        self._read(data)
+        if self._left:
+            self._more_body(data)
+        else:
+            self._parse(data)
         if self._responder is None:
             return
         if self._stage in ENDED:

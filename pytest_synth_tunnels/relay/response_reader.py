@@ -128,13 +128,6 @@ class ResponseReader:
 
     # --- for the connection
 
-    def _read(self, data: bytes) -> None:
-        """Read on. Whether the response has ended is in ``_stage``."""
-        if self._left:
-            self._more_body(data)
-        else:
-            self._parse(data)
-
     def _parse(self, data: bytes) -> None:
         """Feed the parser."""
         try:
