@@ -1,6 +1,6 @@
 """Everybody who carries requests."""
 
-from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
+from ours import Embedded, EmbeddedUvloop, OwnAgent, OwnAgentUvloop, PublishedAgent, RustAgent
 from peers import AioWsTunnel, Contender, Direct, Forwarder, LocalTunnel, Ssh
 
 __all__ = ["KEYS", "contenders"]
@@ -9,7 +9,9 @@ _ALL: dict[str, type[Contender]] = {
     "direct": Direct,
     "forwarder": Forwarder,
     "embedded": Embedded,
+    "embedded-uvloop": EmbeddedUvloop,
     "websocket": OwnAgent,
+    "websocket-uvloop": OwnAgentUvloop,
     "rust": RustAgent,
     "containers": PublishedAgent,
     "ssh": Ssh,

@@ -13,15 +13,29 @@ from load import Endpoint
 from peers import AGENTS, Peer
 from processes import BenchmarkError, Process, Processes, poll
 
-__all__ = ["Embedded", "OwnAgent", "PublishedAgent", "RustAgent", "project_python"]
+__all__ = [
+    "Embedded",
+    "EmbeddedUvloop",
+    "OwnAgent",
+    "OwnAgentUvloop",
+    "PublishedAgent",
+    "RustAgent",
+    "project_python",
+]
 
 _SUITE = AGENTS / "lease_in_use.py"
 
 
-def project_python(cache: Cache) -> Path:
-    """Return the interpreter of an environment that has this project and what it needs."""
+def project_python(cache: Cache, *others: str) -> Path:
+    """Return the interpreter of an environment that has this project and what it needs.
+
+    Args:
+        cache: where the environment is.
+        others: packages that are there too.
+    """
     stamp = hashlib.sha256((REPOSITORY / "pyproject.toml").read_bytes()).hexdigest()
-    return cache.python("project", "-e", str(REPOSITORY), stamp=stamp)
+    name = "-".join(("project", *others))
+    return cache.python(name, "-e", str(REPOSITORY), *others, stamp=stamp)
 
 
 class Embedded(Peer):
@@ -29,10 +43,11 @@ class Embedded(Peer):
 
     name = "ours, embedded"
     lacks = ""
+    _others: tuple[str, ...] = ()
 
     def find(self, cache: Cache) -> None:
         """Install this project."""
-        self._python = project_python(cache)
+        self._python = project_python(cache, *self._others)
 
     def prepare(self, processes: Processes, app: Endpoint) -> None:
         """Make a folder for the run."""
@@ -85,16 +100,24 @@ class Embedded(Peer):
         )
 
 
+class EmbeddedUvloop(Embedded):
+    """The same where uvloop is installed."""
+
+    name = "ours, embedded, uvloop"
+    _others = ("uvloop",)
+
+
 class OwnAgent(Peer):
     """The embedded backend on its own, and this project's agent over WebSocket."""
 
     name = "ours, WebSocket"
     lacks = ""
     _script = "own_agent.py"
+    _others: tuple[str, ...] = ()
 
     def find(self, cache: Cache) -> None:
         """Install this project."""
-        self._relay_python = self._agent_python = project_python(cache)
+        self._relay_python = self._agent_python = project_python(cache, *self._others)
 
     def prepare(self, processes: Processes, app: Endpoint) -> None:
         """Start the backend."""
@@ -139,6 +162,13 @@ class OwnAgent(Peer):
             return json.loads(answer.read())
         finally:
             connection.close()
+
+
+class OwnAgentUvloop(OwnAgent):
+    """The same where uvloop is installed, at both ends."""
+
+    name = "ours, WebSocket, uvloop"
+    _others = ("uvloop",)
 
 
 class RustAgent(OwnAgent):

@@ -192,14 +192,16 @@ def with_descendants(pids: Iterable[int]) -> list[int]:
     return found
 
 
-def cpu_s(pids: Iterable[int]) -> float:
-    """Return the CPU time, user and system, that the processes and their children have used."""
-    total = 0
+def cpu_s(pids: Iterable[int]) -> tuple[float, float]:
+    """Return the CPU time that the processes and their children have used, and the kernel's part
+    of it."""
+    user = kernel = 0
     for pid in with_descendants(pids):
         fields = _stat(pid)
         if fields:
-            total += int(fields[11]) + int(fields[12])
-    return total / _TICKS_PER_S
+            user += int(fields[11])
+            kernel += int(fields[12])
+    return (user + kernel) / _TICKS_PER_S, kernel / _TICKS_PER_S
 
 
 def busy_share(duration_s: float = 2.0) -> float:

@@ -2,7 +2,7 @@
 
 from bench import Bench
 from contenders import contenders
-from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
+from ours import Embedded, EmbeddedUvloop, OwnAgent, PublishedAgent, RustAgent
 from parts import bulk, first_answer, memory, plugin
 from peers import AioWsTunnel, Direct, LocalTunnel, Ssh
 from report import NOTHING, Figures, Table, median, number
@@ -70,6 +70,7 @@ def targets(found: Found) -> Table:
                 row(what, wanted, median(ratios))
 
     against(Embedded, Direct, (16,), 0.22)
+    against(EmbeddedUvloop, Direct, (16,), 0.22)
     for peer in (Ssh, AioWsTunnel, LocalTunnel):
         against(Embedded, peer, (16,), 1)
     against(OwnAgent, RustAgent, (1, 16), 1)

@@ -24,7 +24,7 @@ def measure(bench: Bench, figures: Figures) -> None:
             for contender in ready:
                 try:
                     figures.add(contender.name, TITLE, round_, _open_ms(contender))
-                    if isinstance(contender, Embedded):
+                    if type(contender) is Embedded:
                         figures.add(COLD, TITLE, round_, contender.from_nothing_s() * 1000)
                 except BenchmarkError as error:
                     figures.fail(contender.name, TITLE, error)

@@ -3,7 +3,7 @@
 from bench import Bench, OpenTunnel
 from contenders import contenders
 from load import wrk
-from ours import Embedded, OwnAgent, PublishedAgent, RustAgent
+from ours import Embedded, EmbeddedUvloop, OwnAgent, OwnAgentUvloop, PublishedAgent, RustAgent
 from peers import AioWsTunnel, Direct, Forwarder, LocalTunnel, Ssh
 from processes import BenchmarkError, cpu_s
 from report import NOTHING, Figures, Table, median, number, spread
@@ -31,7 +31,7 @@ def _load(
     bench: Bench, figures: Figures, tunnel: OpenTunnel, method: str, connections: int, round_: int
 ) -> None:
     name, measure_ = tunnel.contender.name, f"{method} {connections}"
-    before_s = cpu_s(tunnel.contender.pids())
+    before_s, kernel_before_s = cpu_s(tunnel.contender.pids())
     try:
         load = wrk(
             tunnel.endpoint,
@@ -47,8 +47,11 @@ def _load(
         return
     figures.add(name, measure_, round_, load.per_s)
     if tunnel.contender.pids():
-        used_s = cpu_s(tunnel.contender.pids()) - before_s
-        figures.add(name, f"CPU {measure_}", round_, used_s / load.requests * 1e6)
+        after_s, kernel_after_s = cpu_s(tunnel.contender.pids())
+        each_us = 1e6 / load.requests
+        figures.add(name, f"CPU {measure_}", round_, (after_s - before_s) * each_us)
+        kernel_s = kernel_after_s - kernel_before_s
+        figures.add(name, f"kernel {measure_}", round_, kernel_s * each_us)
 
 
 def tables(bench: Bench, figures: Figures) -> list[Table]:
@@ -62,6 +65,7 @@ def tables(bench: Bench, figures: Figures) -> list[Table]:
                 *(f"{n} connection{'s' * (n > 1)}" for n in CONNECTIONS),
                 "requests/s at 16",
                 "CPU µs a request at 16",
+                "the kernel's part of it",
             ),
         )
         for name in figures.contenders():
@@ -75,8 +79,8 @@ def tables(bench: Bench, figures: Figures) -> list[Table]:
                     f"1 ({number(median(figures.get(name, f'{method} {n}')) or 0)}/s)"
                     for n in CONNECTIONS
                 ]
-            cpu = spread(figures.get(name, f"CPU {method} 16"))
-            table.rows.append((name, *ratios, number(rate) if rate else NOTHING, cpu))
+            cpu = [spread(figures.get(name, f"{of} {method} 16")) for of in ("CPU", "kernel")]
+            table.rows.append((name, *ratios, number(rate) if rate else NOTHING, *cpu))
         found.append(table)
     found.append(_between(figures))
     return found
@@ -91,7 +95,12 @@ def _between(figures: Figures) -> Table:
     pairs = [
         (Embedded.name, other.name)
         for other in (Forwarder, Ssh, AioWsTunnel, LocalTunnel, RustAgent)
-    ] + [(OwnAgent.name, RustAgent.name), (OwnAgent.name, PublishedAgent.name)]
+    ] + [
+        (EmbeddedUvloop.name, Embedded.name),
+        (OwnAgent.name, RustAgent.name),
+        (OwnAgent.name, PublishedAgent.name),
+        (OwnAgentUvloop.name, OwnAgent.name),
+    ]
     for one, other in pairs:
         ratios = [
             spread(figures.ratios(one, other, f"{method} {n}"))
