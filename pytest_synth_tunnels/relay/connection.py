@@ -138,6 +138,8 @@ class ServerConnection(asyncio.Protocol):
         self.write_paused = False
         if self._exchange is not None:
             self._handler.resume_writing()
+        elif self._held:
+            self._go_on()
 
     # Requests.
 
@@ -146,7 +148,7 @@ class ServerConnection(asyncio.Protocol):
         self._advancing = True
         try:
             while self._held and not self._closing:
-                if self._exchange is None:
+                if self._exchange is None and not self.write_paused:
                     if not self._read_head():
                         break
                 elif self._body_left:
@@ -154,7 +156,8 @@ class ServerConnection(asyncio.Protocol):
                 elif self._body is not None:
                     self._read_chunks(self._body)
                 else:
-                    # A pipelined request waits until this one is answered.
+                    # A pipelined request waits until this one is answered, and the answers so
+                    # far are read.
                     if len(self._held) >= _PIPELINE_BYTES:
                         self.transport.pause_reading()
                     break
@@ -165,6 +168,12 @@ class ServerConnection(asyncio.Protocol):
             self._refuse(500, "TUNNEL_INTERNAL", "the tunnel failed; its log says more")
         finally:
             self._advancing = False
+
+    def _go_on(self) -> None:
+        """Work through what had to wait."""
+        # Reading may have paused for it; this does nothing if it has not.
+        self.transport.resume_reading()
+        self._advance()
 
     def _read_head(self) -> bool:
         """Take a head and begin its exchange; false if it is not complete yet."""
@@ -320,9 +329,7 @@ class ServerConnection(asyncio.Protocol):
         self._handler = IGNORE
         self.server.deadlines.set(self, self._time() + self._limits.idle_timeout_s)
         if self._held and not self._advancing:
-            # Reading may have paused for what waits now; this does nothing if it has not.
-            self.transport.resume_reading()
-            self._advance()
+            self._go_on()
 
     def cut(self, *, reset: bool) -> None:
         """End the connection in the middle of a response."""
@@ -403,7 +410,7 @@ class ServerConnection(asyncio.Protocol):
             self.transport.abort()
         elif self._exchange is not None:
             self._refuse(408, "TUNNEL_TIMEOUT", "the request body did not come in time")
-        elif self._held:
+        elif self._held and not self.write_paused:
             self._refuse(408, "TUNNEL_TIMEOUT", "the request did not come in time")
         else:
             self._close(read_on=False)

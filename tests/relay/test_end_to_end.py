@@ -669,6 +669,39 @@ def test_a_stalled_reader_costs_its_window_and_slows_nobody(kind: str) -> None:
     run(test)
 
 
+@both
+def test_a_caller_that_asks_ahead_and_does_not_read_costs_one_answer_at_a_time(kind: str) -> None:
+    size, count = 200_000, 100
+
+    def app(opened: Tunnel) -> App:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                opened.arrived.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+                writer.write(bytes(size))
+
+        return serve
+
+    async def test() -> None:
+        async with tunnel(kind, app) as opened:
+            ahead, other = await opened.caller(), await opened.caller()
+            for _ in range(count):
+                ahead.send()
+            before = -1
+            while opened.arrived.qsize() != before:
+                before = opened.arrived.qsize()
+                for _ in range(5):
+                    other.send()
+                    assert (await other.answer())[0] == 200
+                    opened.arrived.get_nowait()
+                assert buffered_bytes(opened) <= 2 * WINDOW_BYTES
+            assert before < count
+            for _ in range(count):
+                assert await ahead.answer() == (200, bytes(size))
+
+    run(test)
+
+
 def test_without_windows_a_stalled_reader_is_cut_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

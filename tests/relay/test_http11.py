@@ -166,6 +166,51 @@ def test_too_much_pipelining_stops_reading(world):
     assert 2 < len(world.handlers) < 3000
 
 
+def test_no_request_begins_while_the_caller_does_not_read(world):
+    world.connection.pause_writing()
+    world.feed(GET % b"1" + GET % b"2")
+    assert not world.handlers
+    assert world.wire.reading
+    world.connection.resume_writing()
+    assert [handler.events for handler in world.handlers] == [["end"]]
+    world.connection.pause_writing()
+    world.handler.exchange.respond(200, [], b"one")
+    world.feed((GET % b"3") * 3000)
+    assert not world.wire.reading
+    assert len(world.handlers) == 1
+    world.connection.resume_writing()
+    assert world.handler.head.path == "/2"
+    while not world.handler.exchange.done:
+        world.handler.exchange.respond(200, [], b"")
+    assert world.wire.reading
+    assert len(world.handlers) == 3002
+
+
+def test_answers_inside_the_router_end_when_the_caller_does_not_read(loop, wire):
+    def route(exchange):
+        exchange.respond(200, [], bytes(10_000))
+        if len(wire.written) > 100_000:
+            world.connection.pause_writing()
+        return IGNORE
+
+    world = World(loop, wire, route)
+    world.feed(b"".join(GET % b"%d" % number for number in range(5000)))
+    assert len(world.answer()) < 200_000
+    world.connection.resume_writing()
+    assert 0 < len(world.answer()) < 200_000
+
+
+def test_who_asks_ahead_and_does_not_read_is_dropped_in_time(world):
+    world.feed(GET % b"1" + GET % b"2")
+    world.connection.pause_writing()
+    world.handler.exchange.respond(200, [], b"one")
+    world.loop.advance(76)
+    assert world.answer().endswith(b"one")
+    assert world.wire.closed
+    world.loop.advance(6)
+    assert world.wire.aborted
+
+
 def test_head_has_no_body_but_its_length(world):
     world.feed(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
     world.handler.exchange.start_response(200, [], 500)
@@ -345,10 +390,15 @@ def test_write_flow_control(world):
     assert not world.handler.exchange.writable
     world.connection.resume_writing()
     assert world.handler.events == ["end", "pause", "resume"]
-    world.connection.pause_writing()
-    world.handler.exchange.respond(200, [], b"")
-    world.feed(GET % b"")
-    assert world.handler.events == ["pause", "end"]
+
+
+def test_a_pause_inside_the_router_reaches_the_handler(loop, wire):
+    def route(exchange):
+        world.connection.pause_writing()
+        return world.route(exchange)
+
+    world = World(loop, wire, route)
+    assert world.feed(GET % b"").handler.events == ["pause", "end"]
 
 
 def test_upgrade(world):
