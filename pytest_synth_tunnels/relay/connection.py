@@ -109,7 +109,8 @@ class ServerConnection(asyncio.Protocol):
         if self._held and not self._closing:
             self._refuse(503, "TUNNEL_CAPACITY_EXCEEDED", "too many connections; try again later")
         self._closing = True
-        self.transport.close()
+        # Closing would wait for one that does not read, and nobody counts this one any more.
+        self.transport.abort()
         self._forget()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.relay import call as call_module
+from pytest_synth_tunnels.relay import connection as connection_module
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
 from pytest_synth_tunnels.relay.frames import WINDOW_BYTES, Attach
@@ -610,6 +611,29 @@ def test_strangers_do_not_take_the_places_of_others() -> None:
             assert await known.answer() == (200, b"ok")
             strangers[0].send()
             assert await strangers[0].answer() == (200, b"ok")
+
+    run(test)
+
+
+def test_strangers_that_do_not_read_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "_GRACE_S", 0.0)
+
+    async def test() -> None:
+        limits = Limits(max_unauthenticated_connections=1)
+        async with tunnel("memory", scripted(*[OK] * 3), limits=limits) as opened:
+            dropped = []
+            for _ in range(3):
+                stranger = await opened.caller(buffer_bytes=4096)
+                while not (found := list(opened.backend._http.strangers)):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                while not found[0].write_paused:
+                    stranger.writer.write(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
+                    await asyncio.sleep(0)
+                dropped.append(found[0].transport)
+                assert await opened.ask() == (200, b"ok")
+            sockets = [transport.get_extra_info("socket") for transport in dropped]
+            while any(sock.fileno() >= 0 for sock in sockets):  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     run(test)
 
