@@ -58,7 +58,7 @@ class ServerConnection(asyncio.Protocol):
         self._held = b""
         """What was read and not looked at yet."""
         self._searched = 0
-        """How much of it holds no end of a head."""
+        """How much of it holds no end of a head; 0 before the first byte of one."""
         self._exchange: Exchange | None = None
         """The request under way; ``None`` while a head is awaited."""
         self._handler = IGNORE
@@ -182,7 +182,6 @@ class ServerConnection(asyncio.Protocol):
         end = held.find(b"\r\n\r\n", self._searched) + 4
         if end < 4:
             return self._await_head(held)
-        self._searched = 0
         if end > self._limits.max_head_bytes:
             raise BadRequest(431, "HEADERS_TOO_LARGE", "request line and headers are too large")
         if end == len(held):
@@ -195,7 +194,9 @@ class ServerConnection(asyncio.Protocol):
             # Empty lines before a request are allowed; others were refused by now.
             block = block.lstrip(b"\r\n")
             if not block:
+                self._begin_head()
                 return True
+        self._searched = 0
         head = self._parser.parse(block)
         exchange = self._exchange = Exchange(self, head)
         self._body_left = head.content_length
@@ -228,10 +229,15 @@ class ServerConnection(asyncio.Protocol):
             if b"\n" in start:
                 raise BadRequest(431, "HEADERS_TOO_LARGE", "the headers are too large")
             raise BadRequest(414, "HEADERS_TOO_LARGE", "the request line is too long")
-        if not self._searched:
-            self.server.deadlines.set(self, self._time() + self._limits.head_timeout_s)
+        self._begin_head()
         self._searched = max(len(held) - 3, 1)
         return False
+
+    def _begin_head(self) -> None:
+        """Let a head's time run from its first byte, be that of an empty line."""
+        if not self._searched:
+            self.server.deadlines.set(self, self._time() + self._limits.head_timeout_s)
+        self._searched = 1
 
     def _read_body(self) -> None:
         data, left = self._held, self._body_left

@@ -477,6 +477,28 @@ def test_slow_heads_time_out(world):
     assert world.wire.aborted
 
 
+@pytest.mark.parametrize("first", [b"", b"\r\n", b"\r\n\r\n", b"\r\n\r\n\r"])
+@pytest.mark.parametrize("reused", [False, True])
+def test_empty_lines_buy_no_time(world, first, reused):
+    if reused:
+        world.feed(GET % b"").handler.exchange.respond(200, [], b"")
+        world.answer()
+    world.feed(first)
+    for _ in range(7):
+        world.loop.advance(4)
+        world.feed(b"\r\n")
+    assert world.wire.closed or world.wire.ended
+
+
+def test_empty_lines_take_nothing_from_the_next_head(world):
+    world.feed(b"\r" * 1000).feed(b"\n\r\n").feed(GET % b"1").handler.exchange.respond(200, [], b"")
+    world.loop.advance(50)
+    world.feed(b"GET /2")
+    world.loop.advance(14)
+    world.feed(b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert world.handler.head.path == "/2"
+
+
 def test_idle_connections_close(world):
     world.feed(GET % b"")
     world.loop.advance(1000)
