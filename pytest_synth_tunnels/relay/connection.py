@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-import socket
-import struct
-from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from .body import ChunkedBody
 from .exchange import IGNORE, Exchange
 from .head import error_response, response_head
+from .peer import is_gone, reset
 from .request import BadRequest, Head, HeadParser
 
 if TYPE_CHECKING:
@@ -24,10 +22,10 @@ _WRITE_AT_BYTES: Final = 65_536
 """Response bytes are collected up to here within a tick; larger pieces are not copied."""
 _PIPELINE_BYTES: Final = 65_536
 """Reading pauses when this much of later requests waits."""
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-"""``SO_LINGER`` with no time to linger: the caller gets a reset instead of an end."""
 _SPARE_CONNECTIONS: Final = 64
 """How many connections beyond the limit are told why they are refused."""
+_LOOK_S: Final = 1.0
+"""How often a caller whose body waits is looked at: it is not read, so its end does not come."""
 _GRACE_S: Final = 1.0
 """How long a new connection need not make room for another."""
 
@@ -256,11 +254,12 @@ class ServerConnection(asyncio.Protocol):
 
     def _deliver(self, data: bytes, *, ended: bool) -> None:
         exchange = self._exchange
-        self.due_at = inf
-        if ended and self._body_paused:
-            self._body_paused = False
-            self.transport.resume_reading()
-        elif not ended and not self._body_paused:
+        if ended:
+            self.due_at = inf
+            if self._body_paused:
+                self._body_paused = False
+                self.transport.resume_reading()
+        elif not self._body_paused:
             self.server.deadlines.set(self, self._time() + self._limits.body_timeout_s)
         if data:
             self._handler.body_received(data)
@@ -277,7 +276,7 @@ class ServerConnection(asyncio.Protocol):
         """Stop reading for the handler's sake."""
         if not self._body_paused and (self._body_left or self._body is not None):
             self._body_paused = True
-            self.due_at = inf
+            self.server.deadlines.set(self, self._time() + _LOOK_S)
             self.transport.pause_reading()
 
     def resume_body(self) -> None:
@@ -338,16 +337,12 @@ class ServerConnection(asyncio.Protocol):
         if self._held and not self._advancing:
             self._go_on()
 
-    def cut(self, *, reset: bool) -> None:
+    def cut(self, *, with_reset: bool) -> None:
         """End the connection in the middle of a response."""
         self.flush()
-        if reset:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None:
-                with suppress(OSError):  # some systems mind where the caller was faster
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        if with_reset:
             self._closing = True
-            self.transport.abort()
+            reset(self.transport)
         else:
             self._close(read_on=False)
 
@@ -364,7 +359,7 @@ class ServerConnection(asyncio.Protocol):
             self.flush()
             self._close(read_on=True)
         else:
-            self.cut(reset=False)
+            self.cut(with_reset=False)
 
     def _lose_exchange(self) -> None:
         """End the exchange under way, if there is one, without a response."""
@@ -415,12 +410,22 @@ class ServerConnection(asyncio.Protocol):
         """Act on the deadline."""
         if self._closing:
             self.transport.abort()
+        elif self._body_paused:
+            self._look()
         elif self._exchange is not None:
             self._refuse(408, "TUNNEL_TIMEOUT", "the request body did not come in time")
         elif self._held and not self.write_paused:
             self._refuse(408, "TUNNEL_TIMEOUT", "the request did not come in time")
         else:
             self._close(read_on=False)
+
+    def _look(self) -> None:
+        """See whether a caller that is not read is still there."""
+        if is_gone(self.transport):
+            self._lose_exchange()
+            self.transport.abort()
+        else:
+            self.server.deadlines.set(self, self._time() + _LOOK_S)
 
     def _forget(self) -> None:
         self.server.connections.discard(self)

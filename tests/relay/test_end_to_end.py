@@ -18,6 +18,7 @@ from pytest_synth_tunnels.relay import connection as connection_module
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
 from pytest_synth_tunnels.relay.frames import WINDOW_BYTES, Attach
+from pytest_synth_tunnels.relay.peer import reset
 from pytest_synth_tunnels.relay.route import Limits
 from pytest_synth_tunnels.sdk import requests
 
@@ -78,6 +79,10 @@ class Caller:
 
     def close(self) -> None:
         self.writer.transport.abort()
+
+    def reset(self) -> None:
+        """Leave without a trace of what was sent and not read."""
+        reset(self.writer.transport)
 
 
 class Tunnel:
@@ -401,6 +406,50 @@ def test_a_caller_that_goes_away_ends_the_apps_request(kind: str, at: str) -> No
             lease_id = opened.lease["lease_id"]
             assert opened.backend.call(requests.get_synth_lease(lease_id))["inflight"] == 0
             assert opened.agent.inflight == 0
+
+    run(test)
+
+
+@both
+@pytest.mark.parametrize("answering", [False, True])
+def test_a_caller_that_goes_away_while_the_app_does_not_read(
+    kind: str, answering: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "_LOOK_S", 0.02)
+    reads_on = asyncio.Event()
+
+    def app(opened: Tunnel) -> App:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while (head := await reader.readuntil(b"\r\n\r\n")).startswith(b"GET"):
+                writer.write(OK)
+            opened.arrived.put_nowait(head)
+            if answering:
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\nfirst")
+            await reads_on.wait()
+            await opened.wait_here(reader)
+
+        return serve
+
+    async def test() -> None:
+        async with tunnel(kind, app, request_timeout_s=60) as opened:
+            caller = await opened.caller()
+            caller.send("POST", "/", f"Content-Length: {HUGE}", body=bytes(24 << 20))
+            await opened.arrived.get()
+            if answering:
+                await caller.head()
+            known = opened.backend._http.connections
+            (connection,) = known
+            paused = 0
+            while paused < 20:
+                assert await opened.ask() == (200, b"ok")
+                paused = paused + 1 if connection._body_paused else 0
+            caller.reset()
+            while opened.agent.inflight or connection in known:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            lease_id = opened.lease["lease_id"]
+            assert opened.backend.call(requests.get_synth_lease(lease_id))["inflight"] == 0
+            reads_on.set()
+            await opened.left.get()
 
     run(test)
 

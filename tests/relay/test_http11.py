@@ -1,6 +1,7 @@
 """ServerConnection and Exchange, without sockets: bytes in, bytes out, time by hand."""
 
 import json
+import socket
 
 import pytest
 
@@ -381,6 +382,34 @@ def test_body_flow_control(world):
     assert world.handler.body == b"abcdef"
     assert world.handler.events == ["body", "end"]
     assert world.wire.reading
+
+
+def test_a_caller_that_leaves_while_its_body_waits(world):
+    ours, its = socket.socketpair()
+    with ours, its:
+        world.wire._extra["socket"] = ours
+        world.feed(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nab")
+        world.handler.exchange.pause_body()
+        world.feed(b"c")
+        world.loop.advance(1000)
+        assert world.handler.events == ["body"]
+        its.send(b"def")
+        its.close()
+        world.loop.advance(1.1)
+        assert world.handler.events == ["body", "aborted"]
+        assert world.handler.exchange.done
+        assert world.wire.aborted
+
+
+def test_a_body_that_goes_on_has_its_deadline_again(world):
+    world.feed(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nab")
+    world.handler.exchange.pause_body()
+    world.loop.advance(100)
+    world.handler.exchange.resume_body()
+    world.loop.advance(59)
+    assert world.answer() == b""
+    world.loop.advance(2)
+    assert world.answer().startswith(b"HTTP/1.1 408")
 
 
 def test_write_flow_control(world):
