@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 
 from pytest_synth_tunnels.backend.server import Backend
@@ -17,7 +18,7 @@ from pytest_synth_tunnels.relay import call as call_module
 from pytest_synth_tunnels.relay import connection as connection_module
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
-from pytest_synth_tunnels.relay.frames import WINDOW_BYTES, Attach
+from pytest_synth_tunnels.relay.frames import WINDOW_BYTES, Attach, Frame, ReqHeaders
 from pytest_synth_tunnels.relay.peer import reset
 from pytest_synth_tunnels.relay.route import Limits
 from pytest_synth_tunnels.sdk import requests
@@ -34,6 +35,15 @@ class PlainAgent(Agent):
     def attach_frame(self) -> Attach:
         frame = super().attach_frame()
         return Attach(frame.leases, agent_id=frame.agent_id)
+
+
+class HeedlessAgent(Agent):
+    """An agent that ignores deadlines."""
+
+    def frame_received(self, frame: Frame) -> None:
+        if isinstance(frame, ReqHeaders):
+            frame = msgspec.structs.replace(frame, deadline_ms=0)
+        super().frame_received(frame)
 
 
 class Caller:
@@ -133,6 +143,7 @@ async def tunnel(
     *,
     limits: Limits | None = None,
     request_timeout_s: float = 20.0,
+    agent_type: type[Agent] = Agent,
 ) -> AsyncIterator[Tunnel]:
     """Open a tunnel over a link in memory, over WebSocket, or to an agent without windows."""
     made = Tunnel()
@@ -157,7 +168,7 @@ async def tunnel(
         )
     )
     lease_id, connect = made.lease["lease_id"], made.lease["agent_connect"]
-    made.agent = PlainAgent() if kind == "plain" else Agent()
+    made.agent = PlainAgent() if kind == "plain" else agent_type()
     made.agent.serve(lease_id, made.lease["public_url"])
     made.agent.set_target(lease_id, "", Target("127.0.0.1", port))
     if kind == "memory":
@@ -469,6 +480,31 @@ def test_an_app_that_never_answers_is_left_at_the_deadline(kind: str) -> None:
             status, code = await caller.error()
             assert (status, code) == (504, "TUNNEL_TIMEOUT")
             await opened.left.get()
+
+    run(test)
+
+
+@both
+def test_an_agent_that_ignores_deadlines_is_not_waited_for(kind: str) -> None:
+    def app(opened: Tunnel) -> App:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            opened.arrived.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+            await opened.wait_here(reader)
+
+        return serve
+
+    async def test() -> None:
+        heedless = HeedlessAgent
+        async with tunnel(kind, app, request_timeout_s=0.1, agent_type=heedless) as opened:
+            callers = [await opened.caller() for _ in range(2)]
+            callers[0].send()
+            callers[1].send("POST", "/", "Content-Length: 2", body=b"ok")
+            for caller in callers:
+                assert await caller.error() == (504, "TUNNEL_TIMEOUT")
+            for _ in callers:
+                await opened.arrived.get()
+                await opened.left.get()
+            assert opened.agent.inflight == 0
 
     run(test)
 
