@@ -6,9 +6,10 @@ from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from .body import ChunkedBody
+from .callers import Room
 from .exchange import IGNORE, Exchange
 from .head import error_response, response_head
-from .peer import is_gone, reset
+from .intake import Intake
 from .request import BadRequest, Head, HeadParser
 
 if TYPE_CHECKING:
@@ -18,57 +19,29 @@ __all__ = ["ServerConnection"]
 
 _log = logging.getLogger(__name__)
 
-_WRITE_AT_BYTES: Final = 65_536
-"""Response bytes are collected up to here within a tick; larger pieces are not copied."""
 _PIPELINE_BYTES: Final = 65_536
 """Reading pauses when this much of later requests waits."""
-_SPARE_CONNECTIONS: Final = 64
-"""How many connections beyond the limit are told why they are refused."""
-_LOOK_S: Final = 1.0
-"""How often a caller whose body waits is looked at: it is not read, so its end does not come."""
-_GRACE_S: Final = 1.0
-"""How long a new connection need not make room for another."""
 
 
-class ServerConnection(asyncio.Protocol):
+class ServerConnection(Intake):
     """One caller's connection. Handlers see its :class:`Exchange` only.
 
     Attributes:
-        server: what it shares with the others.
-        due_at: its deadline, in the loop's time.
         keep: another request may follow the response.
         write_paused: the caller reads slowly.
         made_at: when it began, in the loop's time.
     """
 
-    transport: asyncio.Transport
-
     def __init__(self, server: "HttpServer") -> None:
-        self.server = server
-        self.due_at = inf
+        super().__init__(server)
         self.keep = True
         self.write_paused = False
         self.made_at = 0.0
         self._stranger = True
         """The router has let nobody in here."""
-        self._limits = server.limits
-        self._time = server.loop.time
-        self._held = b""
-        """What was read and not looked at yet."""
         self._searched = 0
-        """How much of it holds no end of a head; 0 before the first byte of one."""
-        self._exchange: Exchange | None = None
-        """The request under way; ``None`` while a head is awaited."""
-        self._handler = IGNORE
-        self._body_left = 0
-        self._body: ChunkedBody | None = None
-        """The request's body as long as it is not complete, like ``_body_left``."""
-        self._body_paused = False
+        """How much of what is held holds no end of a head; 0 before the first byte of one."""
         self._advancing = False
-        self._closing = False
-        """The last response is written; what comes is not read any more."""
-        self._out: list[bytes] = []
-        self._out_bytes = 0
 
     # What the transport calls.
 
@@ -81,31 +54,22 @@ class ServerConnection(asyncio.Protocol):
             secure=server.secure,
             max_headers=self._limits.max_headers,
         )
-        now = self.made_at = self._time()
-        known = len(server.connections) - len(server.strangers)
-        strangers = self._make_room(now)
-        server.connections.add(self)
-        server.strangers[self] = None
-        server.deadlines.set(self, now + self._limits.head_timeout_s)
-        if strangers >= self._limits.max_unauthenticated + _SPARE_CONNECTIONS:
+        self.made_at = self._time()
+        server.deadlines.set(self, self.made_at + self._limits.head_timeout_s)
+        room = server.callers.add(self)
+        if room is Room.FULL:
+            self._turn_away()
+        elif room is Room.FLOODED:
             self._closing = True
             self.transport.abort()
-        elif strangers >= self._limits.max_unauthenticated or known >= self._limits.max_connections:
-            self._refuse(503, "TUNNEL_CAPACITY_EXCEEDED", "too many connections; try again later")
 
-    def _make_room(self, now: float) -> int:
-        """Drop a stranger if they are many, and return how many are left."""
-        strangers = self.server.strangers
-        if len(strangers) >= self._limits.max_unauthenticated:
-            oldest = next(iter(strangers))
-            if now - oldest.made_at >= _GRACE_S:
-                oldest.drop()
-        return len(strangers)
+    def _turn_away(self) -> None:
+        self._refuse(503, "TUNNEL_CAPACITY_EXCEEDED", "too many connections; try again later")
 
     def drop(self) -> None:
         """Make room for others."""
         if self._held and not self._closing:
-            self._refuse(503, "TUNNEL_CAPACITY_EXCEEDED", "too many connections; try again later")
+            self._turn_away()
         self._closing = True
         # Closing would wait for one that does not read, and nobody counts this one any more.
         self.transport.abort()
@@ -208,7 +172,7 @@ class ServerConnection(asyncio.Protocol):
         if not exchange.done:
             if self._stranger:
                 self._stranger = False
-                self.server.strangers.pop(self, None)
+                self.server.callers.let_in(self)
             self._handler = handler
             if self.write_paused:
                 handler.pause_writing()
@@ -237,55 +201,6 @@ class ServerConnection(asyncio.Protocol):
             self.server.deadlines.set(self, self._time() + self._limits.head_timeout_s)
         self._searched = 1
 
-    def _read_body(self) -> None:
-        data, left = self._held, self._body_left
-        if len(data) <= left:
-            self._held = b""
-        else:
-            data, self._held = data[:left], data[left:]
-        self._body_left = left - len(data)
-        self._deliver(data, ended=len(data) == left)
-
-    def _read_chunks(self, body: ChunkedBody) -> None:
-        data, self._held = body.feed(self._held)
-        if body.ended:
-            self._body = None
-        self._deliver(data, ended=body.ended)
-
-    def _deliver(self, data: bytes, *, ended: bool) -> None:
-        exchange = self._exchange
-        if ended:
-            self.due_at = inf
-            if self._body_paused:
-                self._body_paused = False
-                self.transport.resume_reading()
-        elif not self._body_paused:
-            self.server.deadlines.set(self, self._time() + self._limits.body_timeout_s)
-        if data:
-            self._handler.body_received(data)
-        if ended and self._exchange is exchange and exchange is not None and not exchange.done:
-            self._handler.body_ended()
-
-    @property
-    def body_at_hand(self) -> int:
-        """See :attr:`.exchange.Exchange.body_at_hand`."""
-        left = self._body_left
-        return left if len(self._held) >= left else 0
-
-    def pause_body(self) -> None:
-        """Stop reading for the handler's sake."""
-        if not self._body_paused and (self._body_left or self._body is not None):
-            self._body_paused = True
-            self.server.deadlines.set(self, self._time() + _LOOK_S)
-            self.transport.pause_reading()
-
-    def resume_body(self) -> None:
-        """Read again."""
-        if self._body_paused:
-            self._body_paused = False
-            self.server.deadlines.set(self, self._time() + self._limits.body_timeout_s)
-            self.transport.resume_reading()
-
     # Responses.
 
     def may_be_kept(self, head: Head) -> bool:
@@ -297,31 +212,6 @@ class ServerConnection(asyncio.Protocol):
             and not head.upgrade
             and not self._closing
         )
-
-    def collect(self, data: bytes) -> None:
-        """Write ``data``, at the end of this tick of the loop or before."""
-        if len(data) >= _WRITE_AT_BYTES:
-            self.write(data)
-            return
-        if not self._out:
-            self.server.write_soon(self)
-        self._out.append(data)
-        self._out_bytes += len(data)
-        if self._out_bytes >= _WRITE_AT_BYTES:
-            self.flush()
-
-    def write(self, data: bytes) -> None:
-        """Write ``data`` now, behind what was collected."""
-        self.flush()
-        self.transport.write(data)
-
-    def flush(self) -> None:
-        """Write what was collected."""
-        out = self._out
-        if out:
-            self._out = []
-            self._out_bytes = 0
-            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def exchange_ended(self) -> None:
         """The response is complete: go on with the next request, or close."""
@@ -337,15 +227,6 @@ class ServerConnection(asyncio.Protocol):
         if self._held and not self._advancing:
             self._go_on()
 
-    def cut(self, *, with_reset: bool) -> None:
-        """End the connection in the middle of a response."""
-        self.flush()
-        if with_reset:
-            self._closing = True
-            reset(self.transport)
-        else:
-            self._close(read_on=False)
-
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer what cannot be understood, if it can still be answered, and close."""
         started = self._exchange is not None and self._exchange.started
@@ -360,32 +241,6 @@ class ServerConnection(asyncio.Protocol):
             self._close(read_on=True)
         else:
             self.cut(with_reset=False)
-
-    def _lose_exchange(self) -> None:
-        """End the exchange under way, if there is one, without a response."""
-        exchange, self._exchange = self._exchange, None
-        handler, self._handler = self._handler, IGNORE
-        if exchange is not None and exchange.lose():
-            handler.aborted()
-
-    def _close(self, *, read_on: bool) -> None:
-        """Close once all is written.
-
-        Args:
-            read_on: discard what the caller still sends, for a while. Closing right away would
-                make its system drop the response that it has not read.
-        """
-        self._closing = True
-        self._held = b""
-        self.server.deadlines.set(self, self._time() + self._limits.close_timeout_s)
-        if read_on and self.transport.can_write_eof() and not self.transport.is_closing():
-            self.transport.resume_reading()
-            try:
-                self.transport.write_eof()
-            except OSError:  # the caller has reset the connection
-                self.transport.abort()
-        else:
-            self.transport.close()
 
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """Hand over the transport and what was read beyond the request."""
@@ -419,15 +274,6 @@ class ServerConnection(asyncio.Protocol):
         else:
             self._close(read_on=False)
 
-    def _look(self) -> None:
-        """See whether a caller that is not read is still there."""
-        if is_gone(self.transport):
-            self._lose_exchange()
-            self.transport.abort()
-        else:
-            self.server.deadlines.set(self, self._time() + _LOOK_S)
-
     def _forget(self) -> None:
-        self.server.connections.discard(self)
-        self.server.strangers.pop(self, None)
+        self.server.callers.discard(self)
         self.server.deadlines.forget(self)

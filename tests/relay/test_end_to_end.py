@@ -15,7 +15,8 @@ import pytest
 
 from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.relay import call as call_module
-from pytest_synth_tunnels.relay import connection as connection_module
+from pytest_synth_tunnels.relay import callers as callers_module
+from pytest_synth_tunnels.relay import intake as intake_module
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
 from pytest_synth_tunnels.relay.frames import WINDOW_BYTES, Attach, Frame, ReqHeaders
@@ -426,7 +427,7 @@ def test_a_caller_that_goes_away_ends_the_apps_request(kind: str, at: str) -> No
 def test_a_caller_that_goes_away_while_the_app_does_not_read(
     kind: str, answering: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "_LOOK_S", 0.02)
+    monkeypatch.setattr(intake_module, "_LOOK_S", 0.02)
     reads_on = asyncio.Event()
 
     def app(opened: Tunnel) -> App:
@@ -448,7 +449,7 @@ def test_a_caller_that_goes_away_while_the_app_does_not_read(
             await opened.arrived.get()
             if answering:
                 await caller.head()
-            known = opened.backend._http.connections
+            known = opened.backend._http.callers.connections
             (connection,) = known
             paused = 0
             while paused < 20:
@@ -701,7 +702,7 @@ def test_strangers_do_not_take_the_places_of_others() -> None:
 
 
 def test_strangers_that_do_not_read_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "_GRACE_S", 0.0)
+    monkeypatch.setattr(callers_module, "_GRACE_S", 0.0)
 
     async def test() -> None:
         limits = Limits(max_unauthenticated_connections=1)
@@ -709,7 +710,7 @@ def test_strangers_that_do_not_read_leave_nothing_behind(monkeypatch: pytest.Mon
             dropped = []
             for _ in range(3):
                 stranger = await opened.caller(buffer_bytes=4096)
-                while not (found := list(opened.backend._http.strangers)):  # noqa: ASYNC110
+                while not (found := list(opened.backend._http.callers.strangers)):  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 while not found[0].write_paused:
                     stranger.writer.write(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
@@ -752,7 +753,9 @@ def streaming(sent: list[int]) -> Callable[[Tunnel], App]:
 
 def buffered_bytes(opened: Tunnel) -> int:
     """Return what the relay holds for callers."""
-    return sum(x.transport.get_write_buffer_size() for x in opened.backend._http.connections)
+    return sum(
+        x.transport.get_write_buffer_size() for x in opened.backend._http.callers.connections
+    )
 
 
 @both

@@ -358,7 +358,7 @@ def test_a_caller_that_vanishes(world):
     with pytest.raises(ConnectionError):
         exchange.upgrade()
     assert world.answer() == b""
-    assert not world.server.connections
+    assert not world.server.callers.connections
     assert len(world.server.deadlines) == 0
 
 
@@ -440,7 +440,7 @@ def test_upgrade(world):
     assert transport is world.wire
     assert received == b"\x81\x00"
     assert world.answer().endswith(b"first")
-    assert not world.server.connections
+    assert not world.server.callers.connections
     world.loop.advance(1000)
     assert not world.wire.closed
 
@@ -600,8 +600,8 @@ def test_the_oldest_stranger_makes_room(loop, wire):
     for connection in (slow, first[0], second[0], third[0]):
         connection.connection_lost(None)
     world.lose()
-    assert not world.server.connections
-    assert not world.server.strangers
+    assert not world.server.callers.connections
+    assert not world.server.callers.strangers
     assert len(world.server.deadlines) == 0
 
 
@@ -623,7 +623,7 @@ def test_who_was_let_in_is_no_stranger(loop, wire):
     assert not wire.closed
     other.data_received(GET % b"yes")
     assert world.handler.head.path == "/yes"
-    assert not world.server.strangers
+    assert not world.server.callers.strangers
     _, late_wire = knock(world)
     loop.tick()
     assert late_wire.take().startswith(b"HTTP/1.1 503")
