@@ -63,9 +63,6 @@ class ServerConnection(Intake):
             self._closing = True
             self.transport.abort()
 
-    def _turn_away(self) -> None:
-        self._refuse(503, "TUNNEL_CAPACITY_EXCEEDED", "too many connections; try again later")
-
     def drop(self) -> None:
         """Make room for others."""
         if self._held and not self._closing:
@@ -74,6 +71,9 @@ class ServerConnection(Intake):
         # Closing would wait for one that does not read, and nobody counts this one any more.
         self.transport.abort()
         self._forget()
+
+    def _turn_away(self) -> None:
+        self._refuse(503, "TUNNEL_CAPACITY_EXCEEDED", "too many connections; try again later")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
@@ -84,6 +84,7 @@ class ServerConnection(Intake):
     def eof_received(self) -> None:
         # A caller that ends its side is taken for gone: most that do so are.
         self._lose_exchange()
+        self._close(read_on=False)
 
     def data_received(self, data: bytes) -> None:
         if self._closing:

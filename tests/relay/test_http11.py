@@ -369,6 +369,21 @@ def test_end_of_file_is_a_caller_that_vanishes(world):
     assert world.handler.events == ["end", "aborted"]
 
 
+@pytest.mark.parametrize("waiting", [False, True])
+def test_who_ends_its_side_and_does_not_read_is_dropped_in_time(world, waiting):
+    world.feed(GET % b"")
+    world.handler.exchange.start_response(200, [], 9)
+    world.handler.exchange.write(b"some")
+    if not waiting:
+        world.handler.exchange.write(b"more.")
+        world.handler.exchange.end()
+    world.answer()
+    world.connection.eof_received()
+    assert world.wire.closed
+    world.loop.advance(6)
+    assert world.wire.aborted
+
+
 def test_body_flow_control(world):
     world.feed(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nab")
     world.handler.exchange.pause_body()
