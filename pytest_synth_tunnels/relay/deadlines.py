@@ -5,10 +5,13 @@ carries its own ``due_at``, moving it is an assignment, and one timer wakes for 
 """
 
 import asyncio
+import logging
 from math import inf
 from typing import Final, Protocol
 
 __all__ = ["Deadlines", "Expiring"]
+
+_log = logging.getLogger(__name__)
 
 _GRAIN_S: Final = 0.02
 """The least time between two sweeps, and so how late a deadline may be noticed."""
@@ -77,6 +80,10 @@ class Deadlines:
             # An earlier one in this sweep may have moved or dropped it.
             if item.due_at <= now and item in self._items:
                 item.due_at = inf
-                item.expire()
+                try:
+                    item.expire()
+                except Exception:
+                    # The others have deadlines too.
+                    _log.exception("a deadline could not be acted on")
         earliest = min((item.due_at for item in self._items), default=inf)
         self._wake_at(max(earliest, now + _GRAIN_S) if earliest < inf else inf)

@@ -222,7 +222,8 @@ class Exchange:
             return
         self._connection = None
         # Only the connection's own end would tell a caller that no length was announced to.
-        connection.cut(reset=not self._bodiless and self._left is None and not self._chunked)
+        unframed = not self._bodiless and self._left is None and not self._chunked
+        connection.cut(with_reset=unframed)
 
     def pause_body(self) -> None:
         """Let the caller wait with the body; what is read already still comes."""

@@ -10,10 +10,12 @@ write, and the callers that one tick answers are woken in one go, which costs th
 import asyncio
 from dataclasses import dataclass
 
+from .callers import Callers
 from .connection import ServerConnection
 from .deadlines import Deadlines
 from .exchange import IGNORE, Exchange, RequestHandler, Router
 from .head import HOP_BY_HOP, WORKER_TOKEN_HEADER, Headers, Response, end_to_end, error_response
+from .outlet import Outlet
 from .request import BadRequest, Head
 
 __all__ = [
@@ -86,16 +88,16 @@ class HttpServer:
         self.limits = limits or HttpLimits()
         self.secure = secure
         self.deadlines = Deadlines(loop)
-        self.connections: set[ServerConnection] = set()
-        """Those that are open and still speak HTTP."""
-        self.strangers: dict[ServerConnection, None] = {}
-        """Those among them on which the router has let nobody in, oldest first."""
-        self._unwritten: list[ServerConnection] = []
+        self.callers = Callers(
+            max_known=self.limits.max_connections,
+            max_strangers=self.limits.max_unauthenticated,
+        )
+        self._unwritten: list[Outlet] = []
 
     def __call__(self) -> ServerConnection:
         return ServerConnection(self)
 
-    def write_soon(self, connection: ServerConnection) -> None:
+    def write_soon(self, connection: Outlet) -> None:
         """Write what ``connection`` has collected when this tick of the loop is over."""
         if not self._unwritten:
             self.loop.call_soon(self._write_all)
@@ -103,7 +105,7 @@ class HttpServer:
 
     def close(self) -> None:
         """End every connection: idle ones at once, and responses under way visibly."""
-        for connection in list(self.connections):
+        for connection in list(self.callers.connections):
             connection.shut_down()
         self.deadlines.close()
 

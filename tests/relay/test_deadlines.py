@@ -79,6 +79,25 @@ def test_an_item_may_set_a_new_deadline_while_it_expires(loop):
     assert item.expired == [1001, 1002, 1003]
 
 
+def test_one_that_fails_leaves_the_others_their_deadlines(loop, caplog):
+    deadlines = Deadlines(loop)
+
+    def fail():
+        raise RuntimeError("oops")
+
+    items = [Item(loop, on_expire=fail) for _ in range(2)] + [Item(loop) for _ in range(2)]
+    for item, due_at in zip(items, (1001, 1001, 1001, 1003), strict=True):
+        deadlines.set(item, due_at)
+    loop.advance(5)
+    assert [item.expired for item in items] == [[1001], [1001], [1001], [1003]]
+    assert len(caplog.records) == 2
+    assert "oops" in caplog.text
+    late = Item(loop)
+    deadlines.set(late, 1006)
+    loop.advance(2)
+    assert late.expired == [1006]
+
+
 def test_close_drops_everything(loop):
     deadlines = Deadlines(loop)
     item = Item(loop)

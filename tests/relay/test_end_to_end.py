@@ -10,13 +10,17 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 
 from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.relay import call as call_module
+from pytest_synth_tunnels.relay import callers as callers_module
+from pytest_synth_tunnels.relay import intake as intake_module
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
-from pytest_synth_tunnels.relay.frames import WINDOW_BYTES, Attach
+from pytest_synth_tunnels.relay.frames import WINDOW_BYTES, Attach, Frame, ReqHeaders
+from pytest_synth_tunnels.relay.peer import reset
 from pytest_synth_tunnels.relay.route import Limits
 from pytest_synth_tunnels.sdk import requests
 
@@ -32,6 +36,15 @@ class PlainAgent(Agent):
     def attach_frame(self) -> Attach:
         frame = super().attach_frame()
         return Attach(frame.leases, agent_id=frame.agent_id)
+
+
+class HeedlessAgent(Agent):
+    """An agent that ignores deadlines."""
+
+    def frame_received(self, frame: Frame) -> None:
+        if isinstance(frame, ReqHeaders):
+            frame = msgspec.structs.replace(frame, deadline_ms=0)
+        super().frame_received(frame)
 
 
 class Caller:
@@ -77,6 +90,10 @@ class Caller:
 
     def close(self) -> None:
         self.writer.transport.abort()
+
+    def reset(self) -> None:
+        """Leave without a trace of what was sent and not read."""
+        reset(self.writer.transport)
 
 
 class Tunnel:
@@ -127,6 +144,7 @@ async def tunnel(
     *,
     limits: Limits | None = None,
     request_timeout_s: float = 20.0,
+    agent_type: type[Agent] = Agent,
 ) -> AsyncIterator[Tunnel]:
     """Open a tunnel over a link in memory, over WebSocket, or to an agent without windows."""
     made = Tunnel()
@@ -151,7 +169,7 @@ async def tunnel(
         )
     )
     lease_id, connect = made.lease["lease_id"], made.lease["agent_connect"]
-    made.agent = PlainAgent() if kind == "plain" else Agent()
+    made.agent = PlainAgent() if kind == "plain" else agent_type()
     made.agent.serve(lease_id, made.lease["public_url"])
     made.agent.set_target(lease_id, "", Target("127.0.0.1", port))
     if kind == "memory":
@@ -404,6 +422,50 @@ def test_a_caller_that_goes_away_ends_the_apps_request(kind: str, at: str) -> No
     run(test)
 
 
+@both
+@pytest.mark.parametrize("answering", [False, True])
+def test_a_caller_that_goes_away_while_the_app_does_not_read(
+    kind: str, answering: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "_LOOK_S", 0.02)
+    reads_on = asyncio.Event()
+
+    def app(opened: Tunnel) -> App:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while (head := await reader.readuntil(b"\r\n\r\n")).startswith(b"GET"):
+                writer.write(OK)
+            opened.arrived.put_nowait(head)
+            if answering:
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\nfirst")
+            await reads_on.wait()
+            await opened.wait_here(reader)
+
+        return serve
+
+    async def test() -> None:
+        async with tunnel(kind, app, request_timeout_s=60) as opened:
+            caller = await opened.caller()
+            caller.send("POST", "/", f"Content-Length: {HUGE}", body=bytes(24 << 20))
+            await opened.arrived.get()
+            if answering:
+                await caller.head()
+            known = opened.backend._http.callers.connections
+            (connection,) = known
+            paused = 0
+            while paused < 20:
+                assert await opened.ask() == (200, b"ok")
+                paused = paused + 1 if connection._body_paused else 0
+            caller.reset()
+            while opened.agent.inflight or connection in known:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            lease_id = opened.lease["lease_id"]
+            assert opened.backend.call(requests.get_synth_lease(lease_id))["inflight"] == 0
+            reads_on.set()
+            await opened.left.get()
+
+    run(test)
+
+
 @every
 def test_an_app_that_never_answers_is_left_at_the_deadline(kind: str) -> None:
     def app(opened: Tunnel) -> App:
@@ -419,6 +481,31 @@ def test_an_app_that_never_answers_is_left_at_the_deadline(kind: str) -> None:
             status, code = await caller.error()
             assert (status, code) == (504, "TUNNEL_TIMEOUT")
             await opened.left.get()
+
+    run(test)
+
+
+@both
+def test_an_agent_that_ignores_deadlines_is_not_waited_for(kind: str) -> None:
+    def app(opened: Tunnel) -> App:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            opened.arrived.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+            await opened.wait_here(reader)
+
+        return serve
+
+    async def test() -> None:
+        heedless = HeedlessAgent
+        async with tunnel(kind, app, request_timeout_s=0.1, agent_type=heedless) as opened:
+            callers = [await opened.caller() for _ in range(2)]
+            callers[0].send()
+            callers[1].send("POST", "/", "Content-Length: 2", body=b"ok")
+            for caller in callers:
+                assert await caller.error() == (504, "TUNNEL_TIMEOUT")
+            for _ in callers:
+                await opened.arrived.get()
+                await opened.left.get()
+            assert opened.agent.inflight == 0
 
     run(test)
 
@@ -614,6 +701,29 @@ def test_strangers_do_not_take_the_places_of_others() -> None:
     run(test)
 
 
+def test_strangers_that_do_not_read_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers_module, "_GRACE_S", 0.0)
+
+    async def test() -> None:
+        limits = Limits(max_unauthenticated_connections=1)
+        async with tunnel("memory", scripted(*[OK] * 3), limits=limits) as opened:
+            dropped = []
+            for _ in range(3):
+                stranger = await opened.caller(buffer_bytes=4096)
+                while not (found := list(opened.backend._http.callers.strangers)):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                while not found[0].write_paused:
+                    stranger.writer.write(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
+                    await asyncio.sleep(0)
+                dropped.append(found[0].transport)
+                assert await opened.ask() == (200, b"ok")
+            sockets = [transport.get_extra_info("socket") for transport in dropped]
+            while any(sock.fileno() >= 0 for sock in sockets):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    run(test)
+
+
 # Flow control.
 
 
@@ -643,7 +753,9 @@ def streaming(sent: list[int]) -> Callable[[Tunnel], App]:
 
 def buffered_bytes(opened: Tunnel) -> int:
     """Return what the relay holds for callers."""
-    return sum(x.transport.get_write_buffer_size() for x in opened.backend._http.connections)
+    return sum(
+        x.transport.get_write_buffer_size() for x in opened.backend._http.callers.connections
+    )
 
 
 @both
@@ -665,6 +777,39 @@ def test_a_stalled_reader_costs_its_window_and_slows_nobody(kind: str) -> None:
             assert buffered_bytes(opened) <= 2 * WINDOW_BYTES
             stalled.close()
             await opened.left.get()
+
+    run(test)
+
+
+@both
+def test_a_caller_that_asks_ahead_and_does_not_read_costs_one_answer_at_a_time(kind: str) -> None:
+    size, count = 200_000, 100
+
+    def app(opened: Tunnel) -> App:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                opened.arrived.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+                writer.write(bytes(size))
+
+        return serve
+
+    async def test() -> None:
+        async with tunnel(kind, app) as opened:
+            ahead, other = await opened.caller(), await opened.caller()
+            for _ in range(count):
+                ahead.send()
+            before = -1
+            while opened.arrived.qsize() != before:
+                before = opened.arrived.qsize()
+                for _ in range(5):
+                    other.send()
+                    assert (await other.answer())[0] == 200
+                    opened.arrived.get_nowait()
+                assert buffered_bytes(opened) <= 2 * WINDOW_BYTES
+            assert before < count
+            for _ in range(count):
+                assert await ahead.answer() == (200, bytes(size))
 
     run(test)
 

@@ -1,6 +1,7 @@
 """ServerConnection and Exchange, without sockets: bytes in, bytes out, time by hand."""
 
 import json
+import socket
 
 import pytest
 
@@ -166,6 +167,51 @@ def test_too_much_pipelining_stops_reading(world):
     assert 2 < len(world.handlers) < 3000
 
 
+def test_no_request_begins_while_the_caller_does_not_read(world):
+    world.connection.pause_writing()
+    world.feed(GET % b"1" + GET % b"2")
+    assert not world.handlers
+    assert world.wire.reading
+    world.connection.resume_writing()
+    assert [handler.events for handler in world.handlers] == [["end"]]
+    world.connection.pause_writing()
+    world.handler.exchange.respond(200, [], b"one")
+    world.feed((GET % b"3") * 3000)
+    assert not world.wire.reading
+    assert len(world.handlers) == 1
+    world.connection.resume_writing()
+    assert world.handler.head.path == "/2"
+    while not world.handler.exchange.done:
+        world.handler.exchange.respond(200, [], b"")
+    assert world.wire.reading
+    assert len(world.handlers) == 3002
+
+
+def test_answers_inside_the_router_end_when_the_caller_does_not_read(loop, wire):
+    def route(exchange):
+        exchange.respond(200, [], bytes(10_000))
+        if len(wire.written) > 100_000:
+            world.connection.pause_writing()
+        return IGNORE
+
+    world = World(loop, wire, route)
+    world.feed(b"".join(GET % b"%d" % number for number in range(5000)))
+    assert len(world.answer()) < 200_000
+    world.connection.resume_writing()
+    assert 0 < len(world.answer()) < 200_000
+
+
+def test_who_asks_ahead_and_does_not_read_is_dropped_in_time(world):
+    world.feed(GET % b"1" + GET % b"2")
+    world.connection.pause_writing()
+    world.handler.exchange.respond(200, [], b"one")
+    world.loop.advance(76)
+    assert world.answer().endswith(b"one")
+    assert world.wire.closed
+    world.loop.advance(6)
+    assert world.wire.aborted
+
+
 def test_head_has_no_body_but_its_length(world):
     world.feed(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
     world.handler.exchange.start_response(200, [], 500)
@@ -312,7 +358,7 @@ def test_a_caller_that_vanishes(world):
     with pytest.raises(ConnectionError):
         exchange.upgrade()
     assert world.answer() == b""
-    assert not world.server.connections
+    assert not world.server.callers.connections
     assert len(world.server.deadlines) == 0
 
 
@@ -321,6 +367,21 @@ def test_end_of_file_is_a_caller_that_vanishes(world):
     assert not world.connection.eof_received()
     world.lose()
     assert world.handler.events == ["end", "aborted"]
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_who_ends_its_side_and_does_not_read_is_dropped_in_time(world, waiting):
+    world.feed(GET % b"")
+    world.handler.exchange.start_response(200, [], 9)
+    world.handler.exchange.write(b"some")
+    if not waiting:
+        world.handler.exchange.write(b"more.")
+        world.handler.exchange.end()
+    world.answer()
+    world.connection.eof_received()
+    assert world.wire.closed
+    world.loop.advance(6)
+    assert world.wire.aborted
 
 
 def test_body_flow_control(world):
@@ -338,6 +399,34 @@ def test_body_flow_control(world):
     assert world.wire.reading
 
 
+def test_a_caller_that_leaves_while_its_body_waits(world):
+    ours, its = socket.socketpair()
+    with ours, its:
+        world.wire._extra["socket"] = ours
+        world.feed(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nab")
+        world.handler.exchange.pause_body()
+        world.feed(b"c")
+        world.loop.advance(1000)
+        assert world.handler.events == ["body"]
+        its.send(b"def")
+        its.close()
+        world.loop.advance(1.1)
+        assert world.handler.events == ["body", "aborted"]
+        assert world.handler.exchange.done
+        assert world.wire.aborted
+
+
+def test_a_body_that_goes_on_has_its_deadline_again(world):
+    world.feed(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nab")
+    world.handler.exchange.pause_body()
+    world.loop.advance(100)
+    world.handler.exchange.resume_body()
+    world.loop.advance(59)
+    assert world.answer() == b""
+    world.loop.advance(2)
+    assert world.answer().startswith(b"HTTP/1.1 408")
+
+
 def test_write_flow_control(world):
     world.feed(GET % b"")
     assert world.handler.exchange.writable
@@ -345,10 +434,15 @@ def test_write_flow_control(world):
     assert not world.handler.exchange.writable
     world.connection.resume_writing()
     assert world.handler.events == ["end", "pause", "resume"]
-    world.connection.pause_writing()
-    world.handler.exchange.respond(200, [], b"")
-    world.feed(GET % b"")
-    assert world.handler.events == ["pause", "end"]
+
+
+def test_a_pause_inside_the_router_reaches_the_handler(loop, wire):
+    def route(exchange):
+        world.connection.pause_writing()
+        return world.route(exchange)
+
+    world = World(loop, wire, route)
+    assert world.feed(GET % b"").handler.events == ["pause", "end"]
 
 
 def test_upgrade(world):
@@ -361,7 +455,7 @@ def test_upgrade(world):
     assert transport is world.wire
     assert received == b"\x81\x00"
     assert world.answer().endswith(b"first")
-    assert not world.server.connections
+    assert not world.server.callers.connections
     world.loop.advance(1000)
     assert not world.wire.closed
 
@@ -427,6 +521,28 @@ def test_slow_heads_time_out(world):
     assert world.wire.aborted
 
 
+@pytest.mark.parametrize("first", [b"", b"\r\n", b"\r\n\r\n", b"\r\n\r\n\r"])
+@pytest.mark.parametrize("reused", [False, True])
+def test_empty_lines_buy_no_time(world, first, reused):
+    if reused:
+        world.feed(GET % b"").handler.exchange.respond(200, [], b"")
+        world.answer()
+    world.feed(first)
+    for _ in range(7):
+        world.loop.advance(4)
+        world.feed(b"\r\n")
+    assert world.wire.closed or world.wire.ended
+
+
+def test_empty_lines_take_nothing_from_the_next_head(world):
+    world.feed(b"\r" * 1000).feed(b"\n\r\n").feed(GET % b"1").handler.exchange.respond(200, [], b"")
+    world.loop.advance(50)
+    world.feed(b"GET /2")
+    world.loop.advance(14)
+    world.feed(b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert world.handler.head.path == "/2"
+
+
 def test_idle_connections_close(world):
     world.feed(GET % b"")
     world.loop.advance(1000)
@@ -488,9 +604,10 @@ def test_the_oldest_stranger_makes_room(loop, wire):
     slow.data_received(b"GET / HT")
     loop.advance(1)
     first, second, third = (knock(world) for _ in range(3))
-    assert wire.closed
+    # Not closed: who does not read would keep the socket and what is written for ever.
+    assert wire.aborted
     assert world.answer() == b""
-    assert slow_wire.closed
+    assert slow_wire.aborted
     assert slow_wire.take().startswith(b"HTTP/1.1 503")
     assert not first[1].closed
     assert not second[1].closed
@@ -498,8 +615,8 @@ def test_the_oldest_stranger_makes_room(loop, wire):
     for connection in (slow, first[0], second[0], third[0]):
         connection.connection_lost(None)
     world.lose()
-    assert not world.server.connections
-    assert not world.server.strangers
+    assert not world.server.callers.connections
+    assert not world.server.callers.strangers
     assert len(world.server.deadlines) == 0
 
 
@@ -517,11 +634,11 @@ def test_who_was_let_in_is_no_stranger(loop, wire):
     refused.data_received(GET % b"no")
     loop.advance(2)
     other, other_wire = knock(world)
-    assert refused_wire.closed
+    assert refused_wire.aborted
     assert not wire.closed
     other.data_received(GET % b"yes")
     assert world.handler.head.path == "/yes"
-    assert not world.server.strangers
+    assert not world.server.callers.strangers
     _, late_wire = knock(world)
     loop.tick()
     assert late_wire.take().startswith(b"HTTP/1.1 503")

@@ -207,7 +207,7 @@ class World:
         assert len(self.relay.deadlines) == calls
         assert self.relay.held_bytes >= 0
         connected = {caller.connection for caller in self.callers if caller.wire is not None}
-        assert self.server.connections == connected
+        assert self.server.callers.connections == connected
         assert len(self.server.deadlines) <= len(connected)
 
     def _check_flow(self, wiring: Wiring) -> None:
