@@ -1,10 +1,24 @@
 """What all tests share. Real pytest runs happen in subprocesses, through pytester."""
 
+import asyncio
 import os
 
 import pytest
 
 pytest_plugins = ["pytester"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--uvloop", action="store_true", help="run what is asynchronous on uvloop's event loop"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("uvloop"):
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
 @pytest.fixture(autouse=True)
