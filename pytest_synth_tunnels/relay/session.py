@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .admission import same_secret
-from .failures import Failure
+from .failures import Failure, unreachable
 from .frames import (
     Attach,
     AttachAck,
@@ -253,8 +253,7 @@ class AgentSession:
         message = f"the agent sent a bad frame: {error}"
         stream = self.streams.get(error.rid)
         if stream is not None:
-            detail = f"LOCAL_BAD_RESPONSE: {message}"
-            stream.fail((502, "TUNNEL_ENDPOINT_UNREACHABLE", message, detail))
+            stream.fail(unreachable(message, f"LOCAL_BAD_RESPONSE: {message}"))
         else:
             self._websocket_failed(error.rid, message)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pytest_synth_tunnels.relay import call as module
+from pytest_synth_tunnels.relay import waiting as module
 from pytest_synth_tunnels.relay.frames import (
     WINDOW_BYTES,
     AgentCapabilities,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pytest_synth_tunnels.backend.server import Backend
-from pytest_synth_tunnels.relay import call as call_module
+from pytest_synth_tunnels.relay import answering
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
 from pytest_synth_tunnels.relay.frames import WINDOW_BYTES, Attach
@@ -672,7 +672,7 @@ def test_a_stalled_reader_costs_its_window_and_slows_nobody(kind: str) -> None:
 def test_without_windows_a_stalled_reader_is_cut_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(call_module, "_STALL_S", 0.1)
+    monkeypatch.setattr(answering, "_STALL_S", 0.1)
 
     async def test() -> None:
         sent = [0]
