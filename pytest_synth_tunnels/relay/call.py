@@ -128,7 +128,7 @@ class Call(Answering):
         self._waiting = None
         ended = not self._request_open
         if self._repeated:
-            self._timeout_s = max(self._timeout_s, 0.0)
+            self._timeout_s = max(self._timeout_s - waited_s, 0.0)
             self._frame = msgspec.structs.replace(
                 self._frame, rid=self.rid, deadline_ms=int(self._timeout_s * 1000)
             )

@@ -346,6 +346,20 @@ def test_it_is_sent_again_within_its_first_deadline(world):
     assert caller.error() == (504, "TUNNEL_TIMEOUT")
 
 
+def test_what_it_waits_counts_to_its_first_deadline(world):
+    first = world.agent()
+    caller = world.ask()
+    world.loop.advance(20)
+    first.link.close()
+    world.loop.advance(4)
+    assert world.agent().take(ReqHeaders).deadline_ms == 6_000
+    world.loop.advance(5.9)
+    assert caller.read() == b""
+    world.loop.advance(0.2)
+    assert caller.error() == (504, "TUNNEL_TIMEOUT")
+    world.assert_nothing_under_way()
+
+
 def test_it_waits_no_longer_than_its_deadline(world):
     first = world.agent()
     caller = world.ask()
