@@ -13,6 +13,9 @@ from .waiting import Waiting
 
 __all__ = ["Answering"]
 
+_BODILESS: Final = frozenset({204, 304})
+"""Statuses whose answers have no body, whatever length they tell."""
+
 _STALL_S: Final = 10.0
 """How long one slow caller may hold up a whole link that knows no windows."""
 
@@ -73,7 +76,9 @@ class Answering:
             return
         try:
             headers, length = end_to_end(frame.headers)
-            if max(length or 0, len(frame.body)) > self._response_left:
+            if max(length or 0, len(frame.body)) > self._response_left and (
+                frame.status not in _BODILESS and self._exchange.head.method != "HEAD"
+            ):
                 self.fail(too_large("response", self._response_left))
             elif frame.end:
                 self._pass_on(frame, headers, length)

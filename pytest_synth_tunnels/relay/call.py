@@ -202,9 +202,10 @@ class Call(Answering):
     # The agent's side.
 
     def credit(self, credit_bytes: int) -> None:
-        """Send as much more of the body."""
-        if credit_bytes > 0:
-            self._credit += credit_bytes
+        """Send as much more of the body as the agent has taken."""
+        taken = min(credit_bytes, WINDOW_BYTES - self._credit)
+        if taken > 0 and self._request_open:
+            self._credit += taken
             self._progress()
             if self._session is not None and not self._session.writing_paused:
                 self.resume()
