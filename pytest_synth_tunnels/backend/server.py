@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
@@ -166,18 +167,32 @@ class Backend:
             raise from_status(status, payload, where=f"{request} of the embedded backend")
         return payload
 
-    def attach(self, lease_id: str, agent: "Agent", agent_token: str) -> None:
+    def agent_token(self, lease_id: str) -> str | None:
+        """Return what an agent of this process must show to serve a lease; ``None`` if the lease
+        is over or unknown."""
+        route = self._relay.by_lease(lease_id)
+        return None if route is None or route.closed else route.agent_token
+
+    def attach(
+        self,
+        lease_id: str,
+        agent: "Agent",
+        agent_token: str,
+        *,
+        on_lost: Callable[[str], None] | None = None,
+    ) -> None:
         """Let an agent of this process serve a lease, over a link in memory.
 
         Args:
             lease_id: the lease, which the agent serves already.
             agent: it has no other link.
             agent_token: ``agent_connect.agent_token`` of the lease.
+            on_lost: told why the agent is let go, while that happens.
 
         Raises:
             TunnelError: the lease is over, unknown, or another token's.
         """
-        if lease_id not in attach(self._relay, agent, agent_token):
+        if lease_id not in attach(self._relay, agent, agent_token, on_lost=on_lost):
             raise TunnelError(f"the relay does not let this agent serve lease {lease_id}")
 
     def _route(self, exchange: Exchange) -> RequestHandler:
