@@ -9,6 +9,7 @@ import logging
 
 import pytest
 from websockets.asyncio.client import connect as websocket
+from websockets.exceptions import InvalidStatus
 
 from pytest_synth_tunnels.relay.agent import Target
 from pytest_synth_tunnels.relay.codec import decode, encode
@@ -233,9 +234,15 @@ def test_an_agent_attaches_and_answers_for_its_own_lease_alone() -> None:
                 assert ack.accepted_leases == accepted
         # Who was attached still is.
         assert (await tunnels.send(lease.get("/x", close=True))).endswith(b"app /x")
-        for secret in (own.worker_token, tunnels.backend.api_key):
-            with pytest.raises(Exception, match="401"):
-                await websocket(own.agent_url, additional_headers={"Authorization": secret})
+        for shown in (
+            f"Bearer {own.worker_token}",
+            f"Bearer {tunnels.backend.api_key}",
+            f"Bearer {own.agent_token}x",
+            f"Basic {own.agent_token}",
+            own.agent_token,
+        ):
+            with pytest.raises(InvalidStatus, match="401"):
+                await websocket(own.agent_url, additional_headers={"Authorization": shown})
         assert len(app.seen) == 1
 
     run(scenario)
