@@ -10,19 +10,21 @@ from urllib.parse import urlencode
 import msgspec
 
 from ..relay.exchange import IGNORE, Exchange, RequestHandler
-from ..relay.head import error_response
+from ..relay.head import Headers, error_response
 from ..relay.http11 import HttpLimits, HttpServer
 from ..relay.ingress import Ingress
 from ..relay.local import attach
+from ..relay.refusals import log_refusal
 from ..relay.relay import Relay
 from ..relay.route import Limits
 from ..relay.session import AgentSession
 from ..sdk.errors import TunnelError, from_status
 from ..sdk.requests import Request
+from .control import control
 from .edge import Edge
-from .routes import Match, Routes, refusal
+from .routes import Routes
 from .store import Store
-from .values import Clock, RefusedError, make_token
+from .values import Clock, make_token
 
 if TYPE_CHECKING:
     from ..relay.agent import Agent
@@ -32,9 +34,6 @@ __all__ = ["AGENT_PATH", "Backend"]
 
 AGENT_PATH: Final = "/api/v1/synthtunnel/agent"
 """Where agents dial."""
-
-MAX_BODY_BYTES: Final = 262_144
-"""The largest body that the control plane takes."""
 
 _ATTACH_TIMEOUT_S: Final = 10.0
 """For an agent to say which leases it serves."""
@@ -203,19 +202,7 @@ class Backend:
         if path == AGENT_PATH:
             self._accept_agent(exchange)
             return IGNORE
-        return self._control(exchange)
-
-    def _control(self, exchange: Exchange) -> RequestHandler:
-        head = exchange.head
-        try:
-            match = self._routes.match(head.method, head.path, head.get("authorization"))
-            if head.content_length > MAX_BODY_BYTES:
-                raise _too_large()
-        except RefusedError as error:
-            exchange.respond(*refusal(error))
-            return IGNORE
-        exchange.continue_()
-        return _Control(exchange, self._routes, match)
+        return control(exchange, self._routes)
 
     def _accept_agent(self, exchange: Exchange) -> None:
         """Turn an agent's request into a link, if it shows a token of a live lease."""
@@ -226,16 +213,12 @@ class Backend:
         scheme, _, token = (head.get("authorization") or "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not self._relay.admits(token):
-            exchange.respond(
-                *error_response(401, "unauthorized", "this agent token serves no live lease")
-            )
+            _refuse_agent(exchange, 401, "unauthorized", "this agent token serves no live lease")
             return
         try:
             answer = accept(head.headers)
         except HandshakeError as error:
-            exchange.respond(
-                *error_response(error.status, "bad_request", str(error), headers=error.headers)
-            )
+            _refuse_agent(exchange, error.status, "bad_request", str(error), error.headers)
             return
         transport, received = exchange.upgrade()
         transport.write(answer)
@@ -255,43 +238,19 @@ class Backend:
         self._sweeper = asyncio.get_running_loop().call_later(wait_s, self._sweep)
 
 
-class _Control:
-    """Collects the body of one request to the control plane, and answers it."""
-
-    def __init__(self, exchange: Exchange, routes: Routes, match: Match) -> None:
-        self._exchange = exchange
-        self._routes = routes
-        self._match = match
-        self._body = bytearray()
-
-    def body_received(self, data: bytes) -> None:
-        if self._exchange.done:
-            return
-        self._body += data
-        if len(self._body) > MAX_BODY_BYTES:
-            self._body.clear()
-            self._exchange.respond(*refusal(_too_large()))
-
-    def body_ended(self) -> None:
-        try:
-            answer = self._routes.run(self._match, self._exchange.head.query, bytes(self._body))
-        except RefusedError as error:
-            answer = refusal(error)
-        self._exchange.respond(*answer)
-
-    def aborted(self) -> None: ...
-    def pause_writing(self) -> None: ...
-    def resume_writing(self) -> None: ...
+def _refuse_agent(
+    exchange: Exchange, status: int, code: str, message: str, headers: Headers | None = None
+) -> None:
+    """Answer an agent that is not let in."""
+    log_refusal(status, code, "an agent", exchange.head.peer_host)
+    exchange.respond(*error_response(status, code, message, headers=headers))
 
 
 def _expect_attached(link: "WebSocketLink", session: AgentSession) -> None:
     """Let an agent go that has not said which leases it serves."""
-    if not session.attached:
+    if not session.attached and not link.gone.done():
+        log_refusal(1002, "NO_ATTACH", "an agent")
         link.close(1002, "no ATTACH")
-
-
-def _too_large() -> RefusedError:
-    return RefusedError(413, "payload_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
 def _netloc(host: str, port: int) -> str:

@@ -31,6 +31,7 @@ from .frames import (
 from .link import Link
 from .origin import Origin
 from .probe import Probes
+from .refusals import log_refusal
 from .served import OWN_PATH, READY_PATH, ServedLease, read_nonce
 from .target import Target, split_address
 from .websocket_table import WebSocketTable
@@ -223,6 +224,7 @@ class Agent:
 
     def frame_failed(self, error: FrameError) -> None:
         """Fail the request that the frame names."""
+        log_refusal(400, "BAD_FRAME", "a frame of the relay")
         if error.rid is None:
             return
         forward = self._forwards.get(error.rid)

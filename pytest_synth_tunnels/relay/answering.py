@@ -6,6 +6,7 @@ from .exchange import Exchange
 from .failures import Failure, refuse, reported, too_large, unreachable
 from .frames import WINDOW_BYTES, Cancel, Headers, RespHeaders, Window
 from .head import end_to_end
+from .refusals import log_refusal
 from .relay import Relay
 from .route import Route
 from .session import AgentSession
@@ -170,6 +171,7 @@ class Answering:
         if cancel:
             self._cancel()
         if self._exchange.started:
+            log_refusal(*failure[:2], self.rid, self._exchange.head.peer_host)
             self._exchange.abort()
         else:
             refuse(self._exchange, self.rid, failure)

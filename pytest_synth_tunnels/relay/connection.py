@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 from .body import ChunkedBody
 from .exchange import IGNORE, Exchange
 from .head import error_response, response_head
+from .refusals import log_refusal
 from .request import BadRequest, Head, HeadParser
 
 if TYPE_CHECKING:
@@ -343,6 +344,7 @@ class ServerConnection(asyncio.Protocol):
         self._lose_exchange()
         if self._closing:
             return
+        log_refusal(status, code, peer=self._parser.peer_host)
         if not started:
             status, headers, body = error_response(status, code, message)
             framing = f"Content-Length: {len(body)}\r\nConnection: close\r\n"

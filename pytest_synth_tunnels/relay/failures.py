@@ -4,6 +4,7 @@ from typing import Final
 
 from .exchange import IGNORE, Exchange, RequestHandler
 from .head import Headers, error_response
+from .refusals import log_refusal
 
 __all__ = [
     "Failure",
@@ -67,6 +68,7 @@ def refuse(
 ) -> RequestHandler:
     """Answer with a failure; return who takes what the caller still sends."""
     status, code, message, detail = failure
+    log_refusal(status, code, rid, exchange.head.peer_host)
     exchange.respond(*error_response(status, code, message, rid, detail=detail, headers=headers))
     return IGNORE
 

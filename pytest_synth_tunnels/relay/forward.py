@@ -22,6 +22,7 @@ from .frames import (
 from .head import error_response
 from .origin import Origin
 from .origin_connection import OriginConnection
+from .refusals import log_refusal
 from .response import OriginError
 from .target import Mount
 
@@ -408,6 +409,7 @@ def answer(
     head_only: bool = False,
 ) -> None:
     """Answer a request with an error of the agent's own, as a whole response."""
+    log_refusal(status, code, rid)
     _, headers, body = error_response(status, code, message, rid)
     agent.respond(rid, lease_id, status, headers, b"" if head_only else body)
 

@@ -273,6 +273,31 @@ def test_a_caller_that_gives_up_waiting(world):
     assert world.agent().frames == []
 
 
+def test_what_fails_is_in_the_log(world, refused):
+    """Under the id that the caller got, if it still got an answer."""
+    caller = world.ask()
+    world.loop.advance(5.1)
+    request_id = json.loads(caller.read().partition(b"\r\n\r\n")[2])["request_id"]
+    assert refused() == [f"{request_id} from 192.0.2.7: 503 AGENT_OFFLINE"]
+    agent = world.agent()
+    world.ask()
+    rid = agent.take(ReqHeaders).rid
+    agent.link.send(RespHeaders(rid, 200, []))
+    agent.link.close()
+    assert refused()[1:] == [f"{rid} from 192.0.2.7: 502 AGENT_LOST"]
+    world.ask("GET", "/", "Content-Length: x")
+    assert refused()[2:] == ["a request from 192.0.2.7: 400 BAD_REQUEST"]
+
+
+def test_what_succeeds_is_not_in_the_log(world, refused):
+    agent = world.agent()
+    caller = world.ask()
+    agent.answer(agent.take(ReqHeaders).rid)
+    assert caller.read().startswith(b"HTTP/1.1 200")
+    world.ask().connection.connection_lost(None)
+    assert refused() == []
+
+
 def test_closing_the_lease_ends_the_waiting(world):
     callers = [world.ask() for _ in range(2)]
     world.relay.close("l1", "it was closed")
