@@ -202,6 +202,9 @@ class Backend:
         if path == AGENT_PATH:
             self._accept_agent(exchange)
             return IGNORE
+        return self._control(exchange)
+
+    def _control(self, exchange: Exchange) -> RequestHandler:
         return control(exchange, self._routes)
 
     def _accept_agent(self, exchange: Exchange) -> None:
