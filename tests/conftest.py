@@ -1,6 +1,8 @@
-"""A backend that records what it is asked, and servers that misbehave, on loopback."""
+"""A backend that records what it is asked, and servers that misbehave, on loopback; and what the
+log tells of refusals."""
 
 import json
+import logging
 import socket
 import socketserver
 import threading
@@ -11,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
+from pytest_synth_tunnels.relay import refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +149,15 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep coverage out of the processes that a test starts: it loads modules of its own, and
     takes time."""
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.fixture
+def refused(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], list[str]]:
+    """Return the log's lines on what was refused in this test."""
+    caplog.set_level(logging.INFO, logger=refusals.__name__)
+    monkeypatch.setattr(refusals, "_bound", refusals.Bound(lambda: 0.0))
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name == refusals.__name__
+    ]

@@ -10,6 +10,7 @@ import msgspec
 
 from ..relay.admission import same_secret
 from ..relay.head import Headers, Response, error_response
+from ..relay.refusals import log_refusal
 from . import bodies
 from .store import Store
 from .values import RefusedError
@@ -124,9 +125,15 @@ class Routes:
         raise RefusedError(401, "unauthorized", message, headers=(("WWW-Authenticate", "Bearer"),))
 
 
-def refusal(error: RefusedError) -> Response:
-    """Return the answer that tells of a refusal."""
+def refusal(error: RefusedError, peer: str = "") -> Response:
+    """Return the answer that tells of a refusal, and note it.
+
+    Args:
+        error: why.
+        peer: the caller's address; empty where it is this process.
+    """
     request_id = f"req_{os.urandom(8).hex()}"
+    log_refusal(error.status, error.code, request_id, peer)
     return error_response(
         error.status, error.code, error.message, request_id, headers=list(error.headers)
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
@@ -9,19 +10,21 @@ from urllib.parse import urlencode
 import msgspec
 
 from ..relay.exchange import IGNORE, Exchange, RequestHandler
-from ..relay.head import error_response
+from ..relay.head import Headers, error_response
 from ..relay.http11 import HttpLimits, HttpServer
 from ..relay.ingress import Ingress
 from ..relay.local import attach
+from ..relay.refusals import log_refusal
 from ..relay.relay import Relay
 from ..relay.route import Limits
 from ..relay.session import AgentSession
 from ..sdk.errors import TunnelError, from_status
 from ..sdk.requests import Request
+from .control import control
 from .edge import Edge
-from .routes import Match, Routes, refusal
+from .routes import Routes
 from .store import Store
-from .values import Clock, RefusedError, make_token
+from .values import Clock, make_token
 
 if TYPE_CHECKING:
     from ..relay.agent import Agent
@@ -31,9 +34,6 @@ __all__ = ["AGENT_PATH", "Backend"]
 
 AGENT_PATH: Final = "/api/v1/synthtunnel/agent"
 """Where agents dial."""
-
-MAX_BODY_BYTES: Final = 262_144
-"""The largest body that the control plane takes."""
 
 _ATTACH_TIMEOUT_S: Final = 10.0
 """For an agent to say which leases it serves."""
@@ -166,18 +166,32 @@ class Backend:
             raise from_status(status, payload, where=f"{request} of the embedded backend")
         return payload
 
-    def attach(self, lease_id: str, agent: "Agent", agent_token: str) -> None:
+    def agent_token(self, lease_id: str) -> str | None:
+        """Return what an agent of this process must show to serve a lease; ``None`` if the lease
+        is over or unknown."""
+        route = self._relay.by_lease(lease_id)
+        return None if route is None or route.closed else route.agent_token
+
+    def attach(
+        self,
+        lease_id: str,
+        agent: "Agent",
+        agent_token: str,
+        *,
+        on_lost: Callable[[str], None] | None = None,
+    ) -> None:
         """Let an agent of this process serve a lease, over a link in memory.
 
         Args:
             lease_id: the lease, which the agent serves already.
             agent: it has no other link.
             agent_token: ``agent_connect.agent_token`` of the lease.
+            on_lost: told why the agent is let go, while that happens.
 
         Raises:
             TunnelError: the lease is over, unknown, or another token's.
         """
-        if lease_id not in attach(self._relay, agent, agent_token):
+        if lease_id not in attach(self._relay, agent, agent_token, on_lost=on_lost):
             raise TunnelError(f"the relay does not let this agent serve lease {lease_id}")
 
     def _route(self, exchange: Exchange) -> RequestHandler:
@@ -191,16 +205,7 @@ class Backend:
         return self._control(exchange)
 
     def _control(self, exchange: Exchange) -> RequestHandler:
-        head = exchange.head
-        try:
-            match = self._routes.match(head.method, head.path, head.get("authorization"))
-            if head.content_length > MAX_BODY_BYTES:
-                raise _too_large()
-        except RefusedError as error:
-            exchange.respond(*refusal(error))
-            return IGNORE
-        exchange.continue_()
-        return _Control(exchange, self._routes, match)
+        return control(exchange, self._routes)
 
     def _accept_agent(self, exchange: Exchange) -> None:
         """Turn an agent's request into a link, if it shows a token of a live lease."""
@@ -211,16 +216,12 @@ class Backend:
         scheme, _, token = (head.get("authorization") or "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not self._relay.admits(token):
-            exchange.respond(
-                *error_response(401, "unauthorized", "this agent token serves no live lease")
-            )
+            _refuse_agent(exchange, 401, "unauthorized", "this agent token serves no live lease")
             return
         try:
             answer = accept(head.headers)
         except HandshakeError as error:
-            exchange.respond(
-                *error_response(error.status, "bad_request", str(error), headers=error.headers)
-            )
+            _refuse_agent(exchange, error.status, "bad_request", str(error), error.headers)
             return
         transport, received = exchange.upgrade()
         transport.write(answer)
@@ -240,43 +241,19 @@ class Backend:
         self._sweeper = asyncio.get_running_loop().call_later(wait_s, self._sweep)
 
 
-class _Control:
-    """Collects the body of one request to the control plane, and answers it."""
-
-    def __init__(self, exchange: Exchange, routes: Routes, match: Match) -> None:
-        self._exchange = exchange
-        self._routes = routes
-        self._match = match
-        self._body = bytearray()
-
-    def body_received(self, data: bytes) -> None:
-        if self._exchange.done:
-            return
-        self._body += data
-        if len(self._body) > MAX_BODY_BYTES:
-            self._body.clear()
-            self._exchange.respond(*refusal(_too_large()))
-
-    def body_ended(self) -> None:
-        try:
-            answer = self._routes.run(self._match, self._exchange.head.query, bytes(self._body))
-        except RefusedError as error:
-            answer = refusal(error)
-        self._exchange.respond(*answer)
-
-    def aborted(self) -> None: ...
-    def pause_writing(self) -> None: ...
-    def resume_writing(self) -> None: ...
+def _refuse_agent(
+    exchange: Exchange, status: int, code: str, message: str, headers: Headers | None = None
+) -> None:
+    """Answer an agent that is not let in."""
+    log_refusal(status, code, "an agent", exchange.head.peer_host)
+    exchange.respond(*error_response(status, code, message, headers=headers))
 
 
 def _expect_attached(link: "WebSocketLink", session: AgentSession) -> None:
     """Let an agent go that has not said which leases it serves."""
-    if not session.attached:
+    if not session.attached and not link.gone.done():
+        log_refusal(1002, "NO_ATTACH", "an agent")
         link.close(1002, "no ATTACH")
-
-
-def _too_large() -> RefusedError:
-    return RefusedError(413, "payload_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
 def _netloc(host: str, port: int) -> str:

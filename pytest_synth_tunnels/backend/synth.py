@@ -112,6 +112,8 @@ class SynthLeases:
         asked = request.capabilities.get("max_inflight")
         if asked is not None:
             limits.max_inflight = min(asked, MAX_INFLIGHT)
+            # All that the agent has may have to wait for its return.
+            limits.max_held = max(limits.max_held, limits.max_inflight)
         route = Route(
             lease_id=self._token("synth"),
             route_token=self._token("rt"),

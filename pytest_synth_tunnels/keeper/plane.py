@@ -161,9 +161,9 @@ class EmbeddedPlane:
         on_change: OnChange,
         on_refused: OnRefused,
     ) -> Attachment:
-        self._started.attach(lease_id, agent, token)
-        on_change(True, "")
-        return _InMemory()
+        attachment = _InMemory(self._started, lease_id, agent, on_change)
+        attachment.begin(token)
+        return attachment
 
     async def close(self) -> None:
         backend, self._backend = self._backend, None
@@ -172,10 +172,43 @@ class EmbeddedPlane:
 
 
 class _InMemory:
-    """A link in memory ends with its agent or its lease."""
+    """A link in memory, which ends with its agent or its lease, and is made again when the lease
+    has another agent token."""
+
+    def __init__(
+        self, backend: "Backend", lease_id: str, agent: Agent, on_change: OnChange
+    ) -> None:
+        self._backend = backend
+        self._lease_id = lease_id
+        self._agent = agent
+        self._on_change = on_change
+        self._token = ""
+        self._closed = False
+
+    def begin(self, token: str) -> None:
+        """Attach.
+
+        Raises:
+            TunnelError: the lease is over, or another token's.
+        """
+        self._token = token
+        self._backend.attach(self._lease_id, self._agent, token, on_lost=self._lost)
+        self._on_change(True, "")
 
     async def close(self) -> None:
-        pass
+        self._closed = True
+
+    def _lost(self, reason: str) -> None:
+        if not self._closed:
+            self._on_change(False, reason)
+            # The relay is still at the loss.
+            asyncio.get_running_loop().call_soon(self._return)
+
+    def _return(self) -> None:
+        token = self._backend.agent_token(self._lease_id)
+        # With the same token it was another agent that took over, by somebody's wish.
+        if not self._closed and token is not None and token != self._token:
+            self.begin(token)
 
 
 class HostedPlane:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from .answer import answer
+from .app_answer import answer
 from .deadlines import Deadlines
+from .directory import Directory
 from .forward import STALL_S, Forward
 from .frames import (
     MAX_CHUNK_BYTES,
@@ -30,8 +31,8 @@ from .frames import (
     WsOpen,
 )
 from .link import Link
-from .origin import Origin
 from .probe import Probes
+from .refusals import log_refusal
 from .served import OWN_PATH, READY_PATH, ServedLease, read_nonce
 from .target import Target, split_address
 from .websocket_table import WebSocketTable
@@ -39,7 +40,7 @@ from .websocket_table import WebSocketTable
 __all__ = ["Agent", "Target"]
 
 
-class Agent:
+class Agent(Directory):
     """Serves leases over one link (a :class:`~.link.LinkHandler`), with their own targets only.
 
     A relay takes one attachment for each agent token, and a token belongs to one lease: leases
@@ -68,22 +69,17 @@ class Agent:
         self.link_paused = False
         """The link takes no bodies now."""
         self._timeout_s = timeout_s
-        self._patience_s = patience_s
         self._loop = asyncio.get_running_loop()
+        super().__init__(Deadlines(self._loop), patience_s)
         self.now: Callable[[], float] = self._loop.time
         """The loop's time."""
-        self.deadlines = Deadlines(self._loop)
-        """Of requests, and of idle connections."""
         self._link: Link | None = None
-        self._leases: dict[str, ServedLease] = {}
         self._forwards: dict[str, Forward] = {}
         """What is under way, by rid."""
         self._held: list[Forward] = []
         """Requests that wait until the end of this tick for more of themselves."""
         self._stalled: set[Forward] = set()
         """Requests for which the link waits."""
-        self._origins: set[Origin] = set()
-        """All of them, also those of targets that were replaced while requests were under way."""
         self._probes = Probes(self)
         self._websockets = WebSocketTable(self, self._leases, timeout_s)
         self._takes: dict[type[Any], Callable[[Any], None]] = {
@@ -99,61 +95,13 @@ class Agent:
 
     # --- what is served
 
-    def serve(self, lease_id: str, public_url: str, *, max_inflight: int = 128) -> None:
-        """Serve a lease, or change what is known of it. To be called before attaching.
-
-        Args:
-            lease_id: the lease.
-            public_url: where callers reach it, without any address.
-            max_inflight: how many requests may be under way at the same time.
-        """
-        lease = self._leases.get(lease_id)
-        if lease is None:
-            self._leases[lease_id] = ServedLease(lease_id, public_url, max_inflight)
-            return
-        lease.max_inflight = max_inflight
-        lease.move(public_url)
-
-    def set_target(self, lease_id: str, address: str, target: Target) -> None:
-        """Lead an address of a lease to a target. Requests under way end where they began.
-
-        Args:
-            lease_id: a lease that is served.
-            address: ``gw1`` of ``{public_url}/~gw1``, or ``""`` for the public URL itself.
-            target: the app.
-
-        Raises:
-            KeyError: the lease is not served.
-        """
-        lease = self._leases[lease_id]
-        current = lease.mounts.get(address)
-        if current is not None and current[0].target == target:
-            return
-        self.remove_target(lease_id, address)
-        origin = Origin(target.host, target.port, self.deadlines, patience_s=self._patience_s)
-        self._origins.add(origin)
-        lease.mount(address, target, origin)
-
-    def remove_target(self, lease_id: str, address: str) -> None:
-        """Stop leading an address anywhere. Requests under way go on."""
-        lease = self._leases.get(lease_id)
-        mounted = lease.mounts.pop(address, None) if lease is not None else None
-        if mounted is not None:
-            mounted[1].close()
-            self._origins = {origin for origin in self._origins if not origin.closed}
-            self._origins.add(mounted[1])
-
     def drop(self, lease_id: str) -> None:
         """Stop serving a lease; its requests under way fail."""
-        lease = self._leases.get(lease_id)
-        if lease is None:
-            return
-        for forward in [f for f in self._forwards.values() if f.lease_id == lease_id]:
-            forward.abort("LEASE_NOT_SERVED", "the lease is over")
-        self._websockets.drop(lease_id)
-        for address in list(lease.mounts):
-            self.remove_target(lease_id, address)
-        del self._leases[lease_id]
+        if lease_id in self._leases:
+            for forward in [f for f in self._forwards.values() if f.lease_id == lease_id]:
+                forward.abort("LEASE_NOT_SERVED", "the lease is over")
+            self._websockets.drop(lease_id)
+            super().drop(lease_id)
 
     # --- the link
 
@@ -211,9 +159,8 @@ class Agent:
             link.close(1001, "the agent is closing")
         for lease_id in list(self._leases):
             self.drop(lease_id)
-        await asyncio.gather(*(origin.aclose() for origin in self._origins))
+        await self._close_origins()
         await self._websockets.aclose()
-        self._origins.clear()
         self.deadlines.close()
 
     def frame_received(self, frame: Frame) -> None:
@@ -224,6 +171,7 @@ class Agent:
 
     def frame_failed(self, error: FrameError) -> None:
         """Fail the request that the frame names."""
+        log_refusal(400, "BAD_FRAME", "a frame of the relay")
         if error.rid is None:
             return
         forward = self._forwards.get(error.rid)

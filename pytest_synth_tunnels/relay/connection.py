@@ -10,6 +10,7 @@ from .callers import Room
 from .exchange import IGNORE, Exchange
 from .head import error_response, response_head
 from .intake import Intake
+from .refusals import log_refusal
 from .request import BadRequest, Head, HeadParser
 
 if TYPE_CHECKING:
@@ -234,6 +235,7 @@ class ServerConnection(Intake):
         self._lose_exchange()
         if self._closing:
             return
+        log_refusal(status, code, peer=self._parser.peer_host)
         if not started:
             status, headers, body = error_response(status, code, message)
             framing = f"Content-Length: {len(body)}\r\nConnection: close\r\n"

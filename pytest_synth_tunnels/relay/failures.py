@@ -4,10 +4,33 @@ from typing import Final
 
 from .exchange import IGNORE, Exchange, RequestHandler
 from .head import Headers, error_response
+from .refusals import log_refusal
 
-__all__ = ["Failure", "lost", "offline", "over", "refuse", "rotated", "too_large"]
+__all__ = [
+    "Failure",
+    "lost",
+    "offline",
+    "over",
+    "refuse",
+    "reported",
+    "rotated",
+    "timed_out",
+    "too_large",
+    "unreachable",
+]
 
 _AGENT_OFFLINE: Final = "no agent serves this tunnel now: is the process that opened it alive?"
+
+_UNREACHABLE: Final = "TUNNEL_ENDPOINT_UNREACHABLE"
+
+_MAX_MESSAGE: Final = 500
+
+_AGENT_ERRORS: Final = {
+    "REQUEST_BODY_TOO_LARGE": (413, "TUNNEL_PAYLOAD_TOO_LARGE"),
+    "TOO_MANY_ACTIVE_REQUESTS": (429, "TUNNEL_CAPACITY_EXCEEDED"),
+    "TOO_MANY_IN_FLIGHT_REQUESTS": (429, "TUNNEL_CAPACITY_EXCEEDED"),
+}
+"""What an agent's error codes become; the rest is a 502."""
 
 Failure = tuple[int, str, str, str]
 """How a request failed: HTTP status, code, message, and the detail in which clients look."""
@@ -45,6 +68,7 @@ def refuse(
 ) -> RequestHandler:
     """Answer with a failure; return who takes what the caller still sends."""
     status, code, message, detail = failure
+    log_refusal(status, code, rid, exchange.head.peer_host)
     exchange.respond(*error_response(status, code, message, rid, detail=detail, headers=headers))
     return IGNORE
 
@@ -53,3 +77,23 @@ def too_large(what: str, limit_bytes: int) -> Failure:
     """Return the failure of a body, a request's or a response's, over its limit."""
     message = f"the {what} body is larger than this tunnel's {limit_bytes} bytes"
     return 413, "TUNNEL_PAYLOAD_TOO_LARGE", message, message
+
+
+def unreachable(message: str, detail: str = "") -> Failure:
+    """Return the failure of a request that gets no answer of the app's."""
+    return 502, _UNREACHABLE, message, detail or message
+
+
+def reported(code: str, message: str) -> Failure:
+    """Return the failure that an agent tells of."""
+    text = message[:_MAX_MESSAGE] or "the app could not be reached"
+    status, public_code = _AGENT_ERRORS.get(code, (502, _UNREACHABLE))
+    return status, public_code, text, f"{code[:64]}: {text}"
+
+
+def timed_out(request_timeout_s: float) -> Failure:
+    """Return the failure of a request whose answer is not there in time."""
+    message = (
+        f"the app did not answer within {request_timeout_s:g} s (synth_tunnels_request_timeout_s)"
+    )
+    return 504, "TUNNEL_TIMEOUT", message, f"timed out: {message}"

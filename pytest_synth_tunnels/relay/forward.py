@@ -1,4 +1,4 @@
-"""One request on its way from the relay to the app; :mod:`.answer` is the way back.
+"""One request on its way from the relay to the app; :mod:`.app_answer` is the way back.
 
 The head waits for what comes with it: a request whose body arrives in the same tick of the loop
 is one write. Each direction holds at most a window of body (:data:`.frames.WINDOW_BYTES`); with
@@ -8,7 +8,7 @@ a relay that knows no windows the link itself waits, and only for so long.
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from .answer import Answer, answer
+from .app_answer import AppAnswer, answer
 from .frames import WINDOW_BYTES, ReqHeaders, RespEnd, RespError, Window
 from .origin import Origin
 from .origin_connection import OriginConnection
@@ -31,7 +31,7 @@ _EARLY_BYTES: Final = 65_536
 """A body that grows to this is not waited for."""
 
 
-class Forward(Answer):
+class Forward(AppAnswer):
     """A request (a :class:`~.origin.Responder` and a :class:`~.deadlines.Expiring`).
 
     Args:

@@ -15,6 +15,7 @@ from .head import error_response
 from .http11 import HttpServer
 from .ingress import Ingress
 from .local import attach
+from .refusals import log_refusal
 from .relay import Relay
 from .route import Limits, Route
 from .served import READY_PATH
@@ -147,6 +148,7 @@ class Gateway:
         for end in self._lengths:
             if path[end : end + 1] in ("", "/") and (route := self._routes.get(path[:end])):
                 return self._ingress.forward(exchange, route, path[end:] or "/")
+        log_refusal(404, "route_not_found", peer=exchange.head.peer_host)
         message = "no lease has this path"
         exchange.respond(*error_response(404, "route_not_found", message))
         return IGNORE

@@ -5,6 +5,7 @@ are a :func:`memory_links` pair, which hands frame objects over in the same call
 fast as a WebSocket; elsewhere :mod:`.websocket` carries them.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from .frames import Frame, FrameError
@@ -60,6 +61,8 @@ class MemoryLink:
     def __init__(self) -> None:
         self.handler: LinkHandler | None = None
         """Takes what the other end sends; frames sent before it is set are lost."""
+        self.on_lost: Callable[[str], None] | None = None
+        """Told why the other end has closed, after the handler."""
         self._peer: MemoryLink | None = None
         """The other end; ``None`` once the link is closed."""
 
@@ -71,8 +74,11 @@ class MemoryLink:
         peer, self._peer = self._peer, None
         if peer is not None:
             peer._peer = None
+            reason = reason or f"closed with {code}"
             if peer.handler is not None:
-                peer.handler.link_lost(reason or f"closed with {code}")
+                peer.handler.link_lost(reason)
+            if peer.on_lost is not None:
+                peer.on_lost(reason)
 
     def pause_reading(self) -> None:
         """Nothing to pause: both ends of a memory link have flow control."""

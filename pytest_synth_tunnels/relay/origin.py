@@ -53,8 +53,9 @@ class Origin:
         self._loop = asyncio.get_running_loop()
         self._idle: list[OriginConnection] = []
         """The last one used is used next, so that the others grow old and go."""
-        self._waiting: dict[Claimant, float] = {}
-        """In order of arrival, with the time at which each gives up an app that refuses."""
+        self._waiting: dict[Claimant, tuple[float, bool]] = {}
+        """In order of arrival, with the time at which each gives up an app that refuses, and
+        whether it takes none but a new connection."""
         self._unwritten: list[OriginConnection] = []
         """Those with something to write at the end of this tick."""
         self._dials: set[asyncio.Task[None]] = set()
@@ -66,7 +67,7 @@ class Origin:
 
         Args:
             responder: whose :meth:`~.response.Claimant.connected` or ``failed`` is called.
-            fresh: not one that was idle.
+            fresh: not one that was used before.
         """
         now = self._loop.time()
         while self._idle and not fresh:
@@ -75,7 +76,7 @@ class Origin:
                 responder.connected(connection)
                 return
             connection.close()
-        self._waiting[responder] = now + self._patience_s
+        self._waiting[responder] = now + self._patience_s, fresh
         if self._retry is None:
             self._dial()
 
@@ -83,10 +84,10 @@ class Origin:
         """Forget a request that still waits for a connection."""
         self._waiting.pop(responder, None)
 
-    def release(self, connection: "OriginConnection") -> None:
+    def release(self, connection: "OriginConnection", *, new: bool = False) -> None:
         """Take back a connection whose response is complete, or a new one."""
-        if self._waiting:
-            responder = next(iter(self._waiting))
+        responder = self._next(new=new) if self._waiting else None
+        if responder is not None:
             del self._waiting[responder]
             responder.connected(connection)
         elif self._closed:
@@ -140,6 +141,13 @@ class Origin:
             task.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)
 
+    def _next(self, *, new: bool) -> Claimant | None:
+        """Return who waits longest for such a connection."""
+        for responder, (_, fresh) in self._waiting.items():
+            if new or not fresh:
+                return responder
+        return None
+
     def _flush(self) -> None:
         unwritten, self._unwritten = self._unwritten, []
         for connection in unwritten:
@@ -168,7 +176,7 @@ class Origin:
             self._dials.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         if connection is not None:
             self.accepted = True
-            self.release(connection)
+            self.release(connection, new=True)
         elif error is not None:
             self._refused(error)
         if self._retry is None:
@@ -181,7 +189,7 @@ class Origin:
         if self.accepted:
             self._give_up(why)
             return
-        while self._waiting and next(iter(self._waiting.values())) <= now:
+        while self._waiting and next(iter(self._waiting.values()))[0] <= now:
             self._give_up(f"{why} (tried for {self._patience_s:g} s)")
         if self._waiting:
             self._retry = self._loop.call_later(RETRY_EVERY_S, self._dial)

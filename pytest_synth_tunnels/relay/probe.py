@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from .answer import answer
+from .app_answer import answer
 from .frames import ReqHeaders
 from .target import Target
 

@@ -115,7 +115,7 @@ class HeadParser:
     """
 
     def __init__(self, peer_host: str = "", *, secure: bool = False, max_headers: int = 128):
-        self._peer_host = peer_host
+        self.peer_host = peer_host
         self._secure = secure
         self._max_headers = max_headers
         self._llhttp: httptools.HttpRequestParser | None = None
@@ -177,7 +177,7 @@ class HeadParser:
                 raise BadRequest(400, "BAD_REQUEST", "malformed Host header")
             self._host = host
         path, _, query = target.partition("?")
-        head = Head(method, path, query, headers, host, self._peer_host)
+        head = Head(method, path, query, headers, host, self.peer_host)
         if self._secure:
             head.secure = True
         if version == "HTTP/1.0":

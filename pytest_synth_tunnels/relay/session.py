@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .admission import same_secret
-from .failures import Failure
+from .failures import Failure, unreachable
 from .frames import (
     Attach,
     AttachAck,
@@ -22,6 +22,7 @@ from .frames import (
     WsOpenReject,
 )
 from .link import Link
+from .refusals import log_refusal
 from .route import Route
 
 if TYPE_CHECKING:
@@ -244,17 +245,18 @@ class AgentSession:
     def _attach(self, frame: Attach) -> None:
         self.link.send(self.attach(frame))
         if not self._routes:
+            log_refusal(1008, "NO_SUCH_LEASE", "an agent")
             self.link.close(1008, "no such lease for this token")
 
     def frame_failed(self, error: FrameError) -> None:
         """Fail the one request that a malformed frame names. The agent may still be at it."""
+        log_refusal(502, "BAD_FRAME", "a frame of an agent")
         if error.rid is None:
             return
         message = f"the agent sent a bad frame: {error}"
         stream = self.streams.get(error.rid)
         if stream is not None:
-            detail = f"LOCAL_BAD_RESPONSE: {message}"
-            stream.fail((502, "TUNNEL_ENDPOINT_UNREACHABLE", message, detail))
+            stream.fail(unreachable(message, f"LOCAL_BAD_RESPONSE: {message}"))
         else:
             self._websocket_failed(error.rid, message)
 

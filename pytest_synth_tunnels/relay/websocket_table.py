@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from .frames import WsClose, WsFrame, WsOpen, WsOpenReject
 from .head import error_response
+from .refusals import log_refusal
 from .served import ServedLease
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class WebSocketTable:
 
     def refuse(self, rid: str, lease_id: str, status: int, code: str, message: str) -> None:
         """Answer an upgrade with an error of the agent's own."""
+        log_refusal(status, code, rid)
         _, headers, body = error_response(status, code, message, rid)
         self.agent.send(WsOpenReject(rid, status, headers, body, lease_id))
 

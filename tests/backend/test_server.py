@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from pytest_synth_tunnels.backend import server as module
-from pytest_synth_tunnels.backend.server import AGENT_PATH, MAX_BODY_BYTES, Backend
+from pytest_synth_tunnels.backend.control import MAX_BODY_BYTES
+from pytest_synth_tunnels.backend.server import AGENT_PATH, Backend
 from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
 from pytest_synth_tunnels.relay.route import Limits
@@ -133,6 +134,28 @@ def test_the_control_plane_answers_on_http() -> None:
             assert (status, json.loads(raw)["code"]) == (401, "unauthorized")
             assert headers["www-authenticate"] == "Bearer"
             assert (await fetch("GET", f"{backend.url}/nowhere"))[0] == 404
+
+    run(test)
+
+
+def test_what_is_refused_is_logged_under_its_request_id(refused: Callable[[], list[str]]) -> None:
+    async def test() -> None:
+        async with serving() as backend:
+            url = f"{backend.url}/v1/tunnels/"
+            key = {"Authorization": f"Bearer {backend.api_key}"}
+            expected = []
+            for headers, body, told in (
+                ({}, None, "401 unauthorized"),
+                (key, b"{}", "422 validation_error"),
+                (key, iter([b" " * 65_536] * 5), "413 payload_too_large"),
+            ):
+                _, _, raw = await fetch("POST", url, headers, body)
+                request_id = json.loads(raw)["request_id"]
+                expected.append(f"{request_id} from 127.0.0.1: {told}")
+            with pytest.raises(TunnelNotFoundError) as caught:
+                backend.call(requests.delete_tunnel("tun_1"))
+            expected.append(f"{caught.value.request_id}: 404 not_found")
+            assert refused() == expected
 
     run(test)
 
@@ -272,7 +295,7 @@ def test_an_agent_comes_by_websocket() -> None:
     run(test)
 
 
-def test_an_agent_handshake_is_checked_from_its_head() -> None:
+def test_an_agent_handshake_is_checked_from_its_head(refused: Callable[[], list[str]]) -> None:
     handshake = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -292,11 +315,15 @@ def test_an_agent_handshake_is_checked_from_its_head() -> None:
             assert (status, headers["upgrade"]) == (426, "websocket")
             backend.call(requests.close_synth_lease(lease["lease_id"]))
             assert (await fetch("GET", url, handshake | token))[0] == 401
+            codes = ["401 unauthorized"] * 3 + ["426 bad_request", "401 unauthorized"]
+            assert refused() == [f"an agent from 127.0.0.1: {code}" for code in codes]
 
     run(test)
 
 
-def test_an_agent_that_stays_silent_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_that_stays_silent_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[[], list[str]]
+) -> None:
     monkeypatch.setattr(module, "_ATTACH_TIMEOUT_S", 0.02)
 
     async def test() -> None:
@@ -312,6 +339,7 @@ def test_an_agent_that_stays_silent_is_let_go(monkeypatch: pytest.MonkeyPatch) -
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
             frame = await reader.readexactly(4)
             assert (frame[0], int.from_bytes(frame[2:])) == (0x88, 1002)
+            assert refused() == ["an agent: 1002 NO_ATTACH"]
             writer.close()
 
     run(test)

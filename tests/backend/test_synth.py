@@ -129,6 +129,12 @@ def test_concurrency_is_granted_up_to_a_bound(world: World, asked: int, granted:
     assert world.route(lease).limits.max_inflight == granted
 
 
+@pytest.mark.parametrize(("asked", "held"), [(1, 128), (500, 500), (5000, 1024)])
+def test_all_that_is_in_flight_may_wait_for_the_agent(world: World, asked: int, held: int) -> None:
+    lease = world.create(capabilities={"max_inflight": asked})
+    assert world.route(lease).limits.max_held == held
+
+
 def test_the_worker_token_rotates(world: World) -> None:
     lease = world.create()
     answer = world.leases.refresh_worker_token(lease["lease_id"])

@@ -1128,7 +1128,7 @@ def test_only_served_leases_are_answered() -> None:
     run(scenario)
 
 
-def test_broken_frames_fail_their_request_alone() -> None:
+def test_broken_frames_fail_their_request_alone(refused: Callable[[], list[str]]) -> None:
     async def scenario(bench: Bench) -> None:
         await bench.app(lambda _: ok())
         rid = bench.begin("POST")
@@ -1137,6 +1137,7 @@ def test_broken_frames_fail_their_request_alone() -> None:
         bench.agent.frame_failed(FrameError("bad", "unheard-of"))
         assert bench.answers["unheard-of"].error == "BAD_REQUEST_FRAME"
         bench.agent.frame_failed(FrameError("bad"))
+        assert refused() == ["a frame of the relay: 400 BAD_FRAME"] * 3
         for frame in (ReqBody("x", b"y"), ReqEnd("x"), Cancel("x"), Window("x", 1), RespEnd("x")):
             bench.link.send(frame)
         rid = bench.begin("POST")

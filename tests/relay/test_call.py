@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pytest_synth_tunnels.relay import call as module
+from pytest_synth_tunnels.relay import waiting as module
 from pytest_synth_tunnels.relay.frames import (
     WINDOW_BYTES,
     AgentCapabilities,
@@ -18,6 +18,7 @@ from pytest_synth_tunnels.relay.frames import (
     RespBody,
     RespEnd,
     RespHeaders,
+    Window,
 )
 from pytest_synth_tunnels.relay.http11 import HttpServer
 from pytest_synth_tunnels.relay.ingress import Ingress
@@ -272,6 +273,31 @@ def test_a_caller_that_gives_up_waiting(world):
     assert world.agent().frames == []
 
 
+def test_what_fails_is_in_the_log(world, refused):
+    """Under the id that the caller got, if it still got an answer."""
+    caller = world.ask()
+    world.loop.advance(5.1)
+    request_id = json.loads(caller.read().partition(b"\r\n\r\n")[2])["request_id"]
+    assert refused() == [f"{request_id} from 192.0.2.7: 503 AGENT_OFFLINE"]
+    agent = world.agent()
+    world.ask()
+    rid = agent.take(ReqHeaders).rid
+    agent.link.send(RespHeaders(rid, 200, []))
+    agent.link.close()
+    assert refused()[1:] == [f"{rid} from 192.0.2.7: 502 AGENT_LOST"]
+    world.ask("GET", "/", "Content-Length: x")
+    assert refused()[2:] == ["a request from 192.0.2.7: 400 BAD_REQUEST"]
+
+
+def test_what_succeeds_is_not_in_the_log(world, refused):
+    agent = world.agent()
+    caller = world.ask()
+    agent.answer(agent.take(ReqHeaders).rid)
+    assert caller.read().startswith(b"HTTP/1.1 200")
+    world.ask().connection.connection_lost(None)
+    assert refused() == []
+
+
 def test_closing_the_lease_ends_the_waiting(world):
     callers = [world.ask() for _ in range(2)]
     world.relay.close("l1", "it was closed")
@@ -344,6 +370,20 @@ def test_it_is_sent_again_within_its_first_deadline(world):
     assert caller.read() == b""
     world.loop.advance(0.2)
     assert caller.error() == (504, "TUNNEL_TIMEOUT")
+
+
+def test_what_it_waits_counts_to_its_first_deadline(world):
+    first = world.agent()
+    caller = world.ask()
+    world.loop.advance(20)
+    first.link.close()
+    world.loop.advance(4)
+    assert world.agent().take(ReqHeaders).deadline_ms == 6_000
+    world.loop.advance(5.9)
+    assert caller.read() == b""
+    world.loop.advance(0.2)
+    assert caller.error() == (504, "TUNNEL_TIMEOUT")
+    world.assert_nothing_under_way()
 
 
 def test_it_waits_no_longer_than_its_deadline(world):
@@ -430,7 +470,86 @@ def test_a_caller_that_gives_up_between_two_agents(world):
     world.assert_nothing_under_way()
 
 
+# Bodies and their limits.
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 304), ("GET", 204)])
+def test_a_length_without_a_body_is_no_large_answer(loop, wire, method, status):
+    world = World(loop, wire, max_response_bytes=4)
+    agent = world.agent()
+    caller = world.ask(method)
+    rid = agent.take(ReqHeaders).rid
+    agent.link.send(RespHeaders(rid, status, [("Content-Length", "5")]))
+    agent.link.send(RespEnd(rid))
+    answer = caller.read()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"\r\nContent-Length: 5\r\n" in answer) is (status != 204)
+    assert answer.endswith(b"\r\n\r\n")
+    world.assert_nothing_under_way()
+
+
+def test_a_length_over_the_limit_is_refused(loop, wire):
+    world = World(loop, wire, max_response_bytes=4)
+    agent = world.agent()
+    caller = world.ask()
+    agent.link.send(RespHeaders(agent.take(ReqHeaders).rid, 200, [("Content-Length", "5")]))
+    assert caller.error() == (413, "TUNNEL_PAYLOAD_TOO_LARGE")
+    world.assert_nothing_under_way()
+
+
 # Agents that keep to nothing.
+
+
+def keep_granting(world, agent, rid, times):
+    """Let an agent grant a byte every 20 s."""
+    for _ in range(times):
+        agent.link.send(Window(rid, 1))
+        world.loop.advance(20)
+
+
+def test_credit_for_no_body_is_no_progress(world):
+    agent = world.agent()
+    caller = world.ask()
+    keep_granting(world, agent, agent.take(ReqHeaders).rid, 2)
+    assert caller.error() == (504, "TUNNEL_TIMEOUT")
+    world.assert_nothing_under_way()
+
+
+def test_credit_for_a_body_that_is_over_is_no_progress(world):
+    agent = world.agent()
+    caller = world.ask("POST", "/", "Content-Length: 9", body=b"x" * 9)
+    keep_granting(world, agent, agent.take(ReqHeaders).rid, 2)
+    assert caller.error() == (504, "TUNNEL_TIMEOUT")
+
+
+def test_credit_after_the_answer_began_is_no_progress(world):
+    agent = world.agent()
+    caller = world.ask()
+    rid = agent.take(ReqHeaders).rid
+    agent.link.send(RespHeaders(rid, 200, []))
+    keep_granting(world, agent, rid, 31)
+    assert caller.wire.closed
+    world.assert_nothing_under_way()
+
+
+def test_credit_is_progress_only_for_what_was_sent(world):
+    agent = world.agent()
+    caller = world.ask("POST", "/", "Content-Length: 999999", body=b"x" * 2)
+    rid = agent.take(ReqHeaders).rid
+    keep_granting(world, agent, rid, 2)
+    assert caller.read() == b""
+    keep_granting(world, agent, rid, 2)
+    assert caller.error() == (504, "TUNNEL_TIMEOUT")
+
+
+def test_credit_is_never_more_than_a_window(world):
+    agent = world.agent()
+    caller = world.ask("POST", "/", "Content-Length: 9999999", body=b"x")
+    agent.link.send(Window(agent.take(ReqHeaders).rid, 99 * WINDOW_BYTES))
+    caller.send(bytes(WINDOW_BYTES - 1))
+    assert caller.wire.reading
+    caller.send(b"x")
+    assert not caller.wire.reading
 
 
 def test_an_agent_that_ignores_its_window_loses_the_request_alone(world):

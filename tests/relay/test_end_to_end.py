@@ -2,9 +2,13 @@
 whole way, and what must not spread."""
 
 import asyncio
+import base64
 import gzip
+import hashlib
 import json
+import re
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -13,8 +17,9 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
+from pytest_synth_tunnels.backend import server
 from pytest_synth_tunnels.backend.server import Backend
-from pytest_synth_tunnels.relay import call as call_module
+from pytest_synth_tunnels.relay import answering
 from pytest_synth_tunnels.relay import callers as callers_module
 from pytest_synth_tunnels.relay import intake as intake_module
 from pytest_synth_tunnels.relay.agent import Agent, Target
@@ -145,6 +150,7 @@ async def tunnel(
     limits: Limits | None = None,
     request_timeout_s: float = 20.0,
     agent_type: type[Agent] = Agent,
+    now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Tunnel]:
     """Open a tunnel over a link in memory, over WebSocket, or to an agent without windows."""
     made = Tunnel()
@@ -160,7 +166,7 @@ async def tunnel(
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     listening.bind(("127.0.0.1", 0))
     server = await asyncio.start_server(guarded, sock=listening)
-    made.backend = Backend(limits=limits, request_timeout_s=request_timeout_s)
+    made.backend = Backend(limits=limits, request_timeout_s=request_timeout_s, now=now)
     await made.backend.start()
     port = listening.getsockname()[1]
     made.lease = made.backend.call(
@@ -633,6 +639,114 @@ def test_a_rotated_agent_token_cuts_off_the_agent_that_has_the_old_one() -> None
     run(test)
 
 
+class Live:
+    """A request that waits, an answer on its way and an open WebSocket, through one tunnel."""
+
+    def __init__(self, opened: Tunnel) -> None:
+        self._opened = opened
+
+    @staticmethod
+    def app(opened: Tunnel) -> App:
+        """An app that keeps the first of each, and answers the next one that waits."""
+        waited = False
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal waited
+            head = await reader.readuntil(b"\r\n\r\n")
+            opened.arrived.put_nowait(head)
+            if b"/answering" in head:
+                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+            elif b"/websocket" in head:
+                writer.write(_switching(head))
+                await reader.read(65_536)
+                opened.left.put_nowait(None)
+                return
+            elif waited:
+                writer.write(OK)
+            else:
+                waited = True
+            await opened.wait_here(reader)
+
+        return serve
+
+    async def begin(self) -> None:
+        opened = self._opened
+        self.waiting, self.answering = await opened.caller(), await opened.caller()
+        self.websocket = await opened.caller()
+        self.waiting.send()
+        self.answering.send("GET", "/answering")
+        self.websocket.send(
+            "GET",
+            "/websocket",
+            *("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        )
+        for _ in range(3):
+            await opened.arrived.get()
+        await self.answering.reader.readuntil(b"x\r\n")
+        assert (await self.websocket.head()).startswith(b"HTTP/1.1 101 ")
+
+    async def close_code(self) -> int:
+        """Return the code with which the WebSocket is closed."""
+        frame = await self.websocket.reader.readexactly(4)
+        assert frame[0] == 0x88
+        return int.from_bytes(frame[2:])
+
+
+def _switching(head: bytes) -> bytes:
+    """Return an app's answer to an upgrade."""
+    found = re.search(rb"(?i)sec-websocket-key: (\S+)", head)
+    assert found is not None
+    digest = hashlib.sha1(found[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()  # noqa: S324
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Accept: " + base64.b64encode(digest) + b"\r\n\r\n"
+    )
+
+
+def test_a_rotated_agent_token_moves_what_can_be_moved_and_ends_the_rest() -> None:
+    async def test() -> None:
+        async with tunnel("websocket", Live.app) as opened:
+            live = Live(opened)
+            await live.begin()
+            path = f"/api/v1/synthtunnel/leases/{opened.lease['lease_id']}/agent-token:refresh"
+            fresh = opened.backend.call(requests.Request("POST", path))["agent_connect"]
+            assert not await opened.news.get()
+            assert await live.close_code() == 1012
+            assert await live.answering.reader.read() == b""
+            # The old agent has let go of all three.
+            for _ in range(3):
+                await opened.left.get()
+            assert opened.dialer is not None
+            opened.dialer.update(fresh["url"], fresh["agent_token"])
+            assert await live.waiting.answer() == (200, b"ok")
+
+    run(test)
+
+
+@both
+def test_a_lease_that_expires_ends_what_is_under_way(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_SWEEP_S", 0.02)
+
+    async def test() -> None:
+        moment = time.time()
+        async with tunnel(kind, Live.app, now=lambda: moment) as opened:
+            live = Live(opened)
+            await live.begin()
+            moment += 100_000
+            assert await live.waiting.error() == (410, "TUNNEL_LEASE_EXPIRED")
+            assert await live.close_code() == 1001
+            assert await live.answering.reader.read() == b""
+            for _ in range(3):
+                await opened.left.get()
+            status = opened.backend.call(requests.get_synth_lease(opened.lease["lease_id"]))
+            assert (status["status"], status["inflight"]) == ("EXPIRED", 0)
+
+    run(test)
+
+
 # Limits.
 
 
@@ -817,7 +931,7 @@ def test_a_caller_that_asks_ahead_and_does_not_read_costs_one_answer_at_a_time(k
 def test_without_windows_a_stalled_reader_is_cut_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(call_module, "_STALL_S", 0.1)
+    monkeypatch.setattr(answering, "_STALL_S", 0.1)
 
     async def test() -> None:
         sent = [0]

@@ -121,12 +121,13 @@ def test_addresses_lead_to_their_own_apps() -> None:
         PREFIX.replace("/m/", "//m/"),
     ],
 )
-def test_everything_else_is_404(path: str) -> None:
+def test_everything_else_is_404(path: str, refused: Callable[[], list[str]]) -> None:
     async def scenario(world: World) -> None:
         await world.start("")
         status, body = await world.ask(path)
         assert (status, json.loads(body)["code"]) == (404, "route_not_found")
         assert world.apps[""].seen == []
+        assert refused() == ["a request from 127.0.0.1: 404 route_not_found"]
 
     run(scenario)
 

@@ -200,6 +200,31 @@ def test_a_connection_that_speaks_unasked_is_not_used() -> None:
     run(scenario)
 
 
+def test_who_wants_a_fresh_connection_gets_no_used_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.gate.clear()
+        first, fresh, other = Request(), Request(), Request()
+        bench.origin.submit(first)
+        await bench.until(lambda: bench.requests == 1)
+        connect, may_dial = bench.loop.create_connection, asyncio.Event()
+
+        async def dial(*args: object) -> object:
+            await may_dial.wait()
+            return await connect(*args)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(bench.loop, "create_connection", dial)
+        bench.origin.submit(fresh, fresh=True)
+        bench.origin.submit(other)
+        bench.gate.set()
+        await asyncio.gather(first.done, other.done)
+        assert (first.body, other.body, fresh.connection) == (b"1", b"1", None)
+        may_dial.set()
+        await fresh.done
+        assert fresh.body == b"2"
+
+    run(scenario)
+
+
 def test_a_withdrawn_request_leaves_its_connection_to_the_next() -> None:
     async def scenario(bench: Bench) -> None:
         gone, request = Request(), Request()

@@ -188,7 +188,7 @@ def test_one_agent_cannot_answer_for_another(world):
     assert stream.told == []
 
 
-def test_a_malformed_frame_fails_its_request_only(world):
+def test_a_malformed_frame_fails_its_request_only(world, refused):
     route = world.route()
     agent = Agent(world.relay, "at_1").attach("l1")
     stream = Stream(agent.session, route, "r")
@@ -198,6 +198,7 @@ def test_a_malformed_frame_fails_its_request_only(world):
     agent.session.frame_failed(FrameError("bad", "r"))
     # The agent does not know that it has failed, and is told.
     assert stream.told == [(502, "TUNNEL_ENDPOINT_UNREACHABLE", True)]
+    assert refused() == ["a frame of an agent: 502 BAD_FRAME"] * 3
 
 
 def test_a_lost_agent_ends_its_requests(world):

@@ -6,9 +6,13 @@ A real backend and agent on sockets, before an app that takes nothing but strict
 import asyncio
 import json
 import logging
+import re
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from websockets.asyncio.client import connect as websocket
+from websockets.exceptions import InvalidStatus
 
 from pytest_synth_tunnels.relay.agent import Target
 from pytest_synth_tunnels.relay.codec import decode, encode
@@ -233,9 +237,15 @@ def test_an_agent_attaches_and_answers_for_its_own_lease_alone() -> None:
                 assert ack.accepted_leases == accepted
         # Who was attached still is.
         assert (await tunnels.send(lease.get("/x", close=True))).endswith(b"app /x")
-        for secret in (own.worker_token, tunnels.backend.api_key):
-            with pytest.raises(Exception, match="401"):
-                await websocket(own.agent_url, additional_headers={"Authorization": secret})
+        for shown in (
+            f"Bearer {own.worker_token}",
+            f"Bearer {tunnels.backend.api_key}",
+            f"Bearer {own.agent_token}x",
+            f"Basic {own.agent_token}",
+            own.agent_token,
+        ):
+            with pytest.raises(InvalidStatus, match="401"):
+                await websocket(own.agent_url, additional_headers={"Authorization": shown})
         assert len(app.seen) == 1
 
     run(scenario)
@@ -288,7 +298,9 @@ def test_a_lease_without_windows_or_token_is_no_way_into_another() -> None:
     run(scenario)
 
 
-def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_secret_is_logged(
+    caplog: pytest.LogCaptureFixture, refused: Callable[[], list[str]]
+) -> None:
     caplog.set_level(logging.DEBUG)
     secrets: list[str] = []
 
@@ -326,8 +338,20 @@ def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
             ).encode()
         )
         secrets.append("sk-in-the-body")
+        # What a caller writes is its own business too.
+        await tunnels.send(lease.get("/private-path?private=query", close=True, token="wt_wrong"))
+        secrets.extend(("private-path", "private=query", lease.prefix))
         assert app.seen
 
     run(scenario, debug=True)
     for secret in secrets:
         assert secret not in caplog.text
+    told = Counter(re.sub(r".*: (\d+ \w+)( \(.*)?", r"\1", line) for line in refused())
+    assert told.pop("400 BAD_REQUEST") >= 10
+    assert told == {
+        "401 TUNNEL_AUTH_INVALID": 2,
+        "401 unauthorized": 1,
+        "422 validation_error": 1,
+        "501 METHOD_UNSUPPORTED": 1,
+        "502 TUNNEL_ENDPOINT_UNREACHABLE": 1,
+    }

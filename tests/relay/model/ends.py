@@ -324,7 +324,7 @@ class ManualOrigin(Origin):
         app = App(self.world, self)
         self.world.apps.append(app)
         self.accepted = True
-        self.release(app.connection)
+        self.release(app.connection, new=True)
         return app
 
     def refuse(self) -> None:

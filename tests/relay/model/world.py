@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from pytest_synth_tunnels.relay import agent as agent_module
+from pytest_synth_tunnels.relay import directory
 from pytest_synth_tunnels.relay.call import Call
 from pytest_synth_tunnels.relay.http11 import HttpServer
 from pytest_synth_tunnels.relay.ingress import Ingress
@@ -68,7 +68,7 @@ class World:
         origin = type("Dialled", (ManualOrigin,), {"world": self})
         with (
             mock.patch.object(asyncio, "get_running_loop", return_value=self.loop),
-            mock.patch.object(agent_module, "Origin", origin),
+            mock.patch.object(directory, "Origin", origin),
         ):
             yield
 

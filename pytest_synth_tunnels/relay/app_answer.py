@@ -18,15 +18,16 @@ from .frames import (
 )
 from .head import error_response
 from .origin_connection import OriginConnection
+from .refusals import log_refusal
 from .target import Mount
 
 if TYPE_CHECKING:
     from .agent import Agent
 
-__all__ = ["Answer", "answer"]
+__all__ = ["AppAnswer", "answer"]
 
 
-class Answer:
+class AppAnswer:
     """The response's side of a request. It holds at most a window of body.
 
     Args:
@@ -138,5 +139,6 @@ def answer(
     head_only: bool = False,
 ) -> None:
     """Answer a request with an error of the agent's own, as a whole response."""
+    log_refusal(status, code, rid)
     _, headers, body = error_response(status, code, message, rid)
     agent.respond(rid, lease_id, status, headers, b"" if head_only else body)

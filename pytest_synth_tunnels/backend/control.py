@@ -1,0 +1,60 @@
+"""One HTTP request to the control plane: its body collected, and its answer."""
+
+from typing import Final
+
+from ..relay.exchange import IGNORE, Exchange, RequestHandler
+from .routes import Match, Routes, refusal
+from .values import RefusedError
+
+__all__ = ["MAX_BODY_BYTES", "control"]
+
+MAX_BODY_BYTES: Final = 262_144
+"""The largest body that the control plane takes."""
+
+
+def control(exchange: Exchange, routes: Routes) -> RequestHandler:
+    """Find what a request wants, from its head alone, and do it once its body is there."""
+    head = exchange.head
+    try:
+        match = routes.match(head.method, head.path, head.get("authorization"))
+        if head.content_length > MAX_BODY_BYTES:
+            raise _too_large()
+    except RefusedError as error:
+        exchange.respond(*refusal(error, head.peer_host))
+        return IGNORE
+    exchange.continue_()
+    return _Control(exchange, routes, match)
+
+
+class _Control:
+    """Collects the body of one request to the control plane, and answers it."""
+
+    def __init__(self, exchange: Exchange, routes: Routes, match: Match) -> None:
+        self._exchange = exchange
+        self._routes = routes
+        self._match = match
+        self._body = bytearray()
+
+    def body_received(self, data: bytes) -> None:
+        if self._exchange.done:
+            return
+        self._body += data
+        if len(self._body) > MAX_BODY_BYTES:
+            self._body.clear()
+            self._exchange.respond(*refusal(_too_large(), self._exchange.head.peer_host))
+
+    def body_ended(self) -> None:
+        exchange = self._exchange
+        try:
+            answer = self._routes.run(self._match, exchange.head.query, bytes(self._body))
+        except RefusedError as error:
+            answer = refusal(error, exchange.head.peer_host)
+        exchange.respond(*answer)
+
+    def aborted(self) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+def _too_large() -> RefusedError:
+    return RefusedError(413, "payload_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
