@@ -206,6 +206,7 @@ class World:
         self.settle()
         for app in self.apps:
             app.lose(None)
+        self.loop.advance(31)
         self.settle()
         self.check()
         for caller in self.callers:
