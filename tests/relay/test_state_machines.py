@@ -6,7 +6,9 @@ the same.
 """
 
 import os
+from collections.abc import Callable
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -21,7 +23,7 @@ from .model.world import World
 
 EXAMPLES = int(os.environ.get("SYNTH_TUNNELS_TEST_EXAMPLES", "0"))
 SETTINGS = settings(
-    max_examples=EXAMPLES or 250,
+    max_examples=EXAMPLES or 400,
     stateful_step_count=80,
     derandomize=not EXAMPLES,
     phases=[Phase.generate, Phase.shrink] if EXAMPLES else [Phase.generate],
@@ -312,3 +314,52 @@ class Tunnel(RuleBasedStateMachine):
 
 TestTunnel = Tunnel.TestCase
 TestTunnel.settings = SETTINGS
+
+
+def run_of(tunnel: Tunnel, *steps: Callable[[], None]) -> None:
+    """Take these steps, as a run that Hypothesis chooses would."""
+    tunnel.begin()
+    try:
+        for step in steps:
+            step()
+            tunnel.nothing_is_out_of_order()
+    finally:
+        tunnel.teardown()
+
+
+def test_a_caller_that_pipelines_and_reads_nothing() -> None:
+    tunnel = Tunnel()
+    run_of(
+        tunnel,
+        lambda: tunnel.world.callers[0].ask("GET", 0, tunnel.lease(0)),
+        lambda: tunnel.world.callers[0].stall(),
+        lambda: tunnel.world.callers[0].ask_nowhere(2000),
+        lambda: tunnel.all_answer(status=200, size=70_000),
+        lambda: tunnel.world.callers[0].sip(70_000),
+    )
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 304)])
+def test_a_length_over_the_limit_without_a_body(method: str, status: int) -> None:
+    tunnel = Tunnel()
+    run_of(
+        tunnel,
+        lambda: tunnel.world.callers[0].ask(method, 0, tunnel.lease(3)),
+        lambda: tunnel.all_answer(status=status, size=400_000),
+    )
+    assert tunnel.world.statuses == {"t1": status}
+
+
+def test_an_agent_is_lost_while_two_talk() -> None:
+    tunnel = Tunnel()
+    run_of(
+        tunnel,
+        lambda: tunnel.open(nth=0, lease=1, lingers=False),
+        lambda: tunnel.accept(nth=0, lingers=False),
+        lambda: tunnel.a_talker(0, "says", Opcode.TEXT, 400_000, NO_CODE),
+        lambda: tunnel.a_talker(1, "says a piece", Opcode.BINARY, 70_000, NO_CODE),
+        lambda: tunnel.an_agent(lease=1, leaves="with a word", returns=True),
+    )
+    assert tunnel.world.callers[0].socket is None
+    ends = tunnel.world.talks["t1"]
+    assert [len(end.heard) for end in ends.values()] == [1, 1]
