@@ -5,12 +5,13 @@
 A backend and its agents (in memory and over WebSocket) run in a process of their own. Callers ask,
 upload, download, stream, talk on WebSockets, leave in the middle, show wrong tokens and send
 nonsense; agents lose their links; leases come and go. At every interval all of them pause, and
-once it is quiet the process tells its memory, descriptors and tasks. The exit code is 1 if any of
-those has grown, or if an answer was wrong.
+once it is quiet the process tells its memory, objects, descriptors and tasks. The exit code is 1
+if any of those has grown, if an answer was wrong, or if too little of the traffic came through.
 """
 
 import argparse
 import asyncio
+import math
 import random
 import statistics
 import sys
@@ -34,8 +35,22 @@ WARM_UP = 0.25
 """The part of the samples that do not count: caches fill, and the allocator takes its share."""
 MAY_GROW_KIB = 6 * 1024
 """Leases that are over stay in the backend's history for a while, a few KiB each."""
+MAY_GROW_OBJECTS = 300
+"""Those that the garbage collector knows, which tell a leak of a few bytes from the allocator's."""
 MAY_GROW_DESCRIPTORS = 2
 MAY_GROW_TASKS = 1
+MIN_SAMPLES = 3
+"""That count; with fewer nothing can be said."""
+SUCCESS = {
+    **dict.fromkeys(("get", "post", "upload", "download", "stream"), "200"),
+    "talk": "talked",
+    "leave": "left",
+    "stranger": "401",
+    "nonsense": "refused",
+}
+"""What comes of each kind of traffic where nothing disturbs it."""
+MIN_SHARE = 0.9
+"""Of each kind: a lost link costs what is under way on it."""
 QUIET_S = 10.0
 """For everything that is under way to come to its end."""
 
@@ -46,13 +61,14 @@ class Sample:
 
     at_s: float
     memory_kib: int
+    objects: int
     descriptors: int
     tasks: int
     under_way: int
 
     def __str__(self) -> str:
         return (
-            f"{self.at_s:7.1f} s {self.memory_kib / 1024:8.1f} MiB"
+            f"{self.at_s:7.1f} s {self.memory_kib / 1024:8.1f} MiB {self.objects:7d} objects"
             f" {self.descriptors:5d} descriptors {self.tasks:4d} tasks"
             f" {self.under_way:3d} under way"
         )
@@ -308,11 +324,14 @@ async def echo(peer: ServerConnection) -> None:
 
 def grown(samples: list[Sample]) -> list[str]:
     """Return what has grown since the warm-up, in words."""
-    counted = samples[int(len(samples) * WARM_UP) :]
-    third = max(len(counted) // 3, 1)
+    counted = samples[math.ceil(len(samples) * WARM_UP) :]
+    if len(counted) < MIN_SAMPLES:
+        return [f"only {len(counted)} samples count: let it run longer"]
+    third = len(counted) // 3
     found = []
     for name, unit, allowed in (
         ("memory_kib", "KiB", MAY_GROW_KIB),
+        ("objects", "objects", MAY_GROW_OBJECTS),
         ("descriptors", "descriptors", MAY_GROW_DESCRIPTORS),
         ("tasks", "tasks", MAY_GROW_TASKS),
         ("under_way", "requests under way", 0),
@@ -323,6 +342,17 @@ def grown(samples: list[Sample]) -> list[str]:
         )
         if last > first + allowed:
             found.append(f"{name} has grown from {first:g} to {last:g} {unit}")
+    return found
+
+
+def too_few(outcomes: Counter[str]) -> list[str]:
+    """Return what kinds of traffic did not come through, in words."""
+    found = []
+    for kind, success in SUCCESS.items():
+        total = sum(n for outcome, n in outcomes.items() if outcome.startswith(f"{kind}: "))
+        good = outcomes[f"{kind}: {success}"]
+        if good < max(total * MIN_SHARE, 1):
+            found.append(f"{kind}: only {good} of {total} came to {success!r}")
     return found
 
 
@@ -353,7 +383,7 @@ async def soak(options: argparse.Namespace, process: Process) -> int:
         await asyncio.gather(*tasks, return_exceptions=True)
     for outcome, count in sorted(run.outcomes.items()):
         print(f"{count:8d} {outcome}")
-    failures = grown(samples) + sorted(set(run.wrong))
+    failures = grown(samples) + too_few(run.outcomes) + sorted(set(run.wrong))
     print("\n".join(failures) or "nothing has grown, and no answer was wrong")
     return 1 if failures else 0
 

@@ -17,6 +17,9 @@ from pytest_synth_tunnels.relay.agent import Agent, Target
 from pytest_synth_tunnels.relay.dial import Dialer
 from pytest_synth_tunnels.sdk import requests
 
+OBJECTS_OF_A_LEASE = 5
+"""As long as one that is over stays in the backend's history."""
+
 
 class Subject:
     """Two leases for each kind of link: one for the app, one for the WebSocket app."""
@@ -26,6 +29,7 @@ class Subject:
         self.ports = ports
         self.agents: list[Agent] = []
         self.leases: list[dict[str, Any]] = []
+        self.leases_over = 0
         self.dice = random.Random(3)
 
     async def start(self) -> dict[str, Any]:
@@ -103,6 +107,7 @@ class Subject:
         self.attach(lease, agent)
         self.backend.call(requests.close_synth_lease(lease["lease_id"]))
         await agent.close()
+        self.leases_over += 1
 
     def sample(self) -> dict[str, int]:
         gc.collect()
@@ -112,6 +117,7 @@ class Subject:
         under_way = sum(self.backend.call(lease)["inflight"] for lease in leases)
         return {
             "memory_kib": int(memory.split()[1]),
+            "objects": len(gc.get_objects()) - OBJECTS_OF_A_LEASE * self.leases_over,
             "descriptors": len(os.listdir("/proc/self/fd")),
             "tasks": len(asyncio.all_tasks()),
             "under_way": under_way + sum(agent.inflight for agent in self.agents),

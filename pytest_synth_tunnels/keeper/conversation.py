@@ -33,6 +33,7 @@ _WRITE_TIMEOUT_S: Final = 10.0
 _MAX_UNREAD_BYTES: Final = 1 << 20
 """A process that lets this much wait reads nothing; it gets no more events."""
 
+_MAX_PID: Final = (1 << 31) - 1
 _ADDRESS_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "_.-")
 _MAX_ADDRESS: Final = 64
 
@@ -95,9 +96,10 @@ class Conversation:
         hello = decode(await self._reader.readline())
         if not isinstance(hello, Hello):
             raise ValueError("it did not say hello")
-        if not hmac.compare_digest(hello.proof, proof(self._secret, "process", nonce)):
+        expected = proof(self._secret, "process", nonce)
+        if not hmac.compare_digest(hello.proof.encode(), expected.encode()):
             raise ValueError("it does not know this run's secret")
-        if not _is_address(hello.address) or hello.pid <= 0:
+        if not _is_address(hello.address) or not 0 < hello.pid <= _MAX_PID:
             raise ValueError("it said who it is in a way that cannot be")
         self.holder = self._holders.join(hello.pid, hello.address, self)
         await self._write(Welcome(proof=proof(self._secret, "keeper", hello.nonce), pid=self._pid))

@@ -11,6 +11,7 @@ from hashlib import sha256
 from hmac import new as new_hmac
 from inspect import get_annotations
 from json import dumps, loads
+from types import UnionType
 from typing import Any, ClassVar, dataclass_transform
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 MAX_LINE_BYTES = 1 << 20
+_MAX_NUMBER = 1e15
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -56,15 +58,16 @@ class Message:
     """
 
     types: ClassVar[dict[str, type["Message"]]] = {}
-    names: ClassVar[frozenset[str]] = frozenset()
+    fields: ClassVar[dict[str, Any]] = {}
+    """Their types, by name."""
 
     def __init_subclass__(cls) -> None:
-        cls.names = frozenset(get_annotations(cls))
+        cls.fields = get_annotations(cls)
         Message.types[cls.__name__] = cls
 
     def __init__(self, **values: Any) -> None:
-        if values.keys() != self.names:
-            wrong = sorted(values.keys() ^ self.names)
+        if values.keys() != self.fields.keys():
+            wrong = sorted(values.keys() ^ self.fields.keys())
             raise TypeError(f"{type(self).__name__}: wrong or missing fields: {', '.join(wrong)}")
         self.__dict__.update(values)
 
@@ -258,14 +261,31 @@ def decode(line: bytes) -> Message:
     Raises:
         ValueError: it is no message of this version.
     """
-    body = loads(line)
+    try:
+        body = loads(line)
+    except RecursionError:
+        raise ValueError("a message nested too deep") from None
     kind = Message.types.get(str(body.pop("type", ""))) if isinstance(body, dict) else None
     if kind is None:
         raise ValueError("not a keeper message")
     try:
-        return kind(**body)
+        message = kind(**body)
     except TypeError as error:
         raise ValueError(str(error)) from None
+    for name, wanted in kind.fields.items():
+        if not _fits(body[name], wanted):
+            raise ValueError(f"{kind.__name__}: {name} cannot be that")
+    return message
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value is of a field's type; of a list or a dictionary, whether it is one."""
+    if isinstance(wanted, UnionType):
+        return any(_fits(value, one) for one in wanted.__args__)
+    if wanted is float:
+        # Finite, and no integer that cannot be made one.
+        return type(value) in (int, float) and -_MAX_NUMBER < value < _MAX_NUMBER
+    return type(value) is getattr(wanted, "__origin__", wanted)
 
 
 def proof(secret: str, role: str, nonce: str) -> str:

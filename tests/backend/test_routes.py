@@ -1,4 +1,5 @@
 import json
+import os
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from pytest_synth_tunnels.backend.values import RefusedError
 from pytest_synth_tunnels.relay.head import Response
 from pytest_synth_tunnels.relay.route import Route
 
+EXAMPLES = int(os.environ.get("SYNTH_TUNNELS_TEST_EXAMPLES", "0"))
 KEY = "sk-test"
 SYNTH = "/api/v1/synthtunnel/leases"
 LEASE = {"client_instance_id": "client-12345678", "local_host": "127.0.0.1", "local_port": 8000}
@@ -293,12 +295,21 @@ def test_each_refusal_has_its_own_request_id(caller: Caller) -> None:
     assert len(ids) == 3
 
 
-NAMES = st.sampled_from(sorted({*LEASE, *SYNTH_LEASE, *TUNNEL, "metadata", "capabilities"}))
+NAMES = st.sampled_from(
+    sorted(
+        {
+            *(*LEASE, *SYNTH_LEASE, *TUNNEL, "metadata", "capabilities", "max_inflight"),
+            *("require_token", "requested_ttl_seconds", "provider_preference", "reuse_connector"),
+            *("app_name", "idempotency_key", "connected_to_edge", "gateway_ready", "local_ready"),
+            *("last_error", "reason"),
+        }
+    )
+)
 VALUES = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(10**40), 10**40)
-    | st.floats(allow_nan=False)
+    | st.floats()
     | st.text(max_size=20)
     | st.sampled_from(["127.0.0.1", "demo", "ngrok", "client-12345678", 8000, 600]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
@@ -307,20 +318,99 @@ VALUES = st.recursive(
 BODIES = st.binary(max_size=40) | st.dictionaries(NAMES, VALUES).map(
     lambda body: json.dumps(body).encode()
 )
-SEGMENTS = st.sampled_from(["v1", "tunnels", "lease", "api", "synthtunnel", "leases", "", "x"])
-PATHS = st.sampled_from(["/v1/tunnels/", "/v1/tunnels/lease", SYNTH]) | st.lists(
-    SEGMENTS | st.text(max_size=9), max_size=6
-).map(lambda segments: "/" + "/".join(segments))
-
-
-@settings(deadline=None, max_examples=150)
-@given(
-    method=st.sampled_from(["GET", "POST", "DELETE", "PUT"]),
-    path=PATHS,
-    query=st.text(max_size=20) | st.sampled_from(["include_deleted=%", "include_expired=1"]),
-    body=BODIES,
+MANAGED = "/v1/tunnels/lease"
+IDS = ["{tunnel}", "{managed}", "{synth}"]
+"""Stand for those of a tunnel and of leases that exist."""
+SEGMENTS = st.sampled_from(
+    [
+        *("v1", "tunnels", "lease", "api", "synthtunnel", "leases", "", "x", *IDS),
+        *("heartbeat", "release", "refresh", "rotate", "token:refresh", "agent-token:refresh"),
+    ]
 )
-def test_whatever_is_sent_gets_an_answer(method: str, path: str, query: str, body: bytes) -> None:
-    status, _, raw = Caller().routes.handle(method, path, query, f"Bearer {KEY}", body)
-    assert status in (200, 201, 400, 404, 405, 422)
-    assert isinstance(json.loads(raw), dict | list)
+KNOWN_PATHS = [
+    *("/v1/tunnels/", "/v1/tunnels/{tunnel}", "/v1/tunnels/rotate", MANAGED, SYNTH),
+    *(f"{MANAGED}/{{managed}}", f"{SYNTH}/{{synth}}"),
+    *(f"{MANAGED}/{{managed}}/{action}" for action in ("heartbeat", "release", "refresh")),
+    *(f"{SYNTH}/{{synth}}/{action}" for action in ("token:refresh", "agent-token:refresh")),
+]
+PATHS = st.sampled_from(KNOWN_PATHS) | st.lists(SEGMENTS | st.text(max_size=9), max_size=6).map(
+    lambda segments: "/" + "/".join(segments)
+)
+REQUESTS = st.tuples(
+    st.sampled_from(["GET", "POST", "POST", "DELETE", "PUT"]),
+    PATHS,
+    st.text(max_size=20) | st.sampled_from(["include_deleted=%", "include_expired=1"]),
+    BODIES,
+)
+
+
+class Known:
+    """A control plane that has something of each kind already."""
+
+    def __init__(self) -> None:
+        self.caller = Caller()
+        created = {
+            "tunnel": self.caller.ok("POST", "/v1/tunnels/", TUNNEL),
+            "managed": self.caller.ok("POST", MANAGED, LEASE),
+            "synth": self.caller.ok("POST", SYNTH, SYNTH_LEASE, status=201),
+        }
+        self.ids = {
+            f"{{{kind}}}": str(one.get("id") or one["lease_id"]) for kind, one in created.items()
+        }
+        synth = created["synth"]
+        self.tokens = (
+            *(synth["worker_token"], synth["agent_connect"]["agent_token"]),
+            created["managed"]["tunnel_token"],
+        )
+
+    def send(self, request: tuple[str, str, str, bytes], authorization: str | None) -> Response:
+        method, path, query, body = request
+        for name, known in self.ids.items():
+            path = path.replace(name, known)
+        return self.caller.routes.handle(method, path, query, authorization, body)
+
+    def state(self) -> list[Any]:
+        """Return all that can be listed."""
+        paths = (
+            *("/v1/tunnels/?include_deleted=1", f"{MANAGED}?include_expired=1"),
+            f"{SYNTH}/{self.ids['{synth}']}",
+        )
+        return [self.caller.ok("GET", path) for path in paths]
+
+
+@settings(deadline=None, max_examples=EXAMPLES or 120)
+@given(st.lists(REQUESTS, min_size=1, max_size=6))
+def test_whatever_is_sent_gets_an_answer(requests: list[tuple[str, str, str, bytes]]) -> None:
+    known = Known()
+    for request in requests:
+        status, _, raw = known.send(request, f"Bearer {KEY}")
+        assert status in (200, 201, 400, 404, 405, 409, 410, 422), raw
+        assert isinstance(json.loads(raw), dict | list)
+        # An answer that is not a new lease's shows nobody's token.
+        for token in known.tokens:
+            assert token.encode() not in raw or request[:2] == ("POST", MANAGED)
+    known.state()
+    known.caller.ok("POST", "/v1/tunnels/", TUNNEL | {"subdomain": "another"})
+    known.caller.ok("POST", MANAGED, LEASE)
+    known.caller.ok("POST", SYNTH, SYNTH_LEASE, status=201)
+
+
+@settings(deadline=None, max_examples=EXAMPLES or 50)
+@given(
+    st.lists(REQUESTS, min_size=1, max_size=4),
+    st.none()
+    | st.text(max_size=20)
+    | st.text(max_size=20).map(lambda key: f"Bearer {key}")
+    | st.sampled_from([f"Bearer {KEY}\0", f"Bearer {KEY[:-1]}", f"Basic {KEY}", KEY]),
+)
+def test_whoever_has_no_key_changes_nothing(
+    requests: list[tuple[str, str, str, bytes]], authorization: str | None
+) -> None:
+    known = Known()
+    before = known.state()
+    for request in requests:
+        status, _, raw = known.send(request, authorization)
+        assert status in (401, 404, 405)
+        # Which paths there are is no secret; which ids there are is one.
+        assert status != 404 or "nothing at" in json.loads(raw)["message"]
+    assert known.state() == before

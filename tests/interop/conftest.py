@@ -23,6 +23,8 @@ CLIENTS = Path(__file__).parent / "clients"
 INSTALL_TIMEOUT_S = 540
 # Read now: tests run with such variables removed.
 KEPT_IN = os.environ.get("SYNTH_TUNNELS_INTEROP_DIR")
+IN_CI = os.environ.get("CI") == "true"
+"""Nothing that the tests talk to may be missing."""
 
 UNREACHABLE = ("connection broken by", "Could not fetch URL", "Temporary failure in name")
 """What pip says where it cannot reach its index, and only then."""
@@ -67,7 +69,7 @@ def python_with(kept_in: Path, *requirements: str) -> Path:
             *requirements,
         )
         if installed.returncode != 0:
-            if any(words in installed.stdout for words in UNREACHABLE):
+            if not IN_CI and any(words in installed.stdout for words in UNREACHABLE):
                 pytest.skip(f"{requirements[0]} cannot be installed: PyPI cannot be reached")
             pytest.fail(f"{requirements[0]} cannot be installed:\n{installed.stdout}")
         complete.touch()

@@ -1,7 +1,15 @@
 import pytest
 
 from pytest_synth_tunnels.keeper import messages
-from pytest_synth_tunnels.keeper.messages import Event, LeaseInfo, Message, decode, encode, proof
+from pytest_synth_tunnels.keeper.messages import (
+    Event,
+    Expose,
+    LeaseInfo,
+    Message,
+    decode,
+    encode,
+    proof,
+)
 
 INFO = LeaseInfo(
     lease_id="lease_1",
@@ -47,11 +55,26 @@ def test_every_public_message_is_known_on_the_wire() -> None:
         b'{"type": "Event", "kind": "lost"}\n',
         b'{"type": "Done", "more": 1}\n',
         b"\xff\n",
+        b"[" * 100_000,
+        b'{"type": "CloseLease", "lease_id": ["x"]}\n',
+        b'{"type": "Hello", "proof": 1, "nonce": "n", "pid": 1, "address": ""}\n',
+        b'{"type": "Hello", "proof": "p", "nonce": "n", "pid": true, "address": ""}\n',
+        b'{"type": "Hello", "proof": "p", "nonce": "n", "pid": 1.0, "address": ""}\n',
+        b'{"type": "WaitReady", "lease_id": "x", "timeout_s": NaN}\n',
+        b'{"type": "WaitReady", "lease_id": "x", "timeout_s": 1e999}\n',
+        b'{"type": "WaitReady", "lease_id": "x", "timeout_s": null}\n',
     ],
 )
 def test_what_is_no_message_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - JSON and Unicode errors are ValueErrors too
         decode(line)
+
+
+def test_a_field_takes_what_its_type_says() -> None:
+    exposed = {"target": "t", "provider": None, "name": "n", "require_token": True}
+    for ttl_s in (None, 60, 60.5):
+        expected = Expose(**exposed, ttl_s=ttl_s)  # type: ignore[arg-type]
+        assert decode(encode(expected)) == expected
 
 
 def test_a_message_must_be_complete() -> None:

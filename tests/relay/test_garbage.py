@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
 
@@ -43,6 +44,8 @@ from pytest_synth_tunnels.relay.frames import (
     WsClose,
     WsFrame,
     WsOpen,
+    WsOpenAck,
+    WsOpenReject,
 )
 from pytest_synth_tunnels.relay.http11 import HttpServer
 from pytest_synth_tunnels.relay.ingress import Ingress
@@ -387,25 +390,52 @@ def exchanges(draw: st.DrawFn) -> list[bytes]:
     return [json.dumps(fields).encode(), *map(encode, frames[1:])]
 
 
-@st.composite
-def wire_frames(draw: st.DrawFn) -> bytes:
+@dataclass
+class Spoilt:
     """A WebSocket frame, well-formed or not, and as long as it says."""
-    payload = draw(texts(AGENT_FRAMES) | st.binary(max_size=130))
+
+    payload: bytes
+    first: int
+    """Its first byte."""
+    size: int
+    """Of the field that tells its length, at the least."""
+    masked: bool
+
+    def serialize(self, names: dict[str, str] | None = None) -> bytes:
+        """Return it as bytes, with other names for requests and leases."""
+        payload = renamed(self.payload, names or {})
+        length = len(payload)
+        bit = 0x80 if self.masked else 0
+        if self.size == 8 or length > 65_535:
+            head = struct.pack("!BBQ", self.first, bit | 127, length)
+        elif self.size == 2 or length > 125:
+            head = struct.pack("!BBH", self.first, bit | 126, length)
+        else:
+            head = bytes([self.first, bit | length])
+        if not self.masked:
+            return head + payload
+        return head + b"mask" + bytes(byte ^ b"mask"[at % 4] for at, byte in enumerate(payload))
+
+
+def renamed(text: bytes, names: dict[str, str]) -> bytes:
+    """Return a frame's text with other names for requests and leases."""
+    for name, other in names.items():
+        text = text.replace(f'"{name}"'.encode(), f'"{other}"'.encode())
+    return text
+
+
+@st.composite
+def wire_frames(draw: st.DrawFn) -> Spoilt:
+    """A WebSocket frame that is not quite one, or is."""
     first = draw(st.sampled_from([0x81] * 6 + [0x01, 0x80, 0x00, 0x82, 0x88, 0x89, 0x8A]))
     if draw(st.integers(0, 9)) == 0:
         first = draw(st.integers(0, 255))
-    length, size = len(payload), draw(st.sampled_from([0, 0, 0, 2, 8]))
-    mask = b"" if draw(st.integers(0, 9)) == 0 else b"mask"
-    bit = 0x80 if mask else 0
-    if size == 8 or length > 65_535:
-        head = struct.pack("!BBQ", first, bit | 127, length)
-    elif size == 2 or length > 125:
-        head = struct.pack("!BBH", first, bit | 126, length)
-    else:
-        head = bytes([first, bit | length])
-    if mask:
-        payload = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
-    return head + mask + payload
+    return Spoilt(
+        payload=draw(texts(AGENT_FRAMES) | st.binary(max_size=130)),
+        first=first,
+        size=draw(st.sampled_from([0, 0, 0, 2, 8])),
+        masked=draw(st.integers(0, 9)) > 0,
+    )
 
 
 HANDSHAKE = (
@@ -431,34 +461,78 @@ async def pong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
             return
 
 
-async def talk(door: Door, attach: bool, data: bytes, ends: bool) -> None:
-    """Send bytes on an agent's connection; it answers a ping behind them, or says why not."""
+async def live_request(
+    reader: asyncio.StreamReader, door: Door, asked: "asyncio.Task[bytes]"
+) -> str:
+    """Return the name of the request that comes on an agent's connection."""
+    agent = Protocol(Side.CLIENT, state=State.OPEN)
+    while True:
+        agent.receive_data(await reader.read(65_536))
+        for event in agent.events_received():
+            assert isinstance(event, WireFrame)
+            frame = decode(bytes(event.data)) if event.opcode == 1 else None
+            if isinstance(frame, ReqHeaders):
+                return frame.rid
+        assert not asked.done()
+
+
+async def talk(door: Door, attach: bool, frames: list[Spoilt], cut: int) -> None:
+    """Send frames on an agent's connection, about a request that it has.
+
+    The agent answers a ping behind them, or says why not; the caller gets an answer in any case.
+    """
     lease: Lease = door.lease
     reader, writer = await asyncio.open_connection("127.0.0.1", door.tunnels.port)
+    asked: asyncio.Task[bytes] | None = None
     try:
         writer.write(HANDSHAKE.format(AGENT_PATH, lease.agent_token).encode())
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        names = {"l1": lease.id}
         if attach:
             text = encode(Attach([AttachLease(lease.id)]))
             writer.write(WireFrame(1, text).serialize(mask=True))
-        writer.write(data.replace(b"l1", lease.id.encode()[:2]))
-        if not ends:
-            return
-        await pong(reader, writer)
+            # Not a GET, which would wait for another agent.
+            request = lease.get("/x", close=True).replace(b"GET", b"POST", 1)
+            asked = asyncio.create_task(door.tunnels.send(request))
+            names["r1"] = await live_request(reader, door, asked)
+        data = b"".join(frame.serialize(names) for frame in frames)
+        ends = cut == 0 or cut >= len(data)
+        writer.write(data if ends else data[:-cut])
+        if ends:
+            await pong(reader, writer)
     except (ConnectionError, asyncio.IncompleteReadError):
         pass
     finally:
         writer.close()
+    if asked is not None:
+        check_answer("POST", await asked)
+
+
+def check_answer(method: str, data: bytes) -> None:
+    """See that what a caller got is an answer, or the beginning of one."""
+    http = h11.Connection(h11.CLIENT)
+    http.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+    http.send(h11.EndOfMessage())
+    http.receive_data(data)
+    events = []
+    while (event := http.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+        events.append(event)
+        if isinstance(event, h11.EndOfMessage):
+            assert http.trailing_data[0] == b""
+            break
+    assert events, "no answer at all"
+    answer = events[0]
+    assert isinstance(answer, h11.Response), events
+    names = {name for name, _ in answer.headers}
+    assert names & {b"content-length", b"transfer-encoding"} or answer.status_code in (204, 304)
 
 
 @examples(40)
 @given(attach=st.booleans(), frames=st.lists(wire_frames(), max_size=8), cut=st.integers(0, 30))
 def test_whatever_an_agent_sends_ends_its_own_connection_at_the_worst(
-    door: Door, attach: bool, frames: list[bytes], cut: int
+    door: Door, attach: bool, frames: list[Spoilt], cut: int
 ) -> None:
-    data = b"".join(frames)
-    ends = cut == 0 or cut >= len(data)
-    door.run(talk(door, attach, data if ends else data[:-cut], ends))
+    door.run(talk(door, attach, frames, cut))
     door.run(door.check())
 
 
@@ -496,6 +570,171 @@ def test_a_broken_websocket_is_closed_with_a_code(door: Door, data: bytes, code:
     door.run(scenario())
 
 
+# --- an agent's frames about what it has
+
+LIVE = ("r-get", "r-post", "r-opening", "r-open")
+"""Stand for the names of what is under way."""
+
+
+@st.composite
+def live_frames(draw: st.DrawFn) -> bytes:
+    """A frame about something that is under way, with other fields that were changed, or not."""
+    rid = draw(st.sampled_from(LIVE))
+    answers: list[Frame] = [
+        RespHeaders(rid, 200, [("Content-Length", "2")], "l1"),
+        RespHeaders(rid, 200, [], "l1"),
+        RespHeaders(rid, 200, [("Content-Length", "2")], "l1", b"ok", end=True),
+        RespBody(rid, b"ok", lease_id="l1"),
+        RespBody(rid, b"x" * 60_000, lease_id="l1"),
+        RespEnd(rid, "l1"),
+        RespError(rid, "CODE", "words", "l1"),
+        Window(rid, 1 << 40, "l1"),
+    ]
+    messages: list[Frame] = [
+        WsOpenAck(rid, [("Sec-WebSocket-Protocol", "x")], "l1"),
+        WsOpenReject(rid, 403, [("X-A", "b")], b"no", "l1"),
+        WsFrame(rid, b"x", "text", True, "l1"),
+        WsFrame(rid, b"x" * 60_000, "binary", False, "l1"),
+        WsClose(rid, 1000, "bye", "l1"),
+        Window(rid, 5, "l1"),
+    ]
+    fitting, others = (messages, answers) if "open" in rid else (answers, messages)
+    frame = draw(st.sampled_from(fitting * 5 + others))
+    fields = json.loads(encode(frame))
+    if "headers" in fields and draw(st.booleans()):
+        fields["headers"] = draw(HEADERS)
+    for _ in range(draw(st.integers(0, 2))):
+        name = draw(st.sampled_from(sorted(fields)))
+        if name != "rid" or draw(st.integers(0, 5)) == 0:
+            fields[name] = draw(VALUES)
+    return json.dumps(fields).encode()
+
+
+class SpoiltAgent:
+    """Keeps what it is asked, and says what it is told to."""
+
+    def __init__(self, relay: Relay, capabilities: AgentCapabilities) -> None:
+        inner, self.link = memory_links()
+        self.session = inner.handler = relay.session(inner, "at_1")
+        self.link.handler = self
+        self.rids: list[str] = []
+        self.link.send(Attach([AttachLease("l1")], capabilities=capabilities))
+
+    def say(self, text: bytes) -> None:
+        """Do as a link does with what comes on it."""
+        try:
+            frame = decode(text)
+        except FrameError as error:
+            self.session.frame_failed(error)
+        else:
+            if frame is not None:
+                self.session.frame_received(frame)
+
+    def frame_received(self, frame: Frame) -> None:
+        if isinstance(frame, ReqHeaders | WsOpen):
+            self.rids.append(frame.rid)
+
+    def frame_failed(self, error: FrameError) -> None:
+        raise AssertionError(error)
+
+    def link_lost(self, reason: str) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+class Upgraded(Wire):
+    """A transport that is handed over."""
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+UPGRADE = (
+    b"GET /s/rt_1/w HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def check_websocket(data: bytes) -> None:
+    """See that a caller got an answer, and WebSocket behind it if it was a 101."""
+    head, _, rest = data.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 101 "):
+        check_answer("GET", data)
+        return
+    peer = Protocol(Side.CLIENT, state=State.OPEN, max_size=None)
+    peer.receive_data(rest)
+    assert peer.parser_exc is None or "incomplete" in str(peer.parser_exc)
+
+
+@examples(150)
+@given(
+    frames=st.lists(live_frames(), min_size=1, max_size=8),
+    capabilities=st.builds(
+        AgentCapabilities,
+        flow_control=st.booleans(),
+        whole_messages=st.booleans(),
+        websocket=st.just(True),
+    ),
+)
+def test_whatever_an_agent_says_of_a_request_its_caller_gets_an_answer(
+    frames: list[bytes], capabilities: AgentCapabilities
+) -> None:
+    loop = ManualLoop()
+    relay = Relay(loop=loop, now=lambda: 0.0, idle_timeout_s=60)  # type: ignore[arg-type]
+    route = Route("l1", "rt_1", "at_1", require_token=False)
+    relay.add(route)
+    agent = SpoiltAgent(relay, capabilities)
+    server = HttpServer(Ingress(relay), loop=loop)  # type: ignore[arg-type]
+    wires = [Upgraded() for _ in range(5)]
+    for wire, request in zip(
+        wires,
+        (
+            b"GET /s/rt_1/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            b"POST /s/rt_1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n\r\n" + bytes(45_000),
+            UPGRADE,
+            UPGRADE,
+            b"GET /s/rt_1/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        ),
+        strict=True,
+    ):
+        wire.set_protocol(server())
+        wire.protocol.connection_made(wire)
+        wire.protocol.data_received(request)
+    agent.say(encode(WsOpenAck(agent.rids[3], [], "l1")))
+    wires[3].protocol.data_received(WireFrame(1, b"hello").serialize(mask=True))
+    loop.tick()
+
+    names = dict(zip(LIVE, agent.rids, strict=False))
+    for text in frames:
+        agent.say(renamed(text, names))
+        loop.tick()
+
+    # Who had nothing to do with it is answered.
+    agent.say(encode(RespHeaders(agent.rids[4], 200, [("Content-Length", "2")], "l1")))
+    agent.say(encode(RespBody(agent.rids[4], b"ok", lease_id="l1")))
+    agent.say(encode(RespEnd(agent.rids[4], "l1")))
+    loop.tick()
+    assert wires[4].written.startswith(b"HTTP/1.1 200 ")
+    assert wires[4].written.endswith(b"\r\n\r\nok")
+    # The others are at the latest once their time is over.
+    loop.advance(200)
+    assert route.inflight == 0
+    check_answer("GET", wires[0].written)
+    check_answer("POST", wires[1].written)
+    check_websocket(wires[2].written)
+    check_websocket(wires[3].written)
+    for wire in wires:
+        wire.protocol.connection_lost(None)
+    loop.advance(200)
+    assert route.inflight == route.websockets == 0
+    assert not agent.session.streams
+    assert not agent.session.websockets
+    assert len(relay.deadlines) == len(server.deadlines) == 0
+
+
 # --- callers' and apps' WebSockets, as bytes
 
 
@@ -517,9 +756,9 @@ async def converse(door: Door, lease: Lease, data: bytes, ends: bool) -> None:
 @examples(40)
 @given(over=st.booleans(), frames=st.lists(wire_frames(), max_size=8), cut=st.integers(0, 30))
 def test_whatever_a_caller_sends_ends_its_own_websocket_at_the_worst(
-    door: Door, over: bool, frames: list[bytes], cut: int
+    door: Door, over: bool, frames: list[Spoilt], cut: int
 ) -> None:
-    data = b"".join(frames)
+    data = b"".join(frame.serialize() for frame in frames)
     ends = cut == 0 or cut >= len(data)
     lease = door.sockets[over]
     door.run(converse(door, lease, data if ends else data[:-cut], ends))
@@ -554,7 +793,10 @@ LINES = st.sampled_from(
     over=st.booleans(),
     answer=ANSWERS,
     line=LINES,
-    frames=st.lists(wire_frames() | st.binary(max_size=20), max_size=5),
+    frames=st.lists(
+        wire_frames().map(Spoilt.serialize) | st.binary(max_size=20),
+        max_size=5,
+    ),
 )
 def test_whatever_an_app_says_to_an_upgrade_its_caller_gets_nothing_but_websocket(
     door: Door, over: bool, answer: str, line: str, frames: list[bytes]

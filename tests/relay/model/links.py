@@ -14,11 +14,13 @@ from pytest_synth_tunnels.relay.frames import (
     ReqHeaders,
     RespBody,
     Window,
+    WsFrame,
+    WsOpen,
 )
 from pytest_synth_tunnels.relay.link import LinkHandler
 from pytest_synth_tunnels.relay.route import Limits, Route
 
-from .ends import PIECE_BYTES
+from .wires import PIECE_BYTES
 
 if TYPE_CHECKING:
     from .world import World
@@ -42,14 +44,21 @@ class End:
     def send(self, frame: Frame, *, at_once: bool = False) -> None:
         if self._wiring.closed:
             return
+        world = self._wiring.world
         assert decode(encode(frame)) == frame
-        if isinstance(frame, RespBody | ReqBody):
-            assert isinstance(frame, RespBody) is self._sends_answers
-            self.under_way[frame.rid] += len(frame.chunk)
+        if isinstance(frame, RespBody | ReqBody | WsFrame):
+            if isinstance(frame, WsFrame):
+                data = frame.data
+            else:
+                data = frame.chunk
+                assert isinstance(frame, RespBody) is self._sends_answers
+            self.under_way[frame.rid] += len(data)
             if self._wiring.flow_control:
                 # The read in which the window ends may go beyond it, and so may what was read
                 # before the request had an agent.
-                assert self.under_way[frame.rid] <= WINDOW_BYTES + 2 * PIECE_BYTES
+                allowed = WINDOW_BYTES + 2 * PIECE_BYTES
+                if self.under_way[frame.rid] > allowed and frame.rid not in world.repeated:
+                    world.wrong.append(f"{frame.rid} goes beyond its window")
         self._queue.append(frame)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -184,7 +193,7 @@ class Wiring:
         self.agent.link_lost("cut")
 
     def _arrive(self, to_relay: bool, frame: Frame) -> None:
-        if isinstance(frame, ReqHeaders):
+        if isinstance(frame, ReqHeaders | WsOpen):
             self.world.tags[frame.rid] = frame.path.removeprefix("/")
         if isinstance(frame, Window):
             sender = self.agent_end if not to_relay else self.relay_end
@@ -202,10 +211,21 @@ class Wiring:
 class Lease:
     """A lease, the agent that serves it, and the link between them, if there is one."""
 
-    def __init__(self, world: "World", name: str, capabilities: AgentCapabilities) -> None:
+    def __init__(
+        self,
+        world: "World",
+        name: str,
+        capabilities: AgentCapabilities,
+        max_body_bytes: int | None,
+    ) -> None:
         self.world = world
         self.capabilities = capabilities
         """What the agent says of itself."""
+        self.max_body_bytes = max_body_bytes
+        """Of requests and of answers."""
+        limits = Limits(max_inflight=3, max_websocket_streams=2)
+        if max_body_bytes is not None:
+            limits.max_request_bytes = limits.max_response_bytes = max_body_bytes
         self.route = Route(
             lease_id=f"lease-{name}",
             route_token=f"rt_{name}",
@@ -213,7 +233,7 @@ class Lease:
             worker_token=f"wt_{name}",
             public_base_url="http://relay.test",
             expires_at=WALL_S + 100_000,
-            limits=Limits(max_inflight=3),
+            limits=limits,
         )
         world.relay.add(self.route)
         with world.running():
@@ -221,6 +241,7 @@ class Lease:
             self.agent.serve(self.route.lease_id, self.route.public_url)
             self.agent.set_target(self.route.lease_id, "", Target("127.0.0.1", 8000))
         (self.origin,) = self.agent._origins
+        self.origin.limit_bytes = limits.max_response_bytes
         self.accepting = True
         """The app takes connections."""
         self.wirings: list[Wiring] = []
@@ -239,7 +260,7 @@ class Lease:
             for to_relay, held in wiring.held.items():
                 if not held:
                     moved |= wiring.deliver(to_relay, 1_000)
-        while self.accepting and self.origin.wanted:
+        if self.accepting and self.origin.wanted:
             self.origin.accept()
             moved = True
         return moved
