@@ -123,6 +123,8 @@ class WebSocketLink(Endpoint):
         self._socket: socket.socket | None = None
         self._silenced = False
         """The handler has heard the last of this link: it was lost, or closed from here."""
+        self._unwritten = 0
+        """Bytes of what was said in this tick."""
         self._read_paused = False
         self._heard = True
         """Something arrived since the last ping."""
@@ -141,10 +143,16 @@ class WebSocketLink(Endpoint):
                 piece = chunk[start : start + MAX_CHUNK_BYTES]
                 self.send(kind(frame.rid, piece, lease_id=frame.lease_id))
             return
-        self._framing.send_text(encode(frame))
-        if self._flush_due:
+        message = encode(frame)
+        self._framing.send_text(message)
+        self._unwritten += len(message)
+        if self._unwritten > _WRITE_BUFFER_BYTES and not self._write_paused:
+            # Only what is written can tell the handler to pause, and it must before the tick ends:
+            # every stream may have something to send in this one.
+            self._flush()
+        elif self._flush_due:
             return
-        if at_once and not self._write_paused:
+        elif at_once and not self._write_paused:
             self._flush()
         else:
             self._flush_soon()
@@ -284,6 +292,7 @@ class WebSocketLink(Endpoint):
 
     def _written(self, transport: asyncio.Transport) -> None:
         """Bound what comes after a write: the close of the other end, or its silence."""
+        self._unwritten = 0
         if self._protocol.close_expected():
             self._expect_close()
         elif self._write_paused and transport.get_write_buffer_size() > _MAX_BACKLOG_BYTES:

@@ -316,6 +316,25 @@ def test_a_full_buffer_pauses_the_handler() -> None:
     run(scenario)
 
 
+def test_a_full_buffer_pauses_the_handler_within_the_tick() -> None:
+    async def scenario(pair: Pair) -> None:
+        client, server = await pair.dial()
+        server.pause_reading()
+        sent = 0
+        while pair.near.writing and sent < 1000:
+            client.send(RespBody("r1", bytes(MAX_CHUNK_BYTES)))
+            sent += 1
+        assert not pair.near.writing
+        assert client._transport is not None
+        assert client._transport.get_write_buffer_size() < 1 << 20
+        server.resume_reading()
+        await pair.far.until(lambda: len(pair.far.frames) == sent)
+        assert pair.near.lost == []
+        client.abort()
+
+    run(scenario)
+
+
 def test_a_reader_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "_MAX_BACKLOG_BYTES", 1 << 20)
 
