@@ -146,7 +146,7 @@ class Call:
         if not self._done:
             exchange.continue_()
             if session.writing_paused:
-                exchange.pause_body()
+                exchange.pause_body(keep=not frame.end)
 
     # Without an agent.
 

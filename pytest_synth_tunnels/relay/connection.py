@@ -66,6 +66,8 @@ class ServerConnection(asyncio.Protocol):
         self._body: ChunkedBody | None = None
         """The request's body as long as it is not complete, like ``_body_left``."""
         self._body_paused = False
+        self._body_kept = False
+        """Nor is that handed on which is read already."""
         self._advancing = False
         self._closing = False
         """The last response is written; what comes is not read any more."""
@@ -149,6 +151,8 @@ class ServerConnection(asyncio.Protocol):
                 if self._exchange is None:
                     if not self._read_head():
                         break
+                elif self._body_kept:
+                    break
                 elif self._body_left:
                     self._read_body()
                 elif self._body is not None:
@@ -257,19 +261,22 @@ class ServerConnection(asyncio.Protocol):
         left = self._body_left
         return left if len(self._held) >= left else 0
 
-    def pause_body(self) -> None:
-        """Stop reading for the handler's sake."""
+    def pause_body(self, *, keep: bool) -> None:
+        """Stop reading for the handler's sake (see :meth:`.exchange.Exchange.pause_body`)."""
         if not self._body_paused and (self._body_left or self._body is not None):
             self._body_paused = True
+            self._body_kept = keep
             self.due_at = inf
             self.transport.pause_reading()
 
     def resume_body(self) -> None:
         """Read again."""
         if self._body_paused:
-            self._body_paused = False
+            self._body_paused = self._body_kept = False
             self.server.deadlines.set(self, self._time() + self._limits.body_timeout_s)
             self.transport.resume_reading()
+            if self._held and not self._advancing:
+                self._advance()
 
     # Responses.
 
