@@ -28,7 +28,7 @@ from .frames import (
     WsFrame,
     WsOpen,
 )
-from .link import Link
+from .link import Link, in_turn
 from .origin import Origin
 from .probe import Probes
 from .served import OWN_PATH, READY_PATH, ServedLease, read_nonce
@@ -81,6 +81,8 @@ class Agent:
         """Requests that wait until the end of this tick for more of themselves."""
         self._stalled: set[Forward] = set()
         """Requests for which the link waits."""
+        self._turn = 0
+        """How often the link has gone on after it was full."""
         self._origins: set[Origin] = set()
         """All of them, also those of targets that were replaced while requests were under way."""
         self._probes = Probes(self)
@@ -244,9 +246,10 @@ class Agent:
     def resume_writing(self) -> None:
         """Go on after :meth:`pause_writing`."""
         self.link_paused = False
-        for forward in list(self._forwards.values()):
+        self._turn += 1
+        for forward in in_turn(list(self._forwards.values()), self._turn):
             forward.resume_reading()
-        self._websockets.resume()
+        self._websockets.resume(self._turn)
 
     # --- frames
 
