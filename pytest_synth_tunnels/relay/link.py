@@ -11,7 +11,7 @@ from .frames import Frame, FrameError
 
 __all__ = ["Link", "LinkHandler", "MemoryLink", "in_turn", "memory_links"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class LinkHandler(Protocol):
@@ -84,7 +84,7 @@ class MemoryLink:
         """Nothing to resume."""
 
 
-def in_turn(streams: list[T], turn: int) -> list[T]:
+def in_turn(streams: list[_T], turn: int) -> list[_T]:
     """Return what is to go on after :meth:`LinkHandler.resume_writing`, in another order in each
     turn: the first ones fill the link, and those behind them would wait forever."""
     first = turn % len(streams) if streams else 0
