@@ -18,7 +18,14 @@ from websockets.protocol import Protocol, State
 from .closes import wire_code, wire_reason
 from .deadlines import Deadlines
 from .feed import Feed
-from .frames import MAX_WS_MESSAGE_BYTES, WINDOW_BYTES, Window, WsClose, WsFrame
+from .frames import (
+    MAX_CHUNK_BYTES,
+    MAX_WS_MESSAGE_BYTES,
+    WINDOW_BYTES,
+    Window,
+    WsClose,
+    WsFrame,
+)
 from .slices import Slicer
 
 __all__ = ["Duplex"]
@@ -32,9 +39,10 @@ _CLOSE_TIMEOUT_S: Final = 10.0
 _MAX_QUEUE_BYTES: Final = MAX_WS_MESSAGE_BYTES + 2 * WINDOW_BYTES
 """What may wait for a reader where it cannot make the other end wait."""
 
-_MAX_QUEUES_BYTES: Final = 3 * MAX_WS_MESSAGE_BYTES
+_MAX_QUEUES_BYTES: Final = 2 * MAX_WS_MESSAGE_BYTES
 """And what for all readers together, beyond a little for each."""
 
+_FULL: Final = "the queue of this WebSocket is full"
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 _LOST: Final = 1006
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
@@ -118,6 +126,10 @@ class Duplex(Feed):
         self._left -= len(data)
         if self._left < 0:
             self.end(1009, f"a message over {self._max_message_bytes} bytes")
+            return
+        # Nobody with windows sends as much at once, so others need not be asked in between.
+        if len(data) > MAX_CHUNK_BYTES and self._waiting() + len(data) > _MAX_QUEUES_BYTES:
+            self.end(1013, _FULL)
             return
         if frame.fin:
             self._left = self._max_message_bytes
@@ -243,7 +255,7 @@ class Duplex(Feed):
             if waiting > _MAX_QUEUE_BYTES or (
                 waiting > 2 * WINDOW_BYTES and self._waiting() > _MAX_QUEUES_BYTES
             ):
-                self.end(1013, "the queue of this WebSocket is full")
+                self.end(1013, _FULL)
             elif self._flow_control and self._untaken >= WINDOW_BYTES and not self._stalled:
                 self._stall(waiting)
 

@@ -941,6 +941,12 @@ def test_all_callers_queues_together_are_bounded(loop, monkeypatch):
     world.agent.send(WsFrame(callers[2].rid, b"x"))
     loop.tick()
     assert world.agent.frames == []
+    before = callers[2].wire.waiting
+    world.agent.send(WsFrame(callers[2].rid, b"x" * WINDOW_BYTES))
+    loop.tick()
+    close = world.agent.take(WsClose)
+    assert (close.rid, close.code) == (callers[2].rid, 1013)
+    assert callers[2].wire.waiting < before + 100
 
 
 def test_the_end_of_the_relay_ends_what_is_open(world):
