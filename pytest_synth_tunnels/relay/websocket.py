@@ -1,12 +1,11 @@
 """Frames over a WebSocket: the :class:`~.link.Link` that leaves the process.
 
 A server answers the upgrade with :func:`accept` and hands its transport to
-:meth:`WebSocketLink.adopt`; a client calls :func:`connect`.
+:meth:`WebSocketLink.adopt`; a client calls :func:`.dial.connect`.
 """
 
 import asyncio
 import socket
-import ssl
 from typing import Final, cast
 
 from websockets.protocol import Protocol, State
@@ -27,14 +26,12 @@ from .handshake import (
     MAX_MESSAGE_BYTES,
     HandshakeError,
     accept,
-    client_protocol,
     explain,
-    read_url,
     server_protocol,
 )
 from .link import LinkHandler
 
-__all__ = ["HandshakeError", "WebSocketLink", "accept", "connect"]
+__all__ = ["HandshakeError", "WebSocketLink", "accept"]
 
 PING_INTERVAL_S: Final = 20.0
 """Between pings; a peer that was silent from one to the next is dead."""
@@ -52,42 +49,6 @@ _MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
 """A peer that lets this much wait is gone: frames that are no bodies are never held back."""
 
 _QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)
-
-
-async def connect(
-    url: str, *, token: str, handler: LinkHandler, timeout_s: float = 10.0
-) -> "WebSocketLink":
-    """Dial a relay.
-
-    Args:
-        url: ``ws://`` (to this machine only) or ``wss://``.
-        token: sent as ``Authorization: Bearer``.
-        handler: takes what arrives.
-        timeout_s: for connection and handshake together, in seconds.
-
-    Returns:
-        The open link.
-
-    Raises:
-        HandshakeError: the other end answered something else than 101.
-        OSError: no connection (``TimeoutError`` is one).
-        ValueError: ``url`` is no WebSocket URL, or a token for it would travel in clear text.
-    """
-    uri = read_url(url)
-    link = WebSocketLink(client_protocol(uri, token), handler)
-    tls = ssl.create_default_context() if uri.secure else None
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(timeout_s):
-            await loop.create_connection(lambda: link, uri.host, uri.port, ssl=tls)
-            await link.opened
-    except TimeoutError:
-        link.abort()
-        raise TimeoutError(f"no WebSocket handshake within {timeout_s:g} s") from None
-    except BaseException:
-        link.abort()
-        raise
-    return link
 
 
 class WebSocketLink(Endpoint):

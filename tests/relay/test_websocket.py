@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from pytest_synth_tunnels.relay import handshake, websocket
 from pytest_synth_tunnels.relay.codec import encode
+from pytest_synth_tunnels.relay.dial import connect
 from pytest_synth_tunnels.relay.frames import (
     MAX_CHUNK_BYTES,
     Attach,
@@ -25,7 +26,7 @@ from pytest_synth_tunnels.relay.frames import (
     RespEnd,
 )
 from pytest_synth_tunnels.relay.link import Link
-from pytest_synth_tunnels.relay.websocket import HandshakeError, WebSocketLink, accept, connect
+from pytest_synth_tunnels.relay.websocket import HandshakeError, WebSocketLink, accept
 
 
 class Recorder:
