@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 
+from ..relay.files import allow_many_files
 from ..relay.reading import keep_read_buffers
 from .server import Backend
 
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     keep_read_buffers()
+    allow_many_files()
     if not _is_loopback(options.host):
         _tell(
             f"warning: {options.host} is not a loopback address: other machines can reach this "

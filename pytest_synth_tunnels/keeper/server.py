@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
 
+from ..relay.files import allow_many_files
 from ..relay.reading import keep_read_buffers
 from ..settings import Settings
 from .conversation import Conversation
@@ -66,6 +67,7 @@ def main(config: dict[str, Any]) -> None:
         return
     _log_to_stderr()
     keep_read_buffers()
+    allow_many_files()
     asyncio.run(Keeper(config, directory).run())
     lock.release()
 

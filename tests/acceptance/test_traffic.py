@@ -20,10 +20,11 @@ AT_ONCE_BYTES = 2_000_000 if FULL else 400_000
 MESSAGE_BYTES = 16 << 20 if FULL else 4 << 20
 
 TRAFFIC = """
-import asyncio, json, os, pathlib, re, zlib
+import asyncio, json, os, pathlib, re, resource, zlib
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+_, MOST_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 BLOCK_BYTES = 1 << 18
 LENGTH = re.compile(rb"content-length: ([0-9]+)", re.I)
 CHUNKED = re.compile(rb"transfer-encoding: chunked", re.I)
@@ -205,13 +206,15 @@ def test_down_to_a_caller_that_does_not_read(synth_lease, exposed_port):
 """
 
 MANY = """
-import asyncio
+import asyncio, resource
 
-from traffic import call, checksum, look, serving
+from traffic import MOST_FILES, call, checksum, look, serving
 
 def test_1024_in_flight(synth_lease, exposed_port):
     async def main():
         async with asyncio.timeout(60), serving(exposed_port) as app, asyncio.TaskGroup() as tasks:
+            # The keeper runs by now, with the limit as it was.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_FILES, MOST_FILES))
             sizes = [100 + number for number in range(1024)]
             calls = [tasks.create_task(call(synth_lease, f"/wait/{s}", s)) for s in sizes]
             await app.until(1024)
