@@ -41,6 +41,7 @@ class Transport(asyncio.Transport):
         self._loop = loop
         self._deliver: Callable[[bytes], None] = lambda data: None
         self._protocol: Any = None
+        self._lost = False
 
     def lead_to(self, deliver: Callable[[bytes], None], protocol: asyncio.Protocol) -> None:
         """Begin."""
@@ -77,8 +78,14 @@ class Transport(asyncio.Transport):
     def write_eof(self) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
+
+    def close(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        if not self._lost:
+            self._lost = True
+            self._loop.call_soon(self._protocol.connection_lost, None)
 
 
 class Loop(asyncio.SelectorEventLoop):

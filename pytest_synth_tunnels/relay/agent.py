@@ -30,7 +30,7 @@ from .frames import (
     WsFrame,
     WsOpen,
 )
-from .link import Link
+from .link import Link, in_turn
 from .probe import Probes
 from .refusals import log_refusal
 from .served import OWN_PATH, READY_PATH, ServedLease, read_nonce
@@ -80,6 +80,8 @@ class Agent(Directory):
         """Requests that wait until the end of this tick for more of themselves."""
         self._stalled: set[Forward] = set()
         """Requests for which the link waits."""
+        self._turn = 0
+        """How often the link has gone on after it was full."""
         self._probes = Probes(self)
         self._websockets = WebSocketTable(self, self._leases, timeout_s)
         self._takes: dict[type[Any], Callable[[Any], None]] = {
@@ -193,9 +195,10 @@ class Agent(Directory):
     def resume_writing(self) -> None:
         """Go on after :meth:`pause_writing`."""
         self.link_paused = False
-        for forward in list(self._forwards.values()):
+        self._turn += 1
+        for forward in in_turn(list(self._forwards.values()), self._turn):
             forward.resume_reading()
-        self._websockets.resume()
+        self._websockets.resume(self._turn)
 
     # --- frames
 

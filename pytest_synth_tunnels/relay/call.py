@@ -99,7 +99,7 @@ class Call(Answering):
         if not self._done:
             exchange.continue_()
             if session.writing_paused:
-                exchange.pause_body()
+                exchange.pause_body(keep=not frame.end)
 
     # Without an agent.
 

@@ -91,8 +91,7 @@ class ServerConnection(Intake):
         if self._closing:
             return
         self._held = self._held + data if self._held else data
-        if not self._advancing:
-            self._advance()
+        self._advance()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -109,13 +108,16 @@ class ServerConnection(Intake):
     # Requests.
 
     def _advance(self) -> None:
-        """Work through what was read, as far as it goes."""
+        if self._advancing:
+            return
         self._advancing = True
         try:
             while self._held and not self._closing:
                 if self._exchange is None and not self.write_paused:
                     if not self._read_head():
                         break
+                elif self._body_kept:
+                    break
                 elif self._body_left:
                     self._read_body()
                 elif self._body is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,16 +10,54 @@ from typing import Final
 
 from .agent import Agent
 from .frames import AttachAck, Frame, FrameError
+from .handshake import client_protocol, read_url
+from .link import LinkHandler
 from .sleep import SleepWatch
-from .websocket import HandshakeError, WebSocketLink, connect
+from .websocket import HandshakeError, WebSocketLink
 
-__all__ = ["Dialer"]
+__all__ = ["Dialer", "connect"]
 
 _TIMEOUT_S: Final = 10.0
 """For the connection, and then again for ``ATTACH_ACK``."""
 
 _CLOSE_TIMEOUT_S: Final = 0.5
 """For the relay to take leave too, where nobody is there to wait for longer."""
+
+
+async def connect(
+    url: str, *, token: str, handler: LinkHandler, timeout_s: float = 10.0
+) -> WebSocketLink:
+    """Dial a relay.
+
+    Args:
+        url: ``ws://`` (to this machine only) or ``wss://``.
+        token: sent as ``Authorization: Bearer``.
+        handler: takes what arrives.
+        timeout_s: for connection and handshake together, in seconds.
+
+    Returns:
+        The open link.
+
+    Raises:
+        HandshakeError: the other end answered something else than 101.
+        OSError: no connection (``TimeoutError`` is one).
+        ValueError: ``url`` is no WebSocket URL, or a token for it would travel in clear text.
+    """
+    uri = read_url(url)
+    link = WebSocketLink(client_protocol(uri, token), handler)
+    tls = ssl.create_default_context() if uri.secure else None
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await loop.create_connection(lambda: link, uri.host, uri.port, ssl=tls)
+            await link.opened
+    except TimeoutError:
+        link.abort()
+        raise TimeoutError(f"no WebSocket handshake within {timeout_s:g} s") from None
+    except BaseException:
+        link.abort()
+        raise
+    return link
 
 
 class _FatalError(Exception):

@@ -8,27 +8,27 @@ bounded queue, and ends once that is full. Pings are answered here, and go no fu
 
 import asyncio
 import socket
-from collections import deque
 from math import inf
-from typing import Final, Literal
+from typing import Final
 
 from websockets.frames import Frame as WireFrame
 from websockets.frames import Opcode
 from websockets.protocol import Protocol, State
 
+from .closes import wire_code, wire_reason
 from .deadlines import Deadlines
-from .endpoint import Endpoint
+from .feed import Feed
 from .frames import (
     MAX_CHUNK_BYTES,
     MAX_WS_MESSAGE_BYTES,
     WINDOW_BYTES,
-    Frame,
     Window,
     WsClose,
     WsFrame,
 )
+from .slices import Slicer
 
-__all__ = ["Duplex", "wire_code", "wire_reason"]
+__all__ = ["Duplex"]
 
 _STALL_S: Final = 10.0
 """How long a reader may stand still, in seconds."""
@@ -39,33 +39,17 @@ _CLOSE_TIMEOUT_S: Final = 10.0
 _MAX_QUEUE_BYTES: Final = MAX_WS_MESSAGE_BYTES + 2 * WINDOW_BYTES
 """What may wait for a reader where it cannot make the other end wait."""
 
-_FRAME_COST_BYTES: Final = 64
-"""What a frame counts for besides its data, in what is sent in one tick."""
+_MAX_QUEUES_BYTES: Final = 2 * MAX_WS_MESSAGE_BYTES
+"""And what for all readers together, beyond a little for each."""
 
-_MAX_REASON_BYTES: Final = 123
+_FULL: Final = "the queue of this WebSocket is full"
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
-_NO_CODE: Final = 1005
 _LOST: Final = 1006
-_SENDABLE: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
-"""The codes that a close frame may carry."""
-
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 """A peer that is gone without a word is noticed by the system, within two minutes."""
 
 
-def wire_code(code: int | None) -> int | None:
-    """Return the code that a close frame carries, ``None`` for none at all."""
-    if code is None or code == _NO_CODE:
-        return None
-    return code if code in _SENDABLE else 1011
-
-
-def wire_reason(reason: str) -> str:
-    """Return as much of a reason as a close frame has room for."""
-    return reason.encode(errors="replace")[:_MAX_REASON_BYTES].decode(errors="ignore")
-
-
-class Duplex(Endpoint):
+class Duplex(Feed):
     """One end of the tunnel for one WebSocket (an :class:`~.deadlines.Expiring`).
 
     It is under way, as its link sees it, until :meth:`_leave`. The connection may outlive that: it
@@ -78,7 +62,7 @@ class Duplex(Endpoint):
         loop: the event loop.
         deadlines: wakes it up.
         ends: holds it as long as it has a connection.
-        max_message_bytes: the longest message that is taken off the link.
+        max_message_bytes: the longest message, either way.
     """
 
     peer_gone = "the connection was lost"
@@ -95,55 +79,23 @@ class Duplex(Endpoint):
         ends: "set[Duplex]",
         max_message_bytes: int,
     ) -> None:
-        super().__init__(protocol, loop)
-        self.rid = rid
-        self.lease_id = lease_id
+        super().__init__(rid, lease_id, protocol, loop)
         self.due_at = inf
         self.opened = False
         """The handshake is done."""
-        self.over = False
-        """The link knows it no more."""
         self._deadlines = deadlines
         self._ends = ends
+        self._slicer = Slicer(max_message_bytes)
         self._max_message_bytes = max_message_bytes
         self._left = max_message_bytes
         """What may still come of the message that the link brings."""
-        self._flow_control = False
-        """The other end of the link knows windows."""
-        self._link_paused = False
-        """The link takes nothing now."""
-        self._queue: deque[WsFrame] = deque()
-        """What waits for credit, or for the link. The connection is not read meanwhile."""
-        self._ending: WsClose | None = None
-        """What follows the queue, once the connection is at its end."""
-        self._opcode: Literal["text", "binary"] = "binary"
-        """Of the message that is being read."""
-        self._credit = inf
-        """What the other end of the link will still take, in bytes."""
         self._untaken = 0
         """What came off the link and got no credit yet, in bytes."""
         self._stalled = 0
-        """How many bytes waited for a reader that stands still when it was last looked at."""
-        self._read_paused = False
-        self._closing = False
-        """Waits for the other end to close."""
+        """How much waited for a reader that stands still when it was last looked at: in bytes, or,
+        once the connection is gone, in frames for the link."""
 
     # --- for subclasses
-
-    def _use(self, *, flow_control: bool, link_paused: bool) -> None:
-        """Be told about the link.
-
-        Args:
-            flow_control: its other end knows windows.
-            link_paused: it takes nothing now.
-        """
-        self._flow_control = flow_control
-        self._credit = WINDOW_BYTES if flow_control else inf
-        self._link_paused = link_paused
-
-    def _send(self, frame: Frame) -> None:
-        """Send a frame on the link."""
-        raise NotImplementedError
 
     def _forget(self) -> None:
         """Leave the registers."""
@@ -159,6 +111,8 @@ class Duplex(Endpoint):
             return False
         self.over = True
         self._queue.clear()
+        if self._transport is None:
+            self._deadlines.forget(self)
         self._forget()
         return True
 
@@ -173,6 +127,10 @@ class Duplex(Endpoint):
         if self._left < 0:
             self.end(1009, f"a message over {self._max_message_bytes} bytes")
             return
+        # Nobody with windows sends as much at once, so others need not be asked in between.
+        if len(data) > MAX_CHUNK_BYTES and self._waiting() + len(data) > _MAX_QUEUES_BYTES:
+            self.end(1013, _FULL)
+            return
         if frame.fin:
             self._left = self._max_message_bytes
         self._untaken += len(data)
@@ -183,21 +141,6 @@ class Duplex(Endpoint):
         else:
             protocol.send_binary(data, frame.fin)
         self._flush_soon()
-
-    def credit(self, credit_bytes: int) -> None:
-        """Send as much more."""
-        if credit_bytes > 0:
-            self._credit += credit_bytes
-            self._pump()
-
-    def pause(self) -> None:
-        """Send nothing for now: the link is full."""
-        self._link_paused = True
-
-    def resume(self) -> None:
-        """Go on after :meth:`pause`."""
-        self._link_paused = False
-        self._pump()
 
     def end(self, code: int | None, reason: str, *, tell: bool = True) -> None:
         """Close in the middle.
@@ -232,7 +175,7 @@ class Duplex(Endpoint):
 
     def data_received(self, data: bytes) -> None:
         """Take what the peer says."""
-        self._protocol.receive_data(data)
+        self._protocol.receive_data(self._slicer.feed(data))
         for event in self._protocol.events_received():
             if isinstance(event, WireFrame) and event.opcode in _DATA and not self.over:
                 self._take(event)
@@ -249,6 +192,8 @@ class Duplex(Endpoint):
         self._deadlines.forget(self)
         self._transport = None
         self._ended(_LOST, self.peer_gone)
+        if not self.over:
+            self._stall(len(self._queue))
 
     def resume_writing(self) -> None:
         """Let the other end of the link go on."""
@@ -262,11 +207,14 @@ class Duplex(Endpoint):
     # --- the clock
 
     def expire(self) -> None:
-        """Give up a peer that does not close, or does not read."""
+        """Give up a peer that does not close, or does not read, or the rest of what one said."""
         transport = self._transport
         if transport is None:
-            return
-        if self._closing:
+            if len(self._queue) < self._stalled:
+                self._stall(len(self._queue))
+            elif self._ending is not None and self._leave():
+                self._send(self._ending)
+        elif self._closing:
             transport.abort()
         elif self._stalled:
             waiting = transport.get_write_buffer_size()
@@ -276,18 +224,6 @@ class Duplex(Endpoint):
                 self.end(1013, f"nothing was read for {_STALL_S:g} s")
 
     # --- inside
-
-    def _take(self, frame: WireFrame) -> None:
-        """Queue what the peer sent for the link."""
-        data = frame.data
-        if frame.opcode is not Opcode.CONT:
-            self._opcode = "text" if frame.opcode is Opcode.TEXT else "binary"
-        if not data and not frame.fin:
-            return  # it says nothing, and one published agent is confused by it
-        for start in range(0, len(data) or 1, MAX_CHUNK_BYTES):
-            piece = bytes(data[start : start + MAX_CHUNK_BYTES])
-            fin = frame.fin and start + MAX_CHUNK_BYTES >= len(data)
-            self._queue.append(WsFrame(self.rid, piece, self._opcode, fin, self.lease_id))
 
     def _received(self) -> None:
         """Act on what the protocol has seen."""
@@ -308,35 +244,6 @@ class Duplex(Endpoint):
             self._ending = WsClose(self.rid, wire_code(code), wire_reason(reason), self.lease_id)
             self._pump()
 
-    def _pump(self) -> None:
-        """Send as much of the queue as there is credit for, but not all in one tick: only when
-        that is written does the link know whether it is too much."""
-        queue = self._queue
-        room = WINDOW_BYTES
-        while queue and room > 0 and self._credit > 0 and not self._link_paused:
-            frame = queue.popleft()
-            size = len(frame.data)
-            room -= size + _FRAME_COST_BYTES
-            self._credit -= size
-            self._send(frame)
-        if not queue:
-            if self._ending is None:
-                self._read_on()
-            elif self._leave():
-                self._send(self._ending)
-            return
-        if room <= 0:
-            self._loop.call_soon(self._pump)
-        if self._transport is not None and not self._read_paused and not self._closing:
-            self._read_paused = True
-            self._transport.pause_reading()
-
-    def _read_on(self) -> None:
-        """Read again, if reading was paused."""
-        if self._transport is not None and self._read_paused:
-            self._read_paused = False
-            self._transport.resume_reading()
-
     def _written(self, transport: asyncio.Transport) -> None:
         """Look at what waits for the peer."""
         if self._protocol.close_expected():
@@ -345,10 +252,17 @@ class Duplex(Endpoint):
             self._grant()
         else:
             waiting = transport.get_write_buffer_size()
-            if waiting > _MAX_QUEUE_BYTES:
-                self.end(1013, "the queue of this WebSocket is full")
+            if waiting > _MAX_QUEUE_BYTES or (
+                waiting > 2 * WINDOW_BYTES and self._waiting() > _MAX_QUEUES_BYTES
+            ):
+                self.end(1013, _FULL)
             elif self._flow_control and self._untaken >= WINDOW_BYTES and not self._stalled:
                 self._stall(waiting)
+
+    def _waiting(self) -> int:
+        """Return how much waits for all peers, in bytes."""
+        transports = [end._transport for end in self._ends if end._transport is not None]
+        return sum(transport.get_write_buffer_size() for transport in transports)
 
     def _end_writing(self, transport: asyncio.Transport) -> None:
         """Say that nothing follows, and read on: closing at once would make the system drop the
@@ -371,7 +285,7 @@ class Duplex(Endpoint):
             self._deadlines.set(self, self._loop.time() + _CLOSE_TIMEOUT_S)
 
     def _stall(self, waiting: int) -> None:
-        """Begin to lose patience with a peer that does not read."""
+        """Begin to lose patience with who does not read."""
         self._stalled = waiting
         self._deadlines.set(self, self._loop.time() + _STALL_S)
 

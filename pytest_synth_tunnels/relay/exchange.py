@@ -225,10 +225,14 @@ class Exchange:
         unframed = not self._bodiless and self._left is None and not self._chunked
         connection.cut(with_reset=unframed)
 
-    def pause_body(self) -> None:
-        """Let the caller wait with the body; what is read already still comes."""
+    def pause_body(self, *, keep: bool = False) -> None:
+        """Let the caller wait with the body.
+
+        Args:
+            keep: what is read already waits too; else it still comes.
+        """
         if self._connection is not None:
-            self._connection.pause_body()
+            self._connection.pause_body(keep=keep)
 
     def resume_body(self) -> None:
         """Go on after :meth:`pause_body`."""

@@ -30,6 +30,12 @@ class Intake(Outlet):
         self._body: ChunkedBody | None = None
         """The request's body as long as it is not complete, like ``_body_left``."""
         self._body_paused = False
+        self._body_kept = False
+        """Nor is that handed on which is read already."""
+
+    def _advance(self) -> None:
+        """Work through what was read, as far as it goes."""
+        raise NotImplementedError
 
     def _read_body(self) -> None:
         data, left = self._held, self._body_left
@@ -66,19 +72,22 @@ class Intake(Outlet):
         left = self._body_left
         return left if len(self._held) >= left else 0
 
-    def pause_body(self) -> None:
-        """Stop reading for the handler's sake."""
+    def pause_body(self, *, keep: bool) -> None:
+        """Stop reading for the handler's sake (see :meth:`.exchange.Exchange.pause_body`)."""
         if not self._body_paused and (self._body_left or self._body is not None):
             self._body_paused = True
+            self._body_kept = keep
             self.server.deadlines.set(self, self._time() + _LOOK_S)
             self.transport.pause_reading()
 
     def resume_body(self) -> None:
         """Read again."""
         if self._body_paused:
-            self._body_paused = False
+            self._body_paused = self._body_kept = False
             self.server.deadlines.set(self, self._time() + self._limits.body_timeout_s)
             self.transport.resume_reading()
+            if self._held:
+                self._advance()
 
     def _look(self) -> None:
         """See whether a caller that is not read is still there."""

@@ -6,11 +6,13 @@ fast as a WebSocket; elsewhere :mod:`.websocket` carries them.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from .frames import Frame, FrameError
 
-__all__ = ["Link", "LinkHandler", "MemoryLink", "memory_links"]
+__all__ = ["Link", "LinkHandler", "MemoryLink", "in_turn", "memory_links"]
+
+_T = TypeVar("_T")
 
 
 class LinkHandler(Protocol):
@@ -26,10 +28,11 @@ class LinkHandler(Protocol):
         """Forget the link: it carries nothing any more. Told once."""
 
     def pause_writing(self) -> None:
-        """Stop producing bodies: the link's own buffer is full. Frames sent still arrive."""
+        """Stop producing bodies: the link's own buffer is full. Frames sent still arrive. Told
+        while the frame that fills it is being sent."""
 
     def resume_writing(self) -> None:
-        """Go on after :meth:`pause_writing`."""
+        """Go on after :meth:`pause_writing`. What is sent meanwhile may fill the link again."""
 
 
 class Link(Protocol):
@@ -85,6 +88,13 @@ class MemoryLink:
 
     def resume_reading(self) -> None:
         """Nothing to resume."""
+
+
+def in_turn(streams: list[_T], turn: int) -> list[_T]:
+    """Return what is to go on after :meth:`LinkHandler.resume_writing`, in another order in each
+    turn: the first ones fill the link, and those behind them would wait forever."""
+    first = turn % len(streams) if streams else 0
+    return streams[first:] + streams[:first]
 
 
 def memory_links() -> tuple[MemoryLink, MemoryLink]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import Any, Final
 
+from .files import allow_many_files
+
 __all__ = ["run"]
 
 _LARGER_THAN_ANY_READ_BYTES: Final = 2 << 20
@@ -17,6 +19,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         main: all that the process does.
     """
     _keep_read_buffers()
+    allow_many_files()
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
         runner.run(main)
 

@@ -21,7 +21,7 @@ from .frames import (
     WsOpenAck,
     WsOpenReject,
 )
-from .link import Link
+from .link import Link, in_turn
 from .refusals import log_refusal
 from .route import Route
 
@@ -113,6 +113,8 @@ class AgentSession:
         self._routes: list[Route] = []
         self._stalled: set[Stream] = set()
         """Requests whose callers read too slowly, where only the whole link can be paused."""
+        self._turn = 0
+        """How often the link has gone on."""
         self._takes: dict[type[Any], Callable[[Any], None]] = {
             RespHeaders: self._response_headers,
             RespBody: self._response_body,
@@ -278,8 +280,11 @@ class AgentSession:
     def resume_writing(self) -> None:
         """Let them go on."""
         self.writing_paused = False
-        for stream in self._carried():
+        self._turn += 1
+        for stream in in_turn(self._carried(), self._turn):
             stream.resume()
+            if self.writing_paused:
+                return
 
     def _carried(self) -> list[Carried]:
         """Return all that is under way."""

@@ -236,8 +236,6 @@ class WebSocketStream(Duplex):
             self._session.link.send(frame)
 
     def _forget(self) -> None:
-        if not self.opened:
-            self._relay.deadlines.forget(self)
         self.route.websockets -= 1
         if self._session is not None:
             del self._session.websockets[self.rid]

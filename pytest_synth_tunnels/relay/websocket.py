@@ -1,12 +1,11 @@
 """Frames over a WebSocket: the :class:`~.link.Link` that leaves the process.
 
 A server answers the upgrade with :func:`accept` and hands its transport to
-:meth:`WebSocketLink.adopt`; a client calls :func:`connect`.
+:meth:`WebSocketLink.adopt`; a client calls :func:`.dial.connect`.
 """
 
 import asyncio
 import socket
-import ssl
 from typing import Final, cast
 
 from websockets.protocol import Protocol, State
@@ -27,14 +26,12 @@ from .handshake import (
     MAX_MESSAGE_BYTES,
     HandshakeError,
     accept,
-    client_protocol,
     explain,
-    read_url,
     server_protocol,
 )
 from .link import LinkHandler
 
-__all__ = ["HandshakeError", "WebSocketLink", "accept", "connect"]
+__all__ = ["HandshakeError", "WebSocketLink", "accept"]
 
 PING_INTERVAL_S: Final = 20.0
 """Between pings; a peer that was silent from one to the next is dead."""
@@ -52,42 +49,6 @@ _MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
 """A peer that lets this much wait is gone: frames that are no bodies are never held back."""
 
 _QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)
-
-
-async def connect(
-    url: str, *, token: str, handler: LinkHandler, timeout_s: float = 10.0
-) -> "WebSocketLink":
-    """Dial a relay.
-
-    Args:
-        url: ``ws://`` (to this machine only) or ``wss://``.
-        token: sent as ``Authorization: Bearer``.
-        handler: takes what arrives.
-        timeout_s: for connection and handshake together, in seconds.
-
-    Returns:
-        The open link.
-
-    Raises:
-        HandshakeError: the other end answered something else than 101.
-        OSError: no connection (``TimeoutError`` is one).
-        ValueError: ``url`` is no WebSocket URL, or a token for it would travel in clear text.
-    """
-    uri = read_url(url)
-    link = WebSocketLink(client_protocol(uri, token), handler)
-    tls = ssl.create_default_context() if uri.secure else None
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(timeout_s):
-            await loop.create_connection(lambda: link, uri.host, uri.port, ssl=tls)
-            await link.opened
-    except TimeoutError:
-        link.abort()
-        raise TimeoutError(f"no WebSocket handshake within {timeout_s:g} s") from None
-    except BaseException:
-        link.abort()
-        raise
-    return link
 
 
 class WebSocketLink(Endpoint):
@@ -123,6 +84,8 @@ class WebSocketLink(Endpoint):
         self._socket: socket.socket | None = None
         self._silenced = False
         """The handler has heard the last of this link: it was lost, or closed from here."""
+        self._unwritten = 0
+        """Bytes of what was said in this tick."""
         self._read_paused = False
         self._heard = True
         """Something arrived since the last ping."""
@@ -141,10 +104,16 @@ class WebSocketLink(Endpoint):
                 piece = chunk[start : start + MAX_CHUNK_BYTES]
                 self.send(kind(frame.rid, piece, lease_id=frame.lease_id))
             return
-        self._framing.send_text(encode(frame))
-        if self._flush_due:
+        message = encode(frame)
+        self._framing.send_text(message)
+        self._unwritten += len(message)
+        if self._unwritten > _WRITE_BUFFER_BYTES and not self._write_paused:
+            # Only what is written can tell the handler to pause, and it must before the tick ends:
+            # every stream may have something to send in this one.
+            self._flush()
+        elif self._flush_due:
             return
-        if at_once and not self._write_paused:
+        elif at_once and not self._write_paused:
             self._flush()
         else:
             self._flush_soon()
@@ -284,6 +253,7 @@ class WebSocketLink(Endpoint):
 
     def _written(self, transport: asyncio.Transport) -> None:
         """Bound what comes after a write: the close of the other end, or its silence."""
+        self._unwritten = 0
         if self._protocol.close_expected():
             self._expect_close()
         elif self._write_paused and transport.get_write_buffer_size() > _MAX_BACKLOG_BYTES:

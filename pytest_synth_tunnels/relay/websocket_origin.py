@@ -191,7 +191,5 @@ class WebSocketOrigin(Duplex):
         self._agent.send(frame)
 
     def _forget(self) -> None:
-        if not self.opened:
-            self._deadlines.forget(self)
         self._table.forget(self)
         self._lease.websockets -= 1

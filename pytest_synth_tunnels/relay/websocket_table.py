@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from .frames import WsClose, WsFrame, WsOpen, WsOpenReject
 from .head import error_response
+from .link import in_turn
 from .refusals import log_refusal
 from .served import ServedLease
 
@@ -97,10 +98,12 @@ class WebSocketTable:
         for found in list(self._open.values()):
             found.pause()
 
-    def resume(self) -> None:
-        """Go on after :meth:`pause`."""
-        for found in list(self._open.values()):
+    def resume(self, turn: int) -> None:
+        """Go on after :meth:`pause`, as far as the link lets them in this turn."""
+        for found in in_turn(list(self._open.values()), turn):
             found.resume()
+            if self.agent.link_paused:
+                return
 
     def drop(self, lease_id: str) -> None:
         """Close those of a lease that is served no more."""

@@ -132,6 +132,8 @@ class CountingBackend:
     """A real backend in a process of its own, behind a proxy that notes each call."""
 
     url: str = ""
+    pid: int = 0
+    """Of the backend."""
     calls: list[str] = field(default_factory=list)
     """The calls that the backend has answered."""
     is_down: bool = False
@@ -162,7 +164,7 @@ def hosted(
     )
     assert process.stdout is not None
     backend_url = json.loads(process.stdout.readline())["backend_url"]
-    counted = CountingBackend()
+    counted = CountingBackend(pid=process.pid)
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), _forwarder(backend_url, counted))
     counted.url = f"http://127.0.0.1:{proxy.server_port}"
     thread = threading.Thread(target=proxy.serve_forever)

@@ -2,6 +2,7 @@
 client and server at the ends, and both kinds of link in between."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -727,6 +728,71 @@ def test_a_reader_that_stands_still_is_cut_off_alone(
             assert await other.recv() == "still here"
             done.set()
             slow.transport.abort()
+
+    run(test())
+
+
+class PlainAgent:
+    """An agent that knows no windows, and answers for the app itself."""
+
+    def __init__(self, link: Connection, lease_id: str) -> None:
+        self._link = link
+        self._lease_id = lease_id
+
+    async def attach(self) -> None:
+        capabilities = {"streaming": True, "websocket": True}
+        leases = [{"lease_id": self._lease_id}]
+        await self.send({"type": "ATTACH", "leases": leases, "capabilities": capabilities})
+        assert (await self.take())["type"] == "ATTACH_ACK"
+
+    async def send(self, frame: dict[str, Any]) -> None:
+        await self._link.send(json.dumps({"lease_id": self._lease_id, **frame}))
+
+    async def take(self) -> Any:
+        return json.loads(await self._link.recv())
+
+    async def open(self) -> str:
+        """Open what a caller has asked for."""
+        frame = await self.take()
+        assert frame["type"] == "WS_OPEN"
+        await self.send({"type": "WS_OPEN_ACK", "rid": frame["rid"], "headers": []})
+        return str(frame["rid"])
+
+    async def say(self, rid: str, data: bytes) -> None:
+        data_b64 = base64.b64encode(data).decode()
+        await self.send(
+            {"type": "WS_FRAME", "rid": rid, "opcode": "binary", "data_b64": data_b64, "fin": True}
+        )
+
+
+def test_a_reader_that_stands_still_before_an_agent_without_windows() -> None:
+    async def test() -> None:
+        async with tunnel_to("memory", 9) as tunnel, AsyncExitStack() as stack:
+            connecting = tunnel.lease["agent_connect"]
+            token = {"Authorization": f"Bearer {connecting['agent_token']}"}
+            link = connect(connecting["url"], additional_headers=token, ping_interval=None)
+            agent = PlainAgent(await stack.enter_async_context(link), tunnel.lease["lease_id"])
+            await agent.attach()
+            callers = []
+            for _ in range(2):
+                opening = asyncio.ensure_future(tunnel.open(ping_interval=None).__aenter__())
+                callers.append((await agent.open(), await opening))
+            (other_rid, other), (slow_rid, slow) = callers
+            slow.transport.pause_reading()
+
+            closed = asyncio.ensure_future(agent.take())
+            sent = 0
+            while not closed.done():
+                await agent.say(slow_rid, bytes(1 << 20))
+                sent += 1 << 20
+                await agent.say(other_rid, b"not disturbed")
+                assert await other.recv() == b"not disturbed"
+            frame = closed.result()
+            assert (frame["type"], frame["rid"], frame["code"]) == ("WS_CLOSE", slow_rid, 1013)
+            assert frame["reason"] == "the queue of this WebSocket is full"
+            assert MAX_WS_MESSAGE_BYTES < sent < 4 * MAX_WS_MESSAGE_BYTES
+            slow.transport.abort()
+            await other.close()
 
     run(test())
 

@@ -342,10 +342,11 @@ def test_closing_waits_for_the_connection_to_end(
     relay_closes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dial, "_CLOSE_TIMEOUT_S", 0.02)
+    dialled = dial.connect
     connected: list[websocket.WebSocketLink] = []
 
     async def connect(*given: Any, **options: Any) -> websocket.WebSocketLink:
-        connected.append(await websocket.connect(*given, **options))
+        connected.append(await dialled(*given, **options))
         return connected[-1]
 
     monkeypatch.setattr(dial, "connect", connect)

@@ -554,6 +554,18 @@ def test_a_request_that_comes_while_the_link_is_full_waits(world):
     assert world.wire.reading
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+def test_what_comes_with_the_head_waits_for_a_full_link_too(world, framing):
+    body = b"0123456789" if "Length" in framing else b"a\r\n0123456789\r\n0\r\n\r\n"
+    world.agent.session.pause_writing()
+    assert world.ask("POST", "/s/rt_1/", framing, body=body)
+    world.loop.advance(20)
+    assert world.agent.frames == []
+    world.agent.session.resume_writing()
+    assert world.agent.take(ReqBody).chunk == b"0123456789"
+    world.agent.take(ReqEnd)
+
+
 def test_what_the_caller_has_read_is_told_to_the_agent(world):
     rid = world.ask().rid
     world.agent.take(ReqEnd)

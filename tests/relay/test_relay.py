@@ -223,6 +223,30 @@ def test_the_links_pauses_reach_every_stream(world):
     assert [stream.told for stream in streams] == [["pause", "resume"]] * 2
 
 
+def test_a_link_that_is_full_again_lets_another_stream_begin_next_time(world):
+    class Filling(Stream):
+        def resume(self):
+            super().resume()
+            self.session.pause_writing()
+
+    route = world.route()
+    agent = Agent(world.relay, "at_1").attach("l1")
+    streams = [Filling(agent.session, route, rid) for rid in "abc"]
+    for stream in streams:
+        stream.session = agent.session
+    first = []
+    agent.session.pause_writing()
+    for _ in range(3):
+        agent.session.resume_writing()
+        assert agent.session.writing_paused
+        resumed = [stream for stream in streams if "resume" in stream.told]
+        first += resumed
+        assert len(resumed) == 1
+        for stream in streams:
+            stream.told.clear()
+    assert len(set(map(id, first))) == 3
+
+
 def test_stalled_streams_pause_the_link_until_the_last_goes_on(world):
     class Link:
         def __init__(self):

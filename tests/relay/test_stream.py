@@ -497,6 +497,20 @@ def test_a_long_message_goes_in_pieces(world):
     ]
 
 
+def test_a_long_frame_goes_on_while_it_comes(world):
+    caller = world.open()
+    caller.protocol.send_binary(b"x" * (4 * MAX_CHUNK_BYTES))
+    (frame,) = caller.protocol.data_to_send()
+    half = 2 * MAX_CHUNK_BYTES + 100
+    caller.say(frame[:half])
+    frames = world.agent.take_all()
+    assert [(len(frame.data), frame.fin) for frame in frames] == [(MAX_CHUNK_BYTES, False)] * 2
+    caller.say(frame[half:])
+    frames += world.agent.take_all()
+    assert b"".join(frame.data for frame in frames) == b"x" * (4 * MAX_CHUNK_BYTES)
+    assert [frame.fin for frame in frames] == [False, False, False, True]
+
+
 def test_pings_are_answered_here(world):
     caller = world.open()
     caller.protocol.send_ping(b"payload")
@@ -778,6 +792,36 @@ def test_an_agent_without_credit_makes_the_caller_wait(world):
     world.assert_nothing_under_way()
 
 
+def test_the_rest_of_a_caller_that_is_gone_waits_for_credit_only_so_long(world, loop):
+    caller = world.open()
+    caller.send(b"x" * (WINDOW_BYTES + 2 * MAX_CHUNK_BYTES))
+    caller.wire.protocol.connection_lost(None)
+    loop.advance(9.9)
+    world.agent.take_all()
+    world.agent.send(Window(caller.rid, 1))
+    assert len(world.agent.take(WsFrame).data) == MAX_CHUNK_BYTES
+    loop.advance(9.9)
+    assert world.agent.frames == []
+    loop.advance(0.3)
+    assert world.agent.take_all() == [WsClose(caller.rid, 1011, "the caller is gone", "l1")]
+    world.assert_nothing_under_way()
+    assert len(world.relay.deadlines) == 0
+    world.agent.send(Window(caller.rid, WINDOW_BYTES))
+    assert world.agent.frames == []
+
+
+def test_the_rest_of_a_caller_that_is_gone_and_taken_in_time(world, loop):
+    caller = world.open()
+    caller.send(b"x" * (WINDOW_BYTES + MAX_CHUNK_BYTES))
+    caller.wire.protocol.connection_lost(None)
+    world.agent.take_all()
+    world.agent.send(Window(caller.rid, WINDOW_BYTES))
+    assert world.agent.take(WsFrame).fin
+    assert world.agent.take(WsClose).code == 1011
+    world.assert_nothing_under_way()
+    assert len(world.relay.deadlines) == 0
+
+
 def test_a_caller_without_credit_is_not_read(world):
     caller = world.open()
     caller.send(b"x" * WINDOW_BYTES)
@@ -877,6 +921,32 @@ def test_a_callers_queue_is_bounded_where_there_are_no_windows(loop, monkeypatch
     assert world.agent.take(WsFrame).data == b"still here"
     loop.advance(10.1)
     assert caller.wire.aborted
+
+
+def test_all_callers_queues_together_are_bounded(loop, monkeypatch):
+    monkeypatch.setattr(duplex, "_MAX_QUEUES_BYTES", 5 * WINDOW_BYTES)
+    world = World(loop, flow_control=False)
+    callers = [world.open() for _ in range(3)]
+    for caller in callers:
+        caller.wire.stopped = True
+        world.agent.send(WsFrame(caller.rid, b"x" * (WINDOW_BYTES + 1)))
+    loop.tick()
+    world.agent.send(WsFrame(callers[0].rid, b"x" * WINDOW_BYTES))
+    loop.tick()
+    assert world.agent.frames == []
+    world.agent.send(WsFrame(callers[1].rid, b"x" * WINDOW_BYTES))
+    loop.tick()
+    close = world.agent.take(WsClose)
+    assert (close.rid, close.code) == (callers[1].rid, 1013)
+    world.agent.send(WsFrame(callers[2].rid, b"x"))
+    loop.tick()
+    assert world.agent.frames == []
+    before = callers[2].wire.waiting
+    world.agent.send(WsFrame(callers[2].rid, b"x" * WINDOW_BYTES))
+    loop.tick()
+    close = world.agent.take(WsClose)
+    assert (close.rid, close.code) == (callers[2].rid, 1013)
+    assert callers[2].wire.waiting < before + 100
 
 
 def test_the_end_of_the_relay_ends_what_is_open(world):

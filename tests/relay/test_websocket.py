@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from pytest_synth_tunnels.relay import handshake, websocket
 from pytest_synth_tunnels.relay.codec import encode
+from pytest_synth_tunnels.relay.dial import connect
 from pytest_synth_tunnels.relay.frames import (
     MAX_CHUNK_BYTES,
     Attach,
@@ -25,7 +26,7 @@ from pytest_synth_tunnels.relay.frames import (
     RespEnd,
 )
 from pytest_synth_tunnels.relay.link import Link
-from pytest_synth_tunnels.relay.websocket import HandshakeError, WebSocketLink, accept, connect
+from pytest_synth_tunnels.relay.websocket import HandshakeError, WebSocketLink, accept
 
 
 class Recorder:
@@ -311,6 +312,25 @@ def test_a_full_buffer_pauses_the_handler() -> None:
         server.resume_reading()
         await pair.near.until(lambda: pair.near.writing)
         await pair.far.until(lambda: len(pair.far.frames) == sent)
+        client.abort()
+
+    run(scenario)
+
+
+def test_a_full_buffer_pauses_the_handler_within_the_tick() -> None:
+    async def scenario(pair: Pair) -> None:
+        client, server = await pair.dial()
+        server.pause_reading()
+        sent = 0
+        while pair.near.writing and sent < 1000:
+            client.send(RespBody("r1", bytes(MAX_CHUNK_BYTES)))
+            sent += 1
+        assert not pair.near.writing
+        assert client._transport is not None
+        assert client._transport.get_write_buffer_size() < 1 << 20
+        server.resume_reading()
+        await pair.far.until(lambda: len(pair.far.frames) == sent)
+        assert pair.near.lost == []
         client.abort()
 
     run(scenario)
