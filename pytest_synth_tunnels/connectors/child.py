@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 __all__ = ["Child", "Tail", "child_environment"]
 
@@ -171,6 +171,9 @@ class Child:
             OSError: there is no such program, or it cannot be run.
             ValueError: the arguments or the environment make no sense.
         """
+        if any("\0" in argument for argument in self._arguments):
+            # Not every event loop says so: uvloop's leaves out what follows.
+            raise ValueError("embedded null byte")
         self._transport, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: _Protocol(self),
             *self._arguments,
@@ -187,8 +190,8 @@ class Child:
         except OSError:
             await self.stop(grace_s=0)
             raise
-        pipe = self._transport.get_pipe_transport(0)
-        if self._given is not None and isinstance(pipe, asyncio.WriteTransport):
+        if self._given is not None:
+            pipe = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
             pipe.write(self._given)
 
     def has_exited(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import pytest
@@ -73,7 +73,7 @@ class Upgrader(asyncio.Protocol):
         self.links, self.handler, self.received = links, handler, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -82,7 +82,6 @@ class Upgrader(asyncio.Protocol):
             return
         lines = head.decode("latin-1").split("\r\n")[1:]
         pairs = [(name, value.strip()) for name, _, value in (x.partition(":") for x in lines)]
-        assert isinstance(self.transport, asyncio.Transport)
         try:
             answer = accept(pairs)
         except HandshakeError as error:
