@@ -252,6 +252,7 @@ def test_pings_are_answered_with_their_payload(kind: str) -> None:
         pong = await app.ping(b"from the app")
         await pong
         await app.send("ponged")
+        await app.wait_closed()
 
     async def test() -> None:
         async with serving(kind, ping) as tunnel, tunnel.open() as caller:

@@ -815,6 +815,11 @@ def test_strangers_do_not_take_the_places_of_others() -> None:
     run(test)
 
 
+def is_open(transport: asyncio.Transport) -> bool:
+    sock = transport.get_extra_info("socket")
+    return sock is not None and sock.fileno() >= 0
+
+
 def test_strangers_that_do_not_read_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers_module, "_GRACE_S", 0.0)
 
@@ -831,8 +836,7 @@ def test_strangers_that_do_not_read_leave_nothing_behind(monkeypatch: pytest.Mon
                     await asyncio.sleep(0)
                 dropped.append(found[0].transport)
                 assert await opened.ask() == (200, b"ok")
-            sockets = [transport.get_extra_info("socket") for transport in dropped]
-            while any(sock.fileno() >= 0 for sock in sockets):  # noqa: ASYNC110
+            while any(map(is_open, dropped)):  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
     run(test)

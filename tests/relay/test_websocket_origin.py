@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -93,8 +93,7 @@ class Bench:
 
         class Mute(asyncio.Protocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                assert isinstance(transport, asyncio.Transport)
-                mutes.put_nowait(transport)
+                mutes.put_nowait(cast("asyncio.Transport", transport))
 
         loop = asyncio.get_running_loop()
         server = await loop.create_server(Mute, "127.0.0.1", 0)
