@@ -227,25 +227,26 @@ class ServerConnection(Intake):
             return
         self._exchange = None
         self._handler = IGNORE
+        self._unread_bytes = inf
         self.server.deadlines.set(self, self._time() + self._limits.idle_timeout_s)
         if self._held and not self._advancing:
             self._go_on()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer what cannot be understood, if it can still be answered, and close."""
-        started = self._exchange is not None and self._exchange.started
+        exchange = self._exchange
         self._lose_exchange()
         if self._closing:
             return
         log_refusal(status, code, peer=self._parser.peer_host)
-        if not started:
+        if exchange is None or not exchange.started:
             status, headers, body = error_response(status, code, message)
             framing = f"Content-Length: {len(body)}\r\nConnection: close\r\n"
             self.collect(response_head(status, headers, framing) + body)
             self.flush()
             self._close(read_on=True)
         else:
-            self.cut(with_reset=False)
+            self.cut(with_reset=exchange.ends_with_connection)
 
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """Hand over the transport and what was read beyond the request."""
@@ -269,15 +270,16 @@ class ServerConnection(Intake):
     def expire(self) -> None:
         """Act on the deadline."""
         if self._closing:
-            self.transport.abort()
+            if not self._await_reader(self._limits.close_timeout_s):
+                self._give_up()
         elif self._body_paused:
             self._look()
         elif self._exchange is not None:
             self._refuse(408, "TUNNEL_TIMEOUT", "the request body did not come in time")
         elif self._held and not self.write_paused:
             self._refuse(408, "TUNNEL_TIMEOUT", "the request did not come in time")
-        else:
-            self._close(read_on=False)
+        elif not self._await_reader(self._limits.idle_timeout_s):
+            self._give_up()
 
     def _forget(self) -> None:
         self.server.callers.discard(self)

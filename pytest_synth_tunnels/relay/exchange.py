@@ -82,6 +82,11 @@ class Exchange:
         return connection is not None and not connection.write_paused
 
     @property
+    def ends_with_connection(self) -> bool:
+        """Whether nothing but the connection's end tells the caller where the response ends."""
+        return not self._bodiless and self._left is None and not self._chunked
+
+    @property
     def body_at_hand(self) -> int:
         """The length of the request's body if the handler gets all of it in one piece before
         control goes back to the loop, in bytes; else, or if there is none, 0."""
@@ -221,9 +226,7 @@ class Exchange:
         if connection is None:
             return
         self._connection = None
-        # Only the connection's own end would tell a caller that no length was announced to.
-        unframed = not self._bodiless and self._left is None and not self._chunked
-        connection.cut(with_reset=unframed)
+        connection.cut(with_reset=self.ends_with_connection)
 
     def pause_body(self, *, keep: bool = False) -> None:
         """Let the caller wait with the body.

@@ -23,6 +23,8 @@ class Intake(Outlet):
 
     def __init__(self, server: "HttpServer") -> None:
         super().__init__(server)
+        self._held = b""
+        """What was read and not looked at yet."""
         self._exchange: Exchange | None = None
         """The request under way; ``None`` while a head is awaited."""
         self._handler = IGNORE
@@ -57,7 +59,7 @@ class Intake(Outlet):
         if ended:
             self.due_at = inf
             if self._body_paused:
-                self._body_paused = False
+                self._body_paused = self._body_kept = False
                 self.transport.resume_reading()
         elif not self._body_paused:
             self.server.deadlines.set(self, self._time() + self._limits.body_timeout_s)
@@ -88,6 +90,10 @@ class Intake(Outlet):
             self.transport.resume_reading()
             if self._held:
                 self._advance()
+
+    def _close(self, *, read_on: bool) -> None:
+        self._held = b""
+        super()._close(read_on=read_on)
 
     def _look(self) -> None:
         """See whether a caller that is not read is still there."""

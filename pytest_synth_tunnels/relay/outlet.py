@@ -31,12 +31,12 @@ class Outlet(asyncio.Protocol):
         self.due_at = inf
         self._limits = server.limits
         self._time = server.loop.time
-        self._held = b""
-        """What was read and not looked at yet."""
         self._closing = False
         """The last response is written; what comes is not read any more."""
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self._unread_bytes: float = inf
+        """What the transport held back at the last look, since the caller had not read so far."""
 
     def expire(self) -> None:
         """Act on the deadline."""
@@ -84,7 +84,7 @@ class Outlet(asyncio.Protocol):
                 make its system drop the response that it has not read.
         """
         self._closing = True
-        self._held = b""
+        self._unread_bytes = inf
         self.server.deadlines.set(self, self._time() + self._limits.close_timeout_s)
         if read_on and self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.resume_reading()
@@ -94,3 +94,26 @@ class Outlet(asyncio.Protocol):
                 self.transport.abort()
         else:
             self.transport.close()
+
+    def _await_reader(self, timeout_s: float) -> bool:
+        """Look whether the caller has read since the last look, and not all of it.
+
+        Returns:
+            Whether to look again: then there is a deadline for that.
+        """
+        left = self.transport.get_write_buffer_size()
+        reads_on = 0 < left < self._unread_bytes
+        self._unread_bytes = left
+        if reads_on:
+            self.server.deadlines.set(self, self._time() + timeout_s)
+        return reads_on
+
+    def _give_up(self) -> None:
+        """End what the caller does not read so that it sees that, or what is written by now."""
+        if self.transport.get_write_buffer_size():
+            self._closing = True
+            reset(self.transport)
+        elif self._closing:
+            self.transport.abort()
+        else:
+            self._close(read_on=False)

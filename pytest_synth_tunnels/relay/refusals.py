@@ -1,9 +1,11 @@
 """What was refused or has failed, for the log: one line each, and not too many of them.
 
-A line has nothing that a caller or an agent wrote: no path, query, header or message.
+A line has nothing that a caller or an agent wrote: no path, query, header or message. A relay's
+name for a request is taken where it is plain.
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Final
@@ -51,6 +53,7 @@ class Bound:
 
 
 _bound = Bound()
+_PLAIN = re.compile(r"[\w. -]{1,64}", re.ASCII)
 
 
 def log_refusal(status: int, code: str, who: str = "", peer: str = "") -> None:
@@ -66,7 +69,7 @@ def log_refusal(status: int, code: str, who: str = "", peer: str = "") -> None:
     if left_out is not None:
         _log.info(
             "%s%s: %d %s%s",
-            who or "a request",
+            who if _PLAIN.fullmatch(who) else "a request",
             f" from {peer}" if peer else "",
             status,
             code,

@@ -67,6 +67,8 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__({"peername": ("192.0.2.7", 5555)})
         self.written = b""
+        self.unread_bytes = 0
+        """What the other end makes it hold back."""
         self.writes = 0
         self.reading = True
         self.closed = False
@@ -81,6 +83,9 @@ class Wire(asyncio.Transport):
         """Return what was written since the last time."""
         written, self.written = self.written, b""
         return written
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes
 
     def pause_reading(self) -> None:
         self.reading = False

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from pytest_synth_tunnels.relay import outlet
 from pytest_synth_tunnels.relay.http11 import IGNORE, HttpLimits, HttpServer
 
 GET = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -577,6 +578,60 @@ def test_what_is_not_read_is_dropped_in_time(world):
     assert not world.wire.aborted
     world.loop.advance(6)
     assert world.wire.aborted
+
+
+@pytest.fixture
+def resets(monkeypatch):
+    """One for each connection that was reset instead of ended."""
+    found = []
+    monkeypatch.setattr(outlet, "reset", lambda transport: (found.append(1), transport.abort()))
+    return found
+
+
+@pytest.mark.parametrize(("version", "look_s"), [("1.0", 5), ("1.1", 75)], ids=["close", "keep"])
+def test_who_reads_on_is_waited_for(world, resets, version, look_s):
+    world.feed(b"GET / HTTP/%b\r\nHost: a\r\n\r\n" % version.encode())
+    world.handler.exchange.respond(200, [], b"")
+    for left in range(5, 0, -1):
+        world.wire.unread_bytes = left
+        world.loop.advance(look_s + 0.5)
+        assert not world.wire.aborted
+    world.wire.unread_bytes = 0
+    world.loop.advance(2 * look_s)
+    assert world.wire.closed
+    assert not resets
+
+
+@pytest.mark.parametrize(("version", "look_s"), [("1.0", 5), ("1.1", 75)], ids=["close", "keep"])
+def test_who_reads_no_further_is_not_left_with_a_clean_end(world, resets, version, look_s):
+    world.feed(b"GET / HTTP/%b\r\nHost: a\r\n\r\n" % version.encode())
+    world.handler.exchange.respond(200, [], b"")
+    world.wire.unread_bytes = 9
+    world.loop.advance(look_s + 0.5)
+    assert not world.wire.aborted
+    world.loop.advance(look_s + 0.5)
+    assert world.wire.aborted
+    assert resets
+
+
+def test_each_answer_is_waited_for_anew(world, resets):
+    for left in (1, 9):
+        world.feed(GET % b"").handler.exchange.respond(200, [], b"")
+        world.wire.unread_bytes = left
+        world.loop.advance(76)
+        assert not world.wire.aborted
+    assert not resets
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_an_answer_without_length_has_no_clean_end_when_the_body_is_late(world, resets, version):
+    world.feed(b"POST / HTTP/%b\r\nHost: a\r\nContent-Length: 9\r\n\r\n" % version.encode())
+    world.handler.exchange.start_response(200, [])
+    world.handler.exchange.write(b"the beginning")
+    world.loop.advance(61)
+    assert world.answer().endswith(b"the beginning" if version == "1.0" else b"\r\n")
+    assert world.wire.closed
+    assert bool(resets) is (version == "1.0")
 
 
 def knock(world):

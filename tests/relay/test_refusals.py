@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pytest_synth_tunnels.relay import refusals
 from pytest_synth_tunnels.relay.refusals import Bound, log_refusal
 
 
@@ -68,3 +69,14 @@ def test_a_line(refused: Callable[[], list[str]]) -> None:
         *["r-2 from 192.0.2.7: 503 AGENT_OFFLINE"] * 16,
         "r-3 from 192.0.2.7: 503 AGENT_OFFLINE (and 15 more of these before)",
     ]
+
+
+@pytest.mark.parametrize("name", ["r-1\nkeeper: all is well", "x" * 65, "é", "", "a\tb"])
+def test_a_name_that_is_not_plain_is_left_out(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(refusals, "_bound", Bound())
+    with caplog.at_level("INFO"):
+        log_refusal(502, "X", name)
+        log_refusal(502, "X", "3f2a-1.2")
+    assert caplog.messages == ["a request: 502 X", "3f2a-1.2: 502 X"]
