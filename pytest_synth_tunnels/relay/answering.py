@@ -1,9 +1,10 @@
 """The way back of one request at the relay: its answer, or what is said instead of one."""
 
-from typing import TYPE_CHECKING, Final
+from math import inf
+from typing import Final
 
 from .exchange import Exchange
-from .failures import Failure, refuse, reported, too_large, unreachable
+from .failures import Failure, refuse, reported, timed_out, too_large, unreachable
 from .frames import WINDOW_BYTES, Cancel, Headers, RespHeaders, Window
 from .head import end_to_end
 from .refusals import log_refusal
@@ -22,11 +23,13 @@ _STALL_S: Final = 10.0
 
 
 class Answering:
-    """One half of a :class:`~.call.Call`, which sets all that is here: how it ends.
+    """One half of a :class:`~.call.Call`: how it ends.
 
-    ``_taken`` is what came of the response body and was not yet told to the agent as taken.
-    ``_moved`` says that the answer went on since the last look at the clock, which pieces of an
-    answer do not cost.
+    Args:
+        exchange: the caller's request.
+        relay: where it is under way.
+        route: its lease.
+        rid: its name.
     """
 
     __slots__ = (
@@ -46,28 +49,28 @@ class Answering:
         "route",
     )
 
-    due_at: float
-    rid: str
-    route: Route
-    _answered: bool
-    _done: bool
-    _exchange: Exchange
-    _moved: bool
-    _relay: Relay
-    _request_open: bool
-    _response_left: int
-    _session: AgentSession | None
-    _stalled: bool
-    _taken: int
-    _waiting: Waiting | None
-
-    if TYPE_CHECKING:
-        # The other half.
-        def lost(self, reason: str, *, cancel: bool) -> None: ...
-        def credit(self, credit_bytes: int) -> None: ...
-        def pause(self) -> None: ...
-        def resume(self) -> None: ...
-        def expire(self) -> None: ...
+    def __init__(self, exchange: Exchange, relay: Relay, route: Route, rid: str) -> None:
+        self.due_at = inf
+        self.rid = rid
+        self.route = route
+        self._exchange = exchange
+        self._relay = relay
+        self._session: AgentSession | None = None
+        """The agent that has the request."""
+        self._waiting: Waiting | None = None
+        """Or its wait for one."""
+        self._request_open = True
+        """Its body is not complete."""
+        self._answered = False
+        """The answer has begun."""
+        self._moved = False
+        """It went on since the last look at the clock, which pieces of it do not cost."""
+        self._response_left = route.limits.max_response_bytes
+        self._taken = 0
+        """What came of the response body and was not yet told to the agent as taken."""
+        self._stalled = False
+        """The link waits for this caller."""
+        self._done = False
 
     # The agent's side.
 
@@ -162,7 +165,18 @@ class Answering:
         if self._taken >= WINDOW_BYTES // 2:
             self._give_credit()
 
-    # Either's, and the clock's.
+    # The clock's side.
+
+    def expire(self) -> None:
+        """Give up waiting, unless the answer has moved since the last look at it."""
+        relay = self._relay
+        if self._moved and not self._stalled:
+            self._moved = False
+            relay.deadlines.set(self, relay.loop.time() + relay.idle_timeout_s)
+            return
+        self.fail(timed_out(relay.request_timeout_s))
+
+    # Anybody's.
 
     def fail(self, failure: Failure, *, cancel: bool = True) -> None:
         """End the request with an error: as the answer, or else by breaking the answer off."""

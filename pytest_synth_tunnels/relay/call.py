@@ -7,7 +7,7 @@ import msgspec
 
 from .answering import Answering
 from .exchange import Exchange
-from .failures import lost, offline, timed_out, too_large
+from .failures import lost, offline, too_large
 from .frames import MAX_WHOLE_BYTES, WINDOW_BYTES, Headers, ReqBody, ReqEnd, ReqHeaders
 from .relay import Relay
 from .route import Route
@@ -50,12 +50,7 @@ class Call(Answering):
     ) -> None:
         head = exchange.head
         timeout_s = relay.request_timeout_s
-        self.due_at = inf
-        self.rid = rid
-        self.route = route
-        self._exchange = exchange
-        self._relay = relay
-        self._session = None
+        super().__init__(exchange, relay, route, rid)
         self._frame = ReqHeaders(
             lease_id=route.lease_id,
             rid=rid,
@@ -66,17 +61,9 @@ class Call(Answering):
             deadline_ms=int(timeout_s * 1000),
         )
         self._timeout_s = timeout_s
-        self._waiting = None
         self._repeated = False
-        self._answered = False
-        self._done = False
-        self._moved = False
-        self._request_open = True
         self._request_left = route.limits.max_request_bytes
-        self._response_left = route.limits.max_response_bytes
         self._credit: float = inf
-        self._taken = 0
-        self._stalled = False
         route.inflight += 1
 
     def begin(self, session: AgentSession) -> None:
@@ -218,17 +205,6 @@ class Call(Answering):
         """Let the caller go on with the body."""
         if self._credit > 0:
             self._exchange.resume_body()
-
-    # The clock's side.
-
-    def expire(self) -> None:
-        """Give up waiting, unless the answer has moved since the last look at it."""
-        relay = self._relay
-        if self._moved and not self._stalled:
-            self._moved = False
-            relay.deadlines.set(self, relay.loop.time() + relay.idle_timeout_s)
-            return
-        self.fail(timed_out(relay.request_timeout_s))
 
     def _progress(self) -> None:
         """Move the deadline: a piece of the request came, or went."""

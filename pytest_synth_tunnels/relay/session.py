@@ -111,7 +111,7 @@ class AgentSession:
         self._relay = relay
         self._agent_token = agent_token
         self._routes: list[Route] = []
-        self._stalled: set[Stream] = set()
+        self._stalled: set[object] = set()
         """Requests whose callers read too slowly, where only the whole link can be paused."""
         self._turn = 0
         """How often the link has gone on."""
@@ -297,13 +297,13 @@ class AgentSession:
             message = message[:_MAX_MESSAGE] or "the app could not be reached"
             websocket.fail((502, "TUNNEL_ENDPOINT_UNREACHABLE", message, message))
 
-    def stall(self, stream: Stream) -> None:
+    def stall(self, stream: object) -> None:
         """Pause the whole link for one slow caller, as long as its agent knows no windows."""
         if not self._stalled:
             self.link.pause_reading()
         self._stalled.add(stream)
 
-    def unstall(self, stream: Stream) -> None:
+    def unstall(self, stream: object) -> None:
         """Go on when the last slow caller has read, or is gone."""
         if stream in self._stalled:
             self._stalled.discard(stream)
