@@ -2,6 +2,7 @@
 library's protocol core."""
 
 import json
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from pytest_synth_tunnels.relay.frames import (
     AttachAck,
     AttachLease,
     FrameError,
+    ReqBody,
     ReqEnd,
     ReqHeaders,
     RespEnd,
@@ -843,6 +845,46 @@ def test_a_full_link_is_not_filled(world):
     world.agent.session.resume_writing()
     assert world.agent.take(WsFrame).data == b"one"
     assert caller.wire.reading
+
+
+def test_an_upload_beside_websockets_that_fill_the_link(loop):
+    world = World(loop, flow_control=False)
+    callers = [world.open() for _ in range(4)]
+    upload = world.call("Content-Length: 99999999", method="POST", handshake=())
+    loop.tick()
+    assert world.agent.take(ReqHeaders).rid
+    session = world.agent.session
+    sent = Counter()
+
+    def count(frame):
+        uploaded = isinstance(frame, ReqBody)
+        sent[frame.rid] += len(frame.chunk if uploaded else frame.data)
+        room[0] -= MAX_CHUNK_BYTES
+        if room[0] <= 0 and not session.writing_paused:
+            session.pause_writing()
+
+    def read():
+        """Read what may be read, as a loop does once in each tick."""
+        if upload.wire.reading:
+            upload.wire.protocol.data_received(b"x" * MAX_CHUNK_BYTES)
+        for caller in callers:
+            if caller.wire.reading:
+                caller.send(b"x" * WINDOW_BYTES)
+
+    world.agent.answer = count
+    room = [0]
+    session.pause_writing()
+    read()
+    for _ in range(40):
+        room = [WINDOW_BYTES]
+        session.resume_writing()
+        loop.call_soon(read)
+        loop.tick()
+    rids = {caller.rid for caller in callers}
+    assert rids < set(sent)
+    assert min(sent[rid] for rid in rids) >= 3 * WINDOW_BYTES
+    (uploaded,) = (sent[rid] for rid in set(sent) - rids)
+    assert uploaded >= 10 * MAX_CHUNK_BYTES
 
 
 def test_one_tick_does_not_fill_a_link_without_windows(loop):
