@@ -30,11 +30,12 @@ from .frames import (
     WsFrame,
     WsOpen,
 )
-from .link import Link, in_turn
+from .link import Link
 from .probe import Probes
 from .refusals import log_refusal
 from .served import OWN_PATH, READY_PATH, ServedLease, read_nonce
 from .target import Target, split_address
+from .turns import Turns
 from .websocket_table import WebSocketTable
 
 __all__ = ["Agent", "Target"]
@@ -80,10 +81,10 @@ class Agent(Directory):
         """Requests that wait until the end of this tick for more of themselves."""
         self._stalled: set[Forward] = set()
         """Requests for which the link waits."""
-        self._turn = 0
-        """How often the link has gone on after it was full."""
         self._probes = Probes(self)
         self._websockets = WebSocketTable(self, self._leases, timeout_s)
+        under_way = self._websockets.under_way
+        self._turns = Turns(self._loop, self._forwards, under_way, lambda: self.link_paused)
         self._takes: dict[type[Any], Callable[[Any], None]] = {
             ReqHeaders: self._request,
             ReqBody: self._body,
@@ -188,17 +189,12 @@ class Agent(Directory):
     def pause_writing(self) -> None:
         """Let all apps wait."""
         self.link_paused = True
-        for forward in self._forwards.values():
-            forward.pause_reading()
-        self._websockets.pause()
+        self._turns.pause()
 
     def resume_writing(self) -> None:
         """Go on after :meth:`pause_writing`."""
         self.link_paused = False
-        self._turn += 1
-        for forward in in_turn(list(self._forwards.values()), self._turn):
-            forward.resume_reading()
-        self._websockets.resume(self._turn)
+        self._turns.resume()
 
     # --- frames
 

@@ -69,15 +69,15 @@ class AppAnswer:
     def window(self, credit_bytes: int) -> None:
         """Take credit for the response's body."""
         self._credit += credit_bytes
-        self.resume_reading()
+        self.resume()
 
-    def pause_reading(self) -> None:
+    def pause(self) -> None:
         """Let the app wait: the link is full."""
         if self._connection is not None:
             self._connection.pause_reading()
 
-    def resume_reading(self) -> None:
-        """Go on after :meth:`pause_reading`, if the relay takes more of this response."""
+    def resume(self) -> None:
+        """Go on after :meth:`pause`, if the relay takes more of this response."""
         if self._connection is not None and self._credit > 0 and not self._agent.link_paused:
             self._connection.resume_reading()
 

@@ -3,7 +3,8 @@
 Messages pass in pieces of at most :data:`.frames.MAX_CHUNK_BYTES`, as fragments. Each direction
 holds at most a window of them (:data:`.frames.WINDOW_BYTES`): a reader that is slow makes the
 other one wait, and ends only if it stands still. Over a link without windows a slow reader has a
-bounded queue, and ends once that is full. Pings are answered here, and go no further.
+bounded queue, and ends once that is full or it stands still, or if its queue is the longest when
+all of them hold too much. Pings are answered here, and go no further.
 """
 
 import asyncio
@@ -128,8 +129,7 @@ class Duplex(Feed):
             self.end(1009, f"a message over {self._max_message_bytes} bytes")
             return
         # Nobody with windows sends as much at once, so others need not be asked in between.
-        if len(data) > MAX_CHUNK_BYTES and self._waiting() + len(data) > _MAX_QUEUES_BYTES:
-            self.end(1013, _FULL)
+        if len(data) > MAX_CHUNK_BYTES and not self._make_room(len(data)):
             return
         if frame.fin:
             self._left = self._max_message_bytes
@@ -140,7 +140,13 @@ class Duplex(Feed):
             protocol.send_text(data, frame.fin)
         else:
             protocol.send_binary(data, frame.fin)
-        self._flush_soon()
+        if self._stalled:
+            # Without windows more comes meanwhile, which does not mean that nothing was read.
+            before = self._unread()
+            self._flush()
+            self._stalled += self._unread() - before
+        else:
+            self._flush_soon()
 
     def end(self, code: int | None, reason: str, *, tell: bool = True) -> None:
         """Close in the middle.
@@ -252,17 +258,38 @@ class Duplex(Feed):
             self._grant()
         else:
             waiting = transport.get_write_buffer_size()
-            if waiting > _MAX_QUEUE_BYTES or (
-                waiting > 2 * WINDOW_BYTES and self._waiting() > _MAX_QUEUES_BYTES
-            ):
+            if waiting > _MAX_QUEUE_BYTES:
                 self.end(1013, _FULL)
-            elif self._flow_control and self._untaken >= WINDOW_BYTES and not self._stalled:
+            elif waiting > 2 * WINDOW_BYTES and not self._make_room():
+                return
+            elif self._untaken >= WINDOW_BYTES and not self._stalled:
                 self._stall(waiting)
 
-    def _waiting(self) -> int:
-        """Return how much waits for all peers, in bytes."""
-        transports = [end._transport for end in self._ends if end._transport is not None]
-        return sum(transport.get_write_buffer_size() for transport in transports)
+    def _unread(self) -> int:
+        """Return how much waits for the peer, in bytes."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def _make_room(self, more_bytes: int = 0) -> bool:
+        """Keep what waits for all peers together in bounds: the longest queues end, at once.
+
+        Args:
+            more_bytes: what is to wait for this one too.
+
+        Returns:
+            False if this one has ended.
+        """
+        waiting = {end: end._unread() for end in self._ends}
+        waiting[self] = self._unread() + more_bytes
+        excess = sum(waiting.values()) - _MAX_QUEUES_BYTES
+        if excess > 0:
+            for end in sorted(waiting, key=waiting.__getitem__, reverse=True):
+                if excess <= 0 or waiting[end] <= 2 * WINDOW_BYTES:
+                    break
+                excess -= waiting[end]
+                end.end(1013, _FULL)
+                end.abort()
+                self._ends.discard(end)  # not every transport forgets at once what waits
+        return not self.over
 
     def _end_writing(self, transport: asyncio.Transport) -> None:
         """Say that nothing follows, and read on: closing at once would make the system drop the

@@ -6,13 +6,11 @@ fast as a WebSocket; elsewhere :mod:`.websocket` carries them.
 """
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from .frames import Frame, FrameError
 
-__all__ = ["Link", "LinkHandler", "MemoryLink", "in_turn", "memory_links"]
-
-_T = TypeVar("_T")
+__all__ = ["Link", "LinkHandler", "MemoryLink", "memory_links"]
 
 
 class LinkHandler(Protocol):
@@ -88,13 +86,6 @@ class MemoryLink:
 
     def resume_reading(self) -> None:
         """Nothing to resume."""
-
-
-def in_turn(streams: list[_T], turn: int) -> list[_T]:
-    """Return what is to go on after :meth:`LinkHandler.resume_writing`, in another order in each
-    turn: the first ones fill the link, and those behind them would wait forever."""
-    first = turn % len(streams) if streams else 0
-    return streams[first:] + streams[:first]
 
 
 def memory_links() -> tuple[MemoryLink, MemoryLink]:

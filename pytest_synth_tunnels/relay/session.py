@@ -21,9 +21,10 @@ from .frames import (
     WsOpenAck,
     WsOpenReject,
 )
-from .link import Link, in_turn
+from .link import Link
 from .refusals import log_refusal
 from .route import Route
+from .turns import Pausable, Turns
 
 if TYPE_CHECKING:
     from .relay import Relay
@@ -33,19 +34,13 @@ __all__ = ["AgentSession", "Carried", "Stream", "WebSocket"]
 _MAX_MESSAGE: Final = 500
 
 
-class Carried(Protocol):
+class Carried(Pausable, Protocol):
     """What a session carries for a caller."""
 
     route: Route
 
     def credit(self, credit_bytes: int) -> None:
         """Take the agent's leave to send more."""
-
-    def pause(self) -> None:
-        """Send nothing of any size for now: the link is full."""
-
-    def resume(self) -> None:
-        """Go on after :meth:`pause`."""
 
     def lost(self, reason: str, *, cancel: bool) -> None:
         """Do without the agent: wait for its return, or end.
@@ -113,8 +108,7 @@ class AgentSession:
         self._routes: list[Route] = []
         self._stalled: set[object] = set()
         """Requests whose callers read too slowly, where only the whole link can be paused."""
-        self._turn = 0
-        """How often the link has gone on."""
+        self._turns = Turns(relay.loop, self.streams, self.websockets, lambda: self.writing_paused)
         self._takes: dict[type[Any], Callable[[Any], None]] = {
             RespHeaders: self._response_headers,
             RespBody: self._response_body,
@@ -274,17 +268,12 @@ class AgentSession:
     def pause_writing(self) -> None:
         """Let all bodies wait."""
         self.writing_paused = True
-        for stream in self._carried():
-            stream.pause()
+        self._turns.pause()
 
     def resume_writing(self) -> None:
         """Let them go on."""
         self.writing_paused = False
-        self._turn += 1
-        for stream in in_turn(self._carried(), self._turn):
-            stream.resume()
-            if self.writing_paused:
-                return
+        self._turns.resume()
 
     def _carried(self) -> list[Carried]:
         """Return all that is under way."""

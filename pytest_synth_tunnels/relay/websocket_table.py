@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from .frames import WsClose, WsFrame, WsOpen, WsOpenReject
 from .head import error_response
-from .link import in_turn
 from .refusals import log_refusal
 from .served import ServedLease
 
@@ -31,23 +30,23 @@ class WebSocketTable:
 
     Attributes:
         ends: those that still have a connection, closing ones included.
+        under_way: those that the link knows, by rid.
     """
 
     def __init__(self, agent: "Agent", leases: Mapping[str, ServedLease], timeout_s: float) -> None:
         self.agent = agent
         self.loop = asyncio.get_running_loop()
         self.ends: set[Duplex] = set()
+        self.under_way: dict[str, WebSocketOrigin] = {}
         self._leases = leases
         self._timeout_s = timeout_s
-        self._open: dict[str, WebSocketOrigin] = {}
-        """Those under way, by rid."""
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.under_way)
 
     def get(self, rid: str) -> "WebSocketOrigin | None":
         """Return one that is under way."""
-        return self._open.get(rid)
+        return self.under_way.get(rid)
 
     # --- frames
 
@@ -57,8 +56,8 @@ class WebSocketTable:
         if not lease_id and len(self._leases) == 1:
             (lease_id,) = self._leases  # not every relay says it
         lease = self._leases.get(lease_id)
-        if rid in self._open:
-            self._open[rid].end(1002, "two WebSockets with the same rid")
+        if rid in self.under_way:
+            self.under_way[rid].end(1002, "two WebSockets with the same rid")
         elif lease is None:
             message = "this agent does not serve the lease"
             self.refuse(rid, lease_id, 502, "LEASE_NOT_SERVED", message)
@@ -76,44 +75,32 @@ class WebSocketTable:
             if frame.deadline_ms > 0:
                 timeout_s = min(timeout_s, frame.deadline_ms / 1000)
             opening = WebSocketOrigin(self, frame, lease, mount, origin, path, timeout_s)
-            self._open[rid] = opening
+            self.under_way[rid] = opening
             opening.begin()
 
     def message(self, frame: WsFrame) -> None:
         """Bring a message to its WebSocket."""
-        found = self._open.get(frame.rid)
+        found = self.under_way.get(frame.rid)
         if found is not None:
             found.message(frame)
 
     def close(self, frame: WsClose) -> None:
         """Close one as the caller did."""
-        found = self._open.get(frame.rid)
+        found = self.under_way.get(frame.rid)
         if found is not None:
             found.closed(frame)
 
     # --- all of them
 
-    def pause(self) -> None:
-        """Send nothing for now: the link is full."""
-        for found in list(self._open.values()):
-            found.pause()
-
-    def resume(self, turn: int) -> None:
-        """Go on after :meth:`pause`, as far as the link lets them in this turn."""
-        for found in in_turn(list(self._open.values()), turn):
-            found.resume()
-            if self.agent.link_paused:
-                return
-
     def drop(self, lease_id: str) -> None:
         """Close those of a lease that is served no more."""
-        for found in list(self._open.values()):
+        for found in list(self.under_way.values()):
             if found.lease_id == lease_id:
                 found.end(1001, "the lease is over")
 
     def lose(self) -> None:
         """Close all of them: the link is gone, and with it what was on the way."""
-        for found in list(self._open.values()):
+        for found in list(self.under_way.values()):
             found.end(1012, "the tunnel's agent lost its relay", tell=False)
 
     async def aclose(self) -> None:
@@ -132,4 +119,4 @@ class WebSocketTable:
 
     def forget(self, ended: "WebSocketOrigin") -> None:
         """Have it under way no more."""
-        self._open.pop(ended.rid, None)
+        self.under_way.pop(ended.rid, None)

@@ -1,5 +1,5 @@
 from pytest_synth_tunnels.relay.frames import Frame, FrameError, ReqEnd
-from pytest_synth_tunnels.relay.link import MemoryLink, in_turn, memory_links
+from pytest_synth_tunnels.relay.link import MemoryLink, memory_links
 
 
 class Handler:
@@ -51,12 +51,6 @@ def test_closing_is_told_to_the_other_end_once_and_nothing_follows() -> None:
 
     assert (left.lost, right.lost) == ([], ["over"])
     assert left.got == right.got == []
-
-
-def test_each_is_the_first_to_go_on_once() -> None:
-    assert [in_turn(["a", "b", "c"], turn)[0] for turn in range(4)] == ["a", "b", "c", "a"]
-    assert in_turn(["a", "b", "c"], 1) == ["b", "c", "a"]
-    assert in_turn([], 1) == []
 
 
 def test_a_close_without_a_reason_names_its_code() -> None:

@@ -236,7 +236,7 @@ def test_a_link_that_is_full_again_lets_another_stream_begin_next_time(world):
         stream.session = agent.session
     first = []
     agent.session.pause_writing()
-    for _ in range(3):
+    for _ in range(6):
         agent.session.resume_writing()
         assert agent.session.writing_paused
         resumed = [stream for stream in streams if "resume" in stream.told]

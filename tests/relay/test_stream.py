@@ -2,6 +2,7 @@
 library's protocol core."""
 
 import json
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from pytest_synth_tunnels.relay.frames import (
     AttachAck,
     AttachLease,
     FrameError,
+    ReqBody,
     ReqEnd,
     ReqHeaders,
     RespEnd,
@@ -845,6 +847,46 @@ def test_a_full_link_is_not_filled(world):
     assert caller.wire.reading
 
 
+def test_an_upload_beside_websockets_that_fill_the_link(loop):
+    world = World(loop, flow_control=False)
+    callers = [world.open() for _ in range(4)]
+    upload = world.call("Content-Length: 99999999", method="POST", handshake=())
+    loop.tick()
+    assert world.agent.take(ReqHeaders).rid
+    session = world.agent.session
+    sent = Counter()
+
+    def count(frame):
+        uploaded = isinstance(frame, ReqBody)
+        sent[frame.rid] += len(frame.chunk if uploaded else frame.data)
+        room[0] -= MAX_CHUNK_BYTES
+        if room[0] <= 0 and not session.writing_paused:
+            session.pause_writing()
+
+    def read():
+        """Read what may be read, as a loop does once in each tick."""
+        if upload.wire.reading:
+            upload.wire.protocol.data_received(b"x" * MAX_CHUNK_BYTES)
+        for caller in callers:
+            if caller.wire.reading:
+                caller.send(b"x" * WINDOW_BYTES)
+
+    world.agent.answer = count
+    room = [0]
+    session.pause_writing()
+    read()
+    for _ in range(40):
+        room = [WINDOW_BYTES]
+        session.resume_writing()
+        loop.call_soon(read)
+        loop.tick()
+    rids = {caller.rid for caller in callers}
+    assert rids < set(sent)
+    assert min(sent[rid] for rid in rids) >= 3 * WINDOW_BYTES
+    (uploaded,) = (sent[rid] for rid in set(sent) - rids)
+    assert uploaded >= 10 * MAX_CHUNK_BYTES
+
+
 def test_one_tick_does_not_fill_a_link_without_windows(loop):
     world = World(loop, flow_control=False)
     caller = world.open()
@@ -923,30 +965,59 @@ def test_a_callers_queue_is_bounded_where_there_are_no_windows(loop, monkeypatch
     assert caller.wire.aborted
 
 
-def test_all_callers_queues_together_are_bounded(loop, monkeypatch):
+def test_when_all_queues_are_full_the_longest_ends(loop, monkeypatch):
     monkeypatch.setattr(duplex, "_MAX_QUEUES_BYTES", 5 * WINDOW_BYTES)
     world = World(loop, flow_control=False)
-    callers = [world.open() for _ in range(3)]
+    callers = longest, second, third = [world.open() for _ in range(3)]
     for caller in callers:
         caller.wire.stopped = True
         world.agent.send(WsFrame(caller.rid, b"x" * (WINDOW_BYTES + 1)))
     loop.tick()
-    world.agent.send(WsFrame(callers[0].rid, b"x" * WINDOW_BYTES))
+    world.agent.send(WsFrame(longest.rid, b"x" * (WINDOW_BYTES + 1000)))
     loop.tick()
     assert world.agent.frames == []
-    world.agent.send(WsFrame(callers[1].rid, b"x" * WINDOW_BYTES))
-    loop.tick()
+    reader = world.open()
+    world.agent.send(WsFrame(reader.rid, b"x" * WINDOW_BYTES))
     close = world.agent.take(WsClose)
-    assert (close.rid, close.code) == (callers[1].rid, 1013)
-    world.agent.send(WsFrame(callers[2].rid, b"x"))
+    assert (close.rid, close.code) == (longest.rid, 1013)
+    assert longest.wire.aborted
+    assert reader.messages() == [b"x" * WINDOW_BYTES]
+    world.agent.send(WsFrame(second.rid, b"x" * WINDOW_BYTES))
     loop.tick()
     assert world.agent.frames == []
-    before = callers[2].wire.waiting
-    world.agent.send(WsFrame(callers[2].rid, b"x" * WINDOW_BYTES))
+    before = third.wire.waiting
+    world.agent.send(WsFrame(third.rid, b"x" * (3 * WINDOW_BYTES)))
     loop.tick()
     close = world.agent.take(WsClose)
-    assert (close.rid, close.code) == (callers[2].rid, 1013)
-    assert callers[2].wire.waiting < before + 100
+    assert (close.rid, close.code) == (third.rid, 1013)
+    assert third.wire.waiting < before + 100
+    assert not second.wire.aborted
+
+
+def test_a_little_may_wait_for_each_even_if_all_queues_are_full(loop, monkeypatch):
+    monkeypatch.setattr(duplex, "_MAX_QUEUES_BYTES", WINDOW_BYTES)
+    world = World(loop, flow_control=False)
+    for caller in [world.open() for _ in range(3)]:
+        caller.wire.stopped = True
+        world.agent.send(WsFrame(caller.rid, b"x" * WINDOW_BYTES))
+    loop.tick()
+    assert world.agent.frames == []
+
+
+def test_nobody_stands_still_for_long_where_there_are_no_windows(loop):
+    world = World(loop, flow_control=False)
+    caller = world.open()
+    fill(world, caller)
+    loop.advance(5)
+    caller.wire.waiting -= 1000  # it reads, if less than comes
+    for _ in range(2):
+        world.agent.send(WsFrame(caller.rid, b"x" * 2000))
+    loop.advance(5.1)
+    assert world.agent.frames == []
+    world.agent.send(WsFrame(caller.rid, b"x" * 2000))
+    loop.advance(10)
+    close = world.agent.take(WsClose)
+    assert (close.code, close.reason) == (1013, "nothing was read for 10 s")
 
 
 def test_the_end_of_the_relay_ends_what_is_open(world):

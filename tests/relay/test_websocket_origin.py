@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from math import inf
 from typing import Any, cast
 
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from pytest_synth_tunnels.relay import duplex
 from pytest_synth_tunnels.relay.agent import Agent, Target
@@ -19,7 +23,9 @@ from pytest_synth_tunnels.relay.frames import (
     RelayCapabilities,
     ReqEnd,
     ReqHeaders,
+    RespBody,
     RespEnd,
+    RespHeaders,
     Window,
     WsClose,
     WsFrame,
@@ -43,6 +49,10 @@ class Bench:
         self.mutes: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
         self._servers: list[Server | asyncio.Server] = []
         self._rids = 0
+        self.room = inf
+        """What the link takes until it is full, in bytes."""
+        self.sent: Counter[str] = Counter()
+        """By rid, in bytes."""
         self.agent = Agent(patience_s=0, **settings)
         self.agent.serve("l1", PUBLIC)
         self.near, self.link = memory_links()
@@ -63,6 +73,12 @@ class Bench:
     def frame_received(self, frame: Frame) -> None:
         self.frames.append(frame)
         self._changed.set()
+        if isinstance(frame, WsFrame | RespBody):
+            size = len(frame.chunk if isinstance(frame, RespBody) else frame.data)
+            self.sent[frame.rid] += size
+            self.room -= size
+            if self.room <= 0 and not self.agent.link_paused:
+                self.agent.pause_writing()
 
     def frame_failed(self, error: FrameError) -> None:
         raise AssertionError(error)
@@ -86,6 +102,20 @@ class Bench:
         self._servers.append(server)
         port = next(iter(server.sockets)).getsockname()[1]
         self.agent.set_target("l1", address, Target("127.0.0.1", port))
+
+    async def listen(self, serve: Callable[..., Awaitable[None]]) -> int:
+        """Run a server, and return its port."""
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def go_on(self) -> None:
+        """Take a window more off the link, and let the loop turn a few times."""
+        self.room = WINDOW_BYTES
+        if self.agent.link_paused:
+            self.agent.resume_writing()
+        for _ in range(10):
+            await asyncio.sleep(0)
 
     async def mute_app(self) -> None:
         """Serve an app that accepts connections and no more."""
@@ -387,6 +417,43 @@ def test_requests_beside_websockets() -> None:
                 pass
 
     run(scenario)
+
+
+def test_a_download_beside_websockets_that_fill_the_link() -> None:
+    async def download(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * MAX_CHUNK_BYTES)
+                await writer.drain()
+        writer.close()
+
+    async def say(app: ServerConnection) -> None:
+        with suppress(ConnectionClosed):
+            while True:
+                await app.send(b"x" * WINDOW_BYTES)
+
+    async def scenario(bench: Bench) -> None:
+        await bench.app(ping_interval=None)
+        port = await bench.listen(download)
+        bench.agent.set_target("l1", "big", Target("127.0.0.1", port))
+        rids = [await bench.open() for _ in range(4)]
+        bench.link.send(ReqHeaders("l1", "r1", "GET", "/~big/", "", [], 5000))
+        bench.link.send(ReqEnd("r1"))
+        await bench.take(RespHeaders)
+        bench.room = 0
+        talking = [asyncio.create_task(say(await bench.apps.get())) for _ in rids]
+        async with asyncio.timeout(10):
+            while min(bench.sent[rid] for rid in rids) < WINDOW_BYTES:
+                await bench.go_on()
+            before = bench.sent["r1"]
+            while bench.sent["r1"] < before + 10 * MAX_CHUNK_BYTES:
+                await bench.go_on()
+        await bench.agent.close()
+        await asyncio.gather(*talking)
+
+    run(scenario, flow_control=False)
 
 
 def test_the_relays_credit_is_respected() -> None:

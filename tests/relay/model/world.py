@@ -255,7 +255,7 @@ class World:
                 assert session.link.reading is (not session._stalled)
             agent = lease.agent
             forwards = list(agent._forwards.values())
-            opened = list(agent._websockets._open.values())
+            opened = list(agent._websockets.under_way.values())
             served = agent._leases[route.lease_id]
             assert (served.inflight, served.websockets) == (len(forwards), len(opened))
             assert agent._stalled <= set(forwards)
@@ -267,7 +267,7 @@ class World:
             if wiring is not None and not (wiring.closed or wiring.to_agent or wiring.to_relay):
                 # Nothing is on its way, so both ends know of the same requests.
                 known = set(wiring.session.streams) ^ set(agent._forwards)
-                known |= set(wiring.session.websockets) ^ set(agent._websockets._open)
+                known |= set(wiring.session.websockets) ^ set(agent._websockets.under_way)
                 assert known <= self.repeated
                 self._check_flow(wiring)
                 self._check_websockets(wiring)
