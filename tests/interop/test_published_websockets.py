@@ -3,10 +3,12 @@
 
 import http
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from queue import Queue
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -19,8 +21,8 @@ from .conftest import Tunnel, agent_process
 
 pytestmark = pytest.mark.interop
 
-closes: "Queue[tuple[int | None, str | None]]" = Queue()
-"""How each WebSocket ended, as the app saw it."""
+closes: "defaultdict[str, Queue[tuple[int | None, str | None]]]" = defaultdict(Queue)
+"""How each WebSocket ended, as the app saw it, by path: earlier tests' may still be ending."""
 
 
 def answer(app: ServerConnection, request: Request) -> Response | None:
@@ -51,7 +53,7 @@ def handle(app: ServerConnection) -> None:
     except ConnectionClosed:
         pass
     finally:
-        closes.put((app.protocol.close_code, app.protocol.close_reason))
+        closes[path].put((app.protocol.close_code, app.protocol.close_reason))
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +94,14 @@ def call(tunnel: Tunnel, path: str = "/", **options: Any) -> connect:
 
 
 @pytest.fixture(autouse=True)
-def _no_proxy_and_no_old_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    while not closes.empty():
-        closes.get()
+
+
+@pytest.fixture
+def path(request: pytest.FixtureRequest) -> str:
+    """A path of this test's own."""
+    return f"/{quote(request.node.name)}"
 
 
 @pytest.mark.parametrize("message", ["héllo", "", b"\x00\xff", b"x" * 200_000, b"x" * (1 << 24)])
@@ -152,18 +158,18 @@ def test_an_app_that_dies_is_1011(tunnel: Tunnel) -> None:
         assert caller.protocol.close_code == 1011
 
 
-def test_the_callers_close_arrives(tunnel: Tunnel) -> None:
-    with call(tunnel) as caller:
+def test_the_callers_close_arrives(tunnel: Tunnel, path: str) -> None:
+    with call(tunnel, path) as caller:
         caller.close(4002, "enough")
-    assert closes.get(timeout=10) == (4002, "enough")
+    assert closes[path].get(timeout=10) == (4002, "enough")
 
 
-def test_a_caller_that_vanishes_is_noticed(tunnel: Tunnel) -> None:
-    with call(tunnel) as caller:
+def test_a_caller_that_vanishes_is_noticed(tunnel: Tunnel, path: str) -> None:
+    with call(tunnel, path) as caller:
         caller.send("last words")
         assert caller.recv(10) == "last words"
         caller.socket.close()
-        assert closes.get(timeout=10)[0] == 1011
+        assert closes[path].get(timeout=10)[0] == 1011
 
 
 def test_the_apps_refusal_arrives(tunnel: Tunnel) -> None:
