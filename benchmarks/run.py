@@ -27,7 +27,7 @@ from contenders import KEYS
 from origin import start_origin
 from processes import BenchmarkError, Processes, busy_share
 from report import Figures, Table
-from summary import overview, targets
+from summary import overview, shares, targets
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 _TOO_BUSY = 0.15
@@ -103,7 +103,7 @@ def _document(bench: Bench, tables: list[Table], found: dict[str, Figures], busy
         f"keep-alive, {bench.duration_s} s for each cell and round. Caller, tunnel and app share "
         "the machine.\n"
     )
-    tables = [targets(found), overview(bench, found), *tables]
+    tables = [targets(found), overview(bench, found), shares(found), *tables]
     pieces = ["# Benchmarks\n", method, machine]
     pieces += [table.markdown() for table in tables if table.rows]
     problems = [

@@ -3,11 +3,11 @@
 from bench import Bench
 from contenders import contenders
 from ours import Embedded, EmbeddedUvloop, OwnAgent, PublishedAgent, RustAgent
-from parts import bulk, first_answer, memory, plugin
+from parts import bulk, first_answer, memory, path, plugin
 from peers import AioWsTunnel, Direct, LocalTunnel, Ssh
 from report import NOTHING, Figures, Table, median, number
 
-__all__ = ["overview", "targets"]
+__all__ = ["overview", "shares", "targets"]
 
 Found = dict[str, Figures]
 
@@ -101,6 +101,28 @@ def targets(found: Found) -> Table:
     row("requests held at the same time", memory.HELD, memory.HELD if held else None)
     calls = found.get("sdk", Figures()).get("ours", "500 at once, cold (s)")
     row("500 calls of 100 ms at once: s", 1.5, median(calls), at_most=True)
+    return table
+
+
+def shares(found: Found) -> Table:
+    """Return where the time of a request goes."""
+    table = Table(
+        "Where the time of a request goes: CPU µs at 16 connections",
+        ("", "all", "the kernel", "our own code and its libraries", "the event loop, and the rest"),
+    )
+    traffic, own_code = found.get("traffic", Figures()), found.get("path", Figures())
+    for contender, link in ((Embedded, "embedded"), (OwnAgent, "websocket")):
+        for method in ("GET", "POST"):
+            whole = median(traffic.get(contender.name, f"CPU {method} 16"))
+            kernel = median(traffic.get(contender.name, f"kernel {method} 16"))
+            own = median(own_code.get(path.LINKS[link], method))
+            if whole is not None and kernel is not None and own is not None:
+                cells = (whole, kernel, own, max(whole - kernel - own, 0.0))
+                table.rows.append((f"{contender.name}, {method}", *map(_text, cells)))
+    table.notes.append(
+        "Our own code was measured by itself, without system calls, so the last column is only "
+        "what is left; some 3 µs of our own are those of the measuring."
+    )
     return table
 
 

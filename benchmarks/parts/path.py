@@ -11,7 +11,8 @@ from report import Figures, Table, spread
 
 TITLE = "path"
 
-_LINKS = {"embedded": "ours, embedded", "websocket": "ours, WebSocket, both ends"}
+LINKS = {"embedded": "ours, embedded", "websocket": "ours, WebSocket, both ends"}
+"""How each is named in tables."""
 _METHODS = ("GET", "POST")
 
 
@@ -24,7 +25,7 @@ def measure(bench: Bench, figures: Figures) -> None:
         return
 
     def once(round_: int) -> None:
-        for link, name in _LINKS.items():
+        for link, name in LINKS.items():
             for method in _METHODS:
                 with Processes() as processes:
                     try:
