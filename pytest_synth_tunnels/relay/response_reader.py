@@ -4,7 +4,6 @@ The parser's callbacks tell the owner what comes; nothing is collected here.
 """
 
 import logging
-from abc import abstractmethod
 from enum import Enum, auto
 from typing import Final
 
@@ -198,6 +197,6 @@ class ResponseReader:
         if named:
             self._headers = [header for header in self._headers if header[0].lower() not in named]
 
-    @abstractmethod
     def _fail(self, why: str) -> None:
         """Give the connection up, and tell the responder once."""
+        raise NotImplementedError
