@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._version import __version__
-    from .facts import LeaseFacts
-    from .keeper.client import KeeperError
+    from .hook_events import LeaseFacts
+    from .keeper.ipc.client import KeeperError
     from .lease import ExposedLease, Lease
     from .sdk import (
         AsyncSynthClient,

@@ -12,8 +12,16 @@ import sys
 import time
 from collections.abc import Sequence
 
-from .keeper.leases import is_gone, release_requests
-from .keeper.ledger import Entry, Ledger, Place, Standing, hash_key, standing, state_folder
+from .keeper.leases.spec import is_gone, release_requests
+from .keeper.ledger.ledger import (
+    Entry,
+    HostIdentity,
+    KeeperLiveness,
+    Ledger,
+    hash_key,
+    standing,
+    state_folder,
+)
 from .options import API_KEY_VARIABLE, PROVIDERS
 from .sdk.errors import TunnelError
 
@@ -71,7 +79,7 @@ def _examine(backend: str | None, provider: str | None) -> int:
 
 
 def _list(ledger: Ledger) -> int:
-    here = Place.here()
+    here = HostIdentity.here()
     entries = ledger.entries()
     for entry in entries:
         print(_describe(entry, standing(entry, here)))
@@ -80,7 +88,7 @@ def _list(ledger: Ledger) -> int:
     return 0
 
 
-def _describe(entry: Entry, state: Standing) -> str:
+def _describe(entry: Entry, state: KeeperLiveness) -> str:
     left_min = max(0.0, entry.expires_at - time.time()) / 60
     return (
         f"{entry.lease_id}  {state:7}  {entry.provider}  {entry.backend_url}  "
@@ -91,11 +99,11 @@ def _describe(entry: Entry, state: Standing) -> str:
 def _release_stale(ledger: Ledger) -> int:
     from .sdk.client import TunnelsClient
 
-    here = Place.here()
+    here = HostIdentity.here()
     api_key = os.environ.get(API_KEY_VARIABLE, "").strip()
     failed = False
     for entry in ledger.entries():
-        if standing(entry, here) is not Standing.STALE:
+        if standing(entry, here) is not KeeperLiveness.STALE:
             continue
         if entry.key_hash != hash_key(api_key):
             print(

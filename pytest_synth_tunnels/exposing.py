@@ -3,10 +3,10 @@
 import socket
 from collections.abc import Callable
 
-from .keeper.client import Keeper
-from .keeper.messages import Expose, LeaseInfo
+from ._unpatched import unpatched
+from .keeper.ipc.client import KeeperClient
+from .keeper.ipc.messages import Expose, LeaseInfo
 from .lease import ExposedLease
-from .real import Real
 
 __all__ = ["exposer", "listen"]
 
@@ -22,9 +22,9 @@ def listen(port: int) -> socket.socket:
     Raises:
         OSError: somebody else listens there.
     """
-    listener = Real.python_socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = unpatched.python_socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        if Real.is_posix:
+        if unpatched.is_posix:
             # The keeper holds this port with the same option, and does not listen on it.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
@@ -35,7 +35,7 @@ def listen(port: int) -> socket.socket:
     return listener
 
 
-def exposer(keeper: Keeper) -> Callable[..., ExposedLease]:
+def exposer(keeper: KeeperClient) -> Callable[..., ExposedLease]:
     """Return the function that the fixture ``synth_expose`` gives to a test."""
 
     def synth_expose(

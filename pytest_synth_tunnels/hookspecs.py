@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .facts import LeaseFacts
+    from .hook_events import LeaseFacts
     from .settings import Settings
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from .keeper.client import Keeper, KeeperError
-from .keeper.messages import (
+from ._unpatched import unpatched
+from .keeper.ipc.client import KeeperClient, KeeperError
+from .keeper.ipc.messages import (
     CloseLease,
     Done,
     LeaseInfo,
@@ -15,7 +16,6 @@ from .keeper.messages import (
     Token,
     WaitReady,
 )
-from .real import Real
 from .sdk.models import Secret
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Lease:
         backend: the backend's URL.
     """
 
-    def __init__(self, keeper: Keeper, info: LeaseInfo) -> None:
+    def __init__(self, keeper: KeeperClient, info: LeaseInfo) -> None:
         self._keeper = keeper
         self._info = info
         self.lease_id = info.lease_id
@@ -80,7 +80,7 @@ class Lease:
             KeeperError: the lease or its keeper is gone; not with ``synthtunnel``.
         """
         __tracebackhide__ = True
-        return Real.datetime.fromisoformat(self._lasting().expires_at)
+        return unpatched.datetime.fromisoformat(self._lasting().expires_at)
 
     @property
     def worker_token(self) -> str:

@@ -133,7 +133,7 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
 @contextmanager
 def _failures_shown_plainly() -> Iterator[None]:
     """Show a user the cause, and not our way to it."""
-    from .keeper.client import KeeperError
+    from .keeper.ipc.client import KeeperError
 
     try:
         yield
@@ -150,7 +150,7 @@ def synth_settings(pytestconfig: pytest.Config) -> "Settings":
 @pytest.fixture(scope="session")
 def exposed_port(pytestconfig: pytest.Config) -> int:
     """The local port that synth_lease exposes: bind your app to it, on 127.0.0.1."""
-    from .keeper.messages import Port, ReservePort
+    from .keeper.ipc.messages import Port, ReservePort
 
     with _failures_shown_plainly():
         return pytestconfig.stash[SESSION].keeper.ask(ReservePort(), Port).port
@@ -176,7 +176,7 @@ def exposed_socket(exposed_port: int) -> "Iterator[socket.socket]":
 @pytest.fixture(scope="session")
 def synth_lease(pytestconfig: pytest.Config) -> "Lease":
     """The run's tunnel: its public_url forwards to exposed_port. Send its headers along."""
-    from .keeper.messages import LeaseInfo, OpenLease
+    from .keeper.ipc.messages import LeaseInfo, OpenLease
     from .lease import Lease
 
     session = pytestconfig.stash[SESSION]
@@ -202,10 +202,10 @@ def synth_expose(pytestconfig: pytest.Config) -> "Callable[..., ExposedLease]":
 @pytest.fixture(scope="session")
 def synth_tunnels(pytestconfig: pytest.Config) -> "Iterator[TunnelsClient]":
     """A TunnelsClient for the backend in use, embedded or hosted."""
-    from .keeper.messages import Backend, BackendInfo
+    from .keeper.ipc.messages import BackendInfo, GetBackend
     from .sdk import TunnelsClient
 
     with _failures_shown_plainly():
-        backend = pytestconfig.stash[SESSION].keeper.ask(Backend(), BackendInfo)
+        backend = pytestconfig.stash[SESSION].keeper.ask(GetBackend(), BackendInfo)
     with TunnelsClient(api_key=backend.api_key, backend_base=backend.url) as client:
         yield client

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .keeper.client import KeeperError
+from .keeper.ipc.client import KeeperError
 from .session import Session
 
 if TYPE_CHECKING:

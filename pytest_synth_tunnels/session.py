@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ._unpatched import unpatched
 from .options import API_KEY_VARIABLE, OPTIONS, Option
-from .real import Real
 
 if TYPE_CHECKING:
-    from .keeper.client import Keeper
-    from .keeper.messages import Event, Report
+    from .keeper.ipc.client import KeeperClient
+    from .keeper.ipc.messages import Event, Report
     from .settings import Settings
-    from .telling import Teller
+    from .telling import HookCaller
 
 __all__ = ["FIXTURES", "SESSION", "Session"]
 
@@ -56,13 +56,13 @@ class Session:
         given: dict[str, Any] = getattr(config, "workerinput", {}).get("synth_tunnels", {})
         self._run_id: str = given.get("run_id") or os.urandom(8).hex()
         self._base: str = given.get("base") or _runtime_base(self.environ)
-        self._owner_pid: int = given.get("owner_pid") or Real.getpid()
+        self._owner_pid: int = given.get("owner_pid") or unpatched.getpid()
         self._address: str = given.get("address", "")
 
     @property
     def is_owner(self) -> bool:
         """Whether this process ends the run."""
-        return self._owner_pid == Real.getpid()
+        return self._owner_pid == unpatched.getpid()
 
     @property
     def directory_path(self) -> str:
@@ -102,15 +102,15 @@ class Session:
         )
 
     @cached_property
-    def keeper(self) -> "Keeper":
+    def keeper(self) -> "KeeperClient":
         """This process's hold on the run's keeper."""
-        from .keeper.client import Keeper
-        from .keeper.launch import Run
-        from .keeper.rundir import RunDirectory
+        from .keeper.ipc.client import KeeperClient
+        from .keeper.process.launch import Run
+        from .keeper.process.run_directory import RunDirectory
         from .reporting import Redaction
 
         self.config.pluginmanager.register(Redaction(self))
-        return Keeper(
+        return KeeperClient(
             Run(
                 run_id=self._run_id,
                 directory=RunDirectory(self.directory_path),
@@ -180,16 +180,16 @@ class Session:
         return self._lost
 
     @cached_property
-    def _teller(self) -> "Teller":
-        from .telling import Teller
+    def _teller(self) -> "HookCaller":
+        from .telling import HookCaller
 
-        return Teller(self.config)
+        return HookCaller(self.config)
 
     def tell(self) -> None:
         """Tell other plugins what happened to the run's leases, if this process owns the run."""
         if not (self.is_owner and self.has_keeper and self._teller.is_wanted):
             return
-        from .keeper.client import KeeperError
+        from .keeper.ipc.client import KeeperError
 
         try:
             happenings = self.keeper.news()
@@ -202,10 +202,10 @@ class Session:
         if not self.is_owner:
             return
         try:
-            Real.lstat(self.directory_path)
+            unpatched.lstat(self.directory_path)
         except OSError:
             return  # no process of this run ever needed a tunnel
-        from .keeper.client import KeeperError
+        from .keeper.ipc.client import KeeperError
 
         try:
             self.report = self.keeper.finish(_FINISH_TIMEOUT_S)
@@ -234,7 +234,7 @@ def uses_tunnels(item: pytest.Item) -> bool:
 def _load() -> None:
     """Import, before the first test, all that a test process needs of us."""
     from . import exposing, lease, reporting, tailoring, telling
-    from .keeper import client
+    from .keeper.ipc import client
 
     _ = client, exposing, lease, reporting, tailoring, telling
 
@@ -245,5 +245,7 @@ def _runtime_base(environ: dict[str, str]) -> str:
     if not (os.path.isabs(base) and os.access(base, os.W_OK)):
         base = tempfile.gettempdir()
     return (
-        f"{base}/synth-tunnels-{Real.getuid()}" if os.name == "posix" else f"{base}/synth-tunnels"
+        f"{base}/synth-tunnels-{unpatched.getuid()}"
+        if os.name == "posix"
+        else f"{base}/synth-tunnels"
     )

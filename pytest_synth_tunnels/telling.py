@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from .facts import LeaseFacts
+from .hook_events import LeaseFacts
 
-__all__ = ["Teller"]
+__all__ = ["HookCaller"]
 
 _HOOKS = {
     "created": "pytest_synth_lease_created",
@@ -20,7 +20,7 @@ _HOOKS = {
 _FAILURES = (Exception, pytest.fail.Exception, pytest.skip.Exception)
 
 
-class Teller:
+class HookCaller:
     """Calls the hooks of one run, in its owner.
 
     Args:

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels.relay import refusals
+from pytest_synth_tunnels.http import refusal_log
+
+from .support.manual_loop import ManualLoop, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +158,20 @@ def refused(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], list[str]]:
     """Return the log's lines on what was refused in this test."""
-    caplog.set_level(logging.INFO, logger=refusals.__name__)
-    monkeypatch.setattr(refusals, "_bound", refusals.Bound(lambda: 0.0))
+    caplog.set_level(logging.INFO, logger=refusal_log.__name__)
+    monkeypatch.setattr(refusal_log, "_bound", refusal_log.Bound(lambda: 0.0))
     return lambda: [
-        record.getMessage() for record in caplog.records if record.name == refusals.__name__
+        record.getMessage() for record in caplog.records if record.name == refusal_log.__name__
     ]
+
+
+@pytest.fixture
+def loop() -> ManualLoop:
+    """A loop whose time the test moves."""
+    return ManualLoop()
+
+
+@pytest.fixture
+def wire() -> Wire:
+    """The transport of one connection."""
+    return Wire()

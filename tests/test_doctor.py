@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels import checks, doctor
+from pytest_synth_tunnels import doctor
 from pytest_synth_tunnels.__main__ import main
 from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.connectors import ngrok
+from pytest_synth_tunnels.doctor import checks
 
-from .standins import cloudflared as standin
+from .support.standins import cloudflared as standin
 
 KEY = "sk-doctor-0123456789abcdef"
 

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels.exposing import exposer
-from pytest_synth_tunnels.keeper.client import KeeperError, _secret_part
-from pytest_synth_tunnels.keeper.messages import CloseLease, Expose, LeaseInfo, Message, Token
+from pytest_synth_tunnels.keeper.ipc.client import KeeperError, _secret_part
+from pytest_synth_tunnels.keeper.ipc.messages import CloseLease, Expose, LeaseInfo, Message, Token
 from pytest_synth_tunnels.lease import ExposedLease, Lease
 
 SECRET_PATH = "m/0123456789abcdef0123456789abcdef"

@@ -5,9 +5,10 @@ import json
 import sys
 from typing import Any
 
-from pytest_synth_tunnels.relay.agent import Agent, Target
-from pytest_synth_tunnels.relay.dial import Dialer
-from pytest_synth_tunnels.relay.loop import run
+from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.agent.dialer import Dialer
+from pytest_synth_tunnels.agent.target import Target
+from pytest_synth_tunnels.aio.runtime import run
 
 
 async def main(lease: dict[str, Any], port: int) -> None:

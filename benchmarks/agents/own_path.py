@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.agent.dialer import Dialer
+from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.backend.server import Backend
-from pytest_synth_tunnels.relay.agent import Agent, Target
-from pytest_synth_tunnels.relay.dial import Dialer
 from pytest_synth_tunnels.sdk import requests
 
 APP_PORT = 9

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from ..relay.loop import run
+from ..aio.runtime import run
 from .server import Backend
 
 __all__ = ["main"]

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from ..relay.exchange import IGNORE, Exchange, RequestHandler
+from ..http.exchange import IGNORE, Exchange, RequestHandler
+from .common import RefusedError
 from .routes import Match, Routes, refusal
-from .values import RefusedError
 
 __all__ = ["MAX_BODY_BYTES", "control"]
 

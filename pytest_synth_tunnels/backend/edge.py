@@ -6,19 +6,19 @@ whole path, to the connector that attached with the lease's ``tunnel_token``, an
 gateway: what cloudflared does for Cloudflare's edge.
 """
 
-from ..relay.agent import Agent
-from ..relay.local import attach
+from ..agent.agent import Agent
+from ..agent.target import Target
+from ..in_process import attach
 from ..relay.relay import Relay
 from ..relay.route import Route
-from ..relay.target import Target
 from ..sdk.resolve import is_loopback
+from .common import make_token
 from .tunnels import Tunnel
-from .values import make_token
 
-__all__ = ["Edge"]
+__all__ = ["PublicEdge"]
 
 
-class Edge:
+class PublicEdge:
     """Leads public paths to where their traffic goes.
 
     Args:

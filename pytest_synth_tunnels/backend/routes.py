@@ -8,12 +8,12 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from ..relay.admission import same_secret
-from ..relay.head import Headers, Response, error_response
-from ..relay.refusals import log_refusal
-from . import bodies
+from ..http.headers import Headers, Response, error_response
+from ..http.refusal_log import log_refusal
+from ..relay.auth import same_secret
+from . import schemas
+from .common import RefusedError
 from .store import Store
-from .values import RefusedError
 
 __all__ = ["Match", "Routes", "refusal"]
 
@@ -23,7 +23,7 @@ _TUNNELS: Final = "/v1/tunnels"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiCall:
     """What a handler gets."""
 
     id: str
@@ -41,7 +41,7 @@ class Call:
         return _TRUTHS[value]
 
 
-Handler = Callable[[Store, Call], Any]
+Handler = Callable[[Store, ApiCall], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Routes:
         Raises:
             RefusedError: the query, the body or the state does not allow it.
         """
-        payload = match.handler(self._store, Call(match.id, _query(query), body))
+        payload = match.handler(self._store, ApiCall(match.id, _query(query), body))
         return match.status, _HEADERS, msgspec.json.encode(payload)
 
     def handle(
@@ -162,76 +162,76 @@ def _query(raw: str) -> dict[str, str]:
     return {name: values[-1] for name, values in parsed.items()}
 
 
-def _health(store: Store, call: Call) -> Any:
-    return {"status": "ok", "providers": [*bodies.PROVIDERS, "synthtunnel"]}
+def _health(store: Store, call: ApiCall) -> Any:
+    return {"status": "ok", "providers": [*schemas.PROVIDERS, "synthtunnel"]}
 
 
-def _list_tunnels(store: Store, call: Call) -> Any:
+def _list_tunnels(store: Store, call: ApiCall) -> Any:
     return store.tunnels.list(
         status=call.query.get("status_filter"), include_deleted=call.flag("include_deleted")
     )
 
 
-def _create_tunnel(store: Store, call: Call) -> Any:
-    body = bodies.read(call.body, bodies.CreateTunnel)
+def _create_tunnel(store: Store, call: ApiCall) -> Any:
+    body = schemas.read(call.body, schemas.CreateTunnel)
     return store.tunnels.create(**msgspec.structs.asdict(body))
 
 
-def _delete_tunnel(store: Store, call: Call) -> Any:
+def _delete_tunnel(store: Store, call: ApiCall) -> Any:
     return store.tunnels.delete(call.id)
 
 
-def _rotate_tunnel(store: Store, call: Call) -> Any:
-    body = bodies.read(call.body, bodies.RotateTunnel)
+def _rotate_tunnel(store: Store, call: ApiCall) -> Any:
+    body = schemas.read(call.body, schemas.RotateTunnel)
     return store.tunnels.rotate(**msgspec.structs.asdict(body))
 
 
-def _create_lease(store: Store, call: Call) -> Any:
-    return store.leases.create(bodies.read(call.body, bodies.CreateLease).request())
+def _create_lease(store: Store, call: ApiCall) -> Any:
+    return store.leases.create(schemas.read(call.body, schemas.CreateLease).request())
 
 
-def _list_leases(store: Store, call: Call) -> Any:
+def _list_leases(store: Store, call: ApiCall) -> Any:
     return store.leases.list(
         client_instance_id=call.query.get("client_instance_id"),
         include_ended=call.flag("include_expired"),
     )
 
 
-def _heartbeat(store: Store, call: Call) -> Any:
-    body = bodies.read(call.body, bodies.Heartbeat)
+def _heartbeat(store: Store, call: ApiCall) -> Any:
+    body = schemas.read(call.body, schemas.HeartbeatBody)
     return store.leases.heartbeat(call.id, **msgspec.structs.asdict(body))
 
 
-def _release_lease(store: Store, call: Call) -> Any:
+def _release_lease(store: Store, call: ApiCall) -> Any:
     return store.leases.release(call.id)
 
 
-def _refresh_lease(store: Store, call: Call) -> Any:
-    body = bodies.read(call.body, bodies.RefreshLease)
+def _refresh_lease(store: Store, call: ApiCall) -> Any:
+    body = schemas.read(call.body, schemas.RefreshLease)
     return store.leases.refresh(call.id, body.requested_ttl_seconds)
 
 
-def _delete_lease(store: Store, call: Call) -> Any:
+def _delete_lease(store: Store, call: ApiCall) -> Any:
     return store.leases.delete(call.id)
 
 
-def _create_synth_lease(store: Store, call: Call) -> Any:
-    return store.synth.create(bodies.read(call.body, bodies.CreateSynthLease).request())
+def _create_synth_lease(store: Store, call: ApiCall) -> Any:
+    return store.synth.create(schemas.read(call.body, schemas.CreateSynthLease).request())
 
 
-def _get_synth_lease(store: Store, call: Call) -> Any:
+def _get_synth_lease(store: Store, call: ApiCall) -> Any:
     return store.synth.status(call.id)
 
 
-def _close_synth_lease(store: Store, call: Call) -> Any:
+def _close_synth_lease(store: Store, call: ApiCall) -> Any:
     return store.synth.close(call.id)
 
 
-def _refresh_worker_token(store: Store, call: Call) -> Any:
+def _refresh_worker_token(store: Store, call: ApiCall) -> Any:
     return store.synth.refresh_worker_token(call.id)
 
 
-def _refresh_agent_token(store: Store, call: Call) -> Any:
+def _refresh_agent_token(store: Store, call: ApiCall) -> Any:
     return store.synth.refresh_agent_token(call.id)
 
 

@@ -9,26 +9,26 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from ..relay.exchange import IGNORE, Exchange, RequestHandler
-from ..relay.head import Headers, error_response
-from ..relay.http11 import HttpLimits, HttpServer
+from ..http.exchange import IGNORE, Exchange, RequestHandler
+from ..http.headers import Headers, error_response
+from ..http.refusal_log import log_refusal
+from ..http.server import HttpLimits, HttpServer
+from ..in_process import attach
+from ..relay.agent_session import AgentSession
 from ..relay.ingress import Ingress
-from ..relay.local import attach
-from ..relay.refusals import log_refusal
 from ..relay.relay import Relay
 from ..relay.route import Limits
-from ..relay.session import AgentSession
 from ..sdk.errors import TunnelError, from_status
 from ..sdk.requests import Request
+from .common import Clock, make_token
 from .control import control
-from .edge import Edge
+from .edge import PublicEdge
 from .routes import Routes
 from .store import Store
-from .values import Clock, make_token
 
 if TYPE_CHECKING:
-    from ..relay.agent import Agent
-    from ..relay.websocket import WebSocketLink
+    from ..agent.agent import Agent
+    from ..wire.websocket_link import WebSocketLink
 
 __all__ = ["AGENT_PATH", "Backend"]
 
@@ -112,7 +112,7 @@ class Backend:
         )
         netloc = _netloc(host, self._listening.sockets[0].getsockname()[1])
         self.url = f"http://{netloc}"
-        self._edge = Edge(self._relay, self.url)
+        self._edge = PublicEdge(self._relay, self.url)
         self._store = Store(
             relay=self._relay,
             edge=self._edge,
@@ -210,7 +210,8 @@ class Backend:
     def _accept_agent(self, exchange: Exchange) -> None:
         """Turn an agent's request into a link, if it shows a token of a live lease."""
         # A keeper's agents are in memory, so most runs never need the WebSocket library.
-        from ..relay.websocket import HandshakeError, WebSocketLink, accept
+        from ..wire.handshake import HandshakeError, accept
+        from ..wire.websocket_link import WebSocketLink
 
         head = exchange.head
         scheme, _, token = (head.get("authorization") or "").partition(" ")

@@ -4,15 +4,15 @@ import time
 from typing import Protocol
 
 from ..relay.route import Limits
-from .managed import LeaseEdge, ManagedLeases
-from .synth import RouteTable, SynthLeases
+from .common import Clock, TokenMaker, make_token
+from .managed_leases import LeaseEdge, ManagedLeases
+from .synth_leases import RouteTable, SynthLeases
 from .tunnels import TunnelEdge, Tunnels
-from .values import Clock, TokenMaker, make_token
 
-__all__ = ["Edge", "Store"]
+__all__ = ["Store", "TrafficEdge"]
 
 
-class Edge(TunnelEdge, LeaseEdge, Protocol):
+class TrafficEdge(TunnelEdge, LeaseEdge, Protocol):
     """Carries the traffic of tunnels and managed leases."""
 
 
@@ -38,7 +38,7 @@ class Store:
         self,
         *,
         relay: RouteTable,
-        edge: Edge,
+        edge: TrafficEdge,
         public_base_url: str,
         agent_url: str,
         limits: Limits | None = None,

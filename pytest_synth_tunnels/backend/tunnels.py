@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
-from .values import RefusedError, TokenMaker, make_room
+from .common import RefusedError, TokenMaker, make_room
 
 __all__ = ["Tunnel", "TunnelEdge", "Tunnels"]
 

@@ -19,7 +19,8 @@ import os
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from .program import Kind, ProgramConnector, Sign
+from .output_rules import Outcome, OutputRule
+from .program import ProgramConnector
 
 __all__ = ["CloudflaredConnector"]
 
@@ -41,27 +42,27 @@ _LINK: Final = r"(?:.*\bconnIndex=(?P<link>\d+))?"
 
 CONNECTIONS: Final = (
     # Of a request that came through the tunnel: its URL may hold any words.
-    Sign(Kind.NOTHING, r"\b(?:dest|originService|cfRay)="),
-    Sign(Kind.UP, rf"\bRegistered tunnel connection\b{_LINK}"),
-    Sign(Kind.UP, rf"\bConnection \S+ registered\b{_LINK}"),
-    Sign(Kind.LOST, rf"\bUnregistered tunnel connection\b{_LINK}"),
-    Sign(Kind.LOST, rf"\bLost connection with the edge\b{_LINK}"),
-    Sign(Kind.LOST, rf"\bRetrying connection in\b{_LINK}"),
-    Sign(Kind.OVER, r"\binvalid\b.{0,40}\btoken\b|\btoken is not valid\b", _REJECTED),
-    Sign(Kind.OVER, rf"\bunauthorized\b{_LINK}", _REJECTED, times=3),
-    Sign(Kind.OVER, rf"\btunnel\b.{{0,60}}\bnot\b.{{0,10}}\bfound\b{_LINK}", _REJECTED),
-    Sign(
-        Kind.REFUSED,
+    OutputRule(Outcome.NOTHING, r"\b(?:dest|originService|cfRay)="),
+    OutputRule(Outcome.UP, rf"\bRegistered tunnel connection\b{_LINK}"),
+    OutputRule(Outcome.UP, rf"\bConnection \S+ registered\b{_LINK}"),
+    OutputRule(Outcome.LOST, rf"\bUnregistered tunnel connection\b{_LINK}"),
+    OutputRule(Outcome.LOST, rf"\bLost connection with the edge\b{_LINK}"),
+    OutputRule(Outcome.LOST, rf"\bRetrying connection in\b{_LINK}"),
+    OutputRule(Outcome.OVER, r"\binvalid\b.{0,40}\btoken\b|\btoken is not valid\b", _REJECTED),
+    OutputRule(Outcome.OVER, rf"\bunauthorized\b{_LINK}", _REJECTED, times=3),
+    OutputRule(Outcome.OVER, rf"\btunnel\b.{{0,60}}\bnot\b.{{0,10}}\bfound\b{_LINK}", _REJECTED),
+    OutputRule(
+        Outcome.REFUSED,
         rf"(?:\brate\b.{{0,20}}\blimit|\b429 Too Many Requests\b|\berror code: 1015\b){_LINK}",
         _LIMITED,
     ),
-    Sign(Kind.FAILED, rf"\bfailed to connect\b{_LINK}", _NETWORK),
-    Sign(Kind.FAILED, rf"\bFailed to dial\b{_LINK}", _NETWORK),
-    Sign(Kind.FAILED, rf"\bUnable to establish connection\b{_LINK}", _NETWORK),
-    Sign(Kind.FAILED, r"\bedge discovery: error\b", _NETWORK),
-    Sign(Kind.FAILED, rf"\bRegister tunnel error\b{_LINK}"),
-    Sign(Kind.FAILED, rf"\b(?:Serve tunnel error|Connection terminated)\b{_LINK}"),
-    Sign(Kind.FAILED, r"^Incorrect Usage\b|\bflag provided but not defined\b", HOW_TO_GET),
+    OutputRule(Outcome.FAILED, rf"\bfailed to connect\b{_LINK}", _NETWORK),
+    OutputRule(Outcome.FAILED, rf"\bFailed to dial\b{_LINK}", _NETWORK),
+    OutputRule(Outcome.FAILED, rf"\bUnable to establish connection\b{_LINK}", _NETWORK),
+    OutputRule(Outcome.FAILED, r"\bedge discovery: error\b", _NETWORK),
+    OutputRule(Outcome.FAILED, rf"\bRegister tunnel error\b{_LINK}"),
+    OutputRule(Outcome.FAILED, rf"\b(?:Serve tunnel error|Connection terminated)\b{_LINK}"),
+    OutputRule(Outcome.FAILED, r"^Incorrect Usage\b|\bflag provided but not defined\b", HOW_TO_GET),
 )
 """What both kinds of tunnels have in common."""
 
@@ -71,7 +72,7 @@ class CloudflaredConnector(ProgramConnector):
 
     name: ClassVar[str] = "cloudflared"
     how_to_get: ClassVar[str] = HOW_TO_GET
-    signs: ClassVar[tuple[Sign, ...]] = CONNECTIONS
+    signs: ClassVar[tuple[OutputRule, ...]] = CONNECTIONS
 
     def arguments(self) -> list[str]:
         """Return the program and its arguments, without the token."""

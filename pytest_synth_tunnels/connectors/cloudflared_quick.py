@@ -7,7 +7,8 @@ then connects as any other tunnel does. A quick tunnel that is started again has
 from typing import ClassVar
 
 from .cloudflared import CONNECTIONS, HOW_TO_GET, base_arguments
-from .program import Kind, ProgramConnector, Sign
+from .output_rules import Outcome, OutputRule
+from .program import ProgramConnector
 
 __all__ = ["CloudflaredQuickConnector"]
 
@@ -20,15 +21,15 @@ class CloudflaredQuickConnector(ProgramConnector):
     name: ClassVar[str] = "cloudflared"
     how_to_get: ClassVar[str] = HOW_TO_GET
     brings_url: ClassVar[bool] = True
-    signs: ClassVar[tuple[Sign, ...]] = (
+    signs: ClassVar[tuple[OutputRule, ...]] = (
         # Not the API's own host, which is in the error lines.
-        Sign(
-            Kind.NOTHING,
+        OutputRule(
+            Outcome.NOTHING,
             r"\|\s+(?P<origin>https://(?!api\.)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.trycloudflare\.com)\s",
         ),
         *CONNECTIONS,
-        Sign(
-            Kind.FAILED,
+        OutputRule(
+            Outcome.FAILED,
             r"\bfailed to (?:request|read|parse|unmarshal) quick[ -]tunnel\b",
             _INTERNET,
         ),

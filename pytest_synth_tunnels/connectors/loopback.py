@@ -9,20 +9,20 @@ import asyncio
 from typing import ClassVar, Final, NoReturn, TypedDict
 from urllib.parse import urlsplit
 
-from ..relay.agent import Agent
-from ..relay.dial import Dialer
-from ..relay.target import Target
-from .inner import InnerConnector, Say, run
-from .program import Kind, Sign
+from ..agent.agent import Agent
+from ..agent.dialer import Dialer
+from ..agent.target import Target
+from .output_rules import Outcome, OutputRule
+from .python_process import PythonConnector, Say, run
 
-__all__ = ["Config", "LoopbackConnector", "main", "serve"]
+__all__ = ["LoopbackConfig", "LoopbackConnector", "main", "serve"]
 
 _MAX_INFLIGHT: Final = 1024
 _BACKOFF_S: Final = (0.05, 1.0)
 """The relay is on this machine, so that trying costs nothing."""
 
 
-class Config(TypedDict):
+class LoopbackConfig(TypedDict):
     """What the process is told.
 
     Attributes:
@@ -40,27 +40,27 @@ class Config(TypedDict):
     target: str
 
 
-class LoopbackConnector(InnerConnector):
+class LoopbackConnector(PythonConnector):
     """Dials ``edge_url`` of the lease with its ``tunnel_token``, and serves its
     ``managed_tunnel_id``."""
 
     name: ClassVar[str] = "the loopback connector"
     brings_url: ClassVar[bool] = False
     is_public: ClassVar[bool] = False
-    signs: ClassVar[tuple[Sign, ...]] = (
-        Sign(Kind.UP, r"^connected$"),
-        Sign(Kind.OVER, r"^refused: "),
-        Sign(Kind.REFUSED, r"^offline: the relay answered 40[13]\b"),
-        Sign(Kind.FAILED, r"^offline: "),
+    signs: ClassVar[tuple[OutputRule, ...]] = (
+        OutputRule(Outcome.UP, r"^connected$"),
+        OutputRule(Outcome.OVER, r"^refused: "),
+        OutputRule(Outcome.REFUSED, r"^offline: the relay answered 40[13]\b"),
+        OutputRule(Outcome.FAILED, r"^offline: "),
     )
 
     module: ClassVar[str] = __name__
 
-    def config(self) -> Config:
+    def config(self) -> LoopbackConfig:
         """Return where to dial, and what to serve there."""
         need = self.assignment.need
         public = urlsplit(need("public_url"))
-        return Config(
+        return LoopbackConfig(
             url=need("edge_url"),
             token=need("tunnel_token"),
             lease_id=need("managed_tunnel_id"),
@@ -69,7 +69,7 @@ class LoopbackConnector(InnerConnector):
         )
 
 
-async def serve(config: Config, say: Say, ended: asyncio.Event) -> None:
+async def serve(config: LoopbackConfig, say: Say, ended: asyncio.Event) -> None:
     """Carry the traffic.
 
     Args:
@@ -95,6 +95,6 @@ async def serve(config: Config, say: Say, ended: asyncio.Event) -> None:
     await agent.close()
 
 
-def main(config: Config) -> NoReturn:
+def main(config: LoopbackConfig) -> NoReturn:
     """Run the process."""
     run(lambda say, ended: serve(config, say, ended))

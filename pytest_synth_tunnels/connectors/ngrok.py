@@ -10,17 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, Final, NoReturn, TypedDict
 
 from .base import ConnectorError
-from .inner import InnerConnector, Say, run
-from .program import Kind, Sign
+from .output_rules import Outcome, OutputRule
+from .python_process import PythonConnector, Say, run
 
-__all__ = ["Config", "NgrokConnector", "main", "package_version", "serve"]
+__all__ = ["NgrokConfig", "NgrokConnector", "main", "package_version", "serve"]
 
 _HOW_TO_GET: Final = "Install it with: pip install 'pytest-synth-tunnels[ngrok]'"
 _TOKEN_VARIABLE: Final = "NGROK_AUTHTOKEN"  # noqa: S105 - a name
 _TOKEN_PAGE: Final = "https://dashboard.ngrok.com/get-started/your-authtoken"  # noqa: S105
 
 
-class Config(TypedDict):
+class NgrokConfig(TypedDict):
     """What the process is told.
 
     Attributes:
@@ -34,7 +34,7 @@ class Config(TypedDict):
     target: str
 
 
-class NgrokConnector(InnerConnector):
+class NgrokConnector(PythonConnector):
     """Brings traffic through ngrok, with the lease's token and host name if it has some, else
     with the ``NGROK_AUTHTOKEN`` of the run and a URL of ngrok's choice."""
 
@@ -42,28 +42,28 @@ class NgrokConnector(InnerConnector):
     brings_url: ClassVar[bool] = True
     is_public: ClassVar[bool] = True
     module: ClassVar[str] = __name__
-    signs: ClassVar[tuple[Sign, ...]] = (
+    signs: ClassVar[tuple[OutputRule, ...]] = (
         # What serve() says, below.
-        Sign(Kind.UP, r"^connected: (?P<origin>https?://\S+)$"),
-        Sign(
-            Kind.OVER,
+        OutputRule(Outcome.UP, r"^connected: (?P<origin>https?://\S+)$"),
+        OutputRule(
+            Outcome.OVER,
             r"^failed: .*\bauthentication failed\b",
             f"Check {_TOKEN_VARIABLE}: the right one is at {_TOKEN_PAGE}",
         ),
-        Sign(
-            Kind.REFUSED,
+        OutputRule(
+            Outcome.REFUSED,
             r"^failed: .*\b(?:rate limit|too many|limited to)\b",
             "End other ngrok agents of this account, or wait some minutes",
         ),
-        Sign(
-            Kind.FAILED,
+        OutputRule(
+            Outcome.FAILED,
             r"^failed: .*\bfailed to (?:establish|connect)\b",
             "Is ngrok's service reachable from here? See https://ngrok.com/docs/agent/#network",
         ),
-        Sign(Kind.FAILED, r"^(?:failed|offline): "),
+        OutputRule(Outcome.FAILED, r"^(?:failed|offline): "),
     )
 
-    def config(self) -> Config:
+    def config(self) -> NgrokConfig:
         """Return token, name and target."""
         package_version()
         lease = self.assignment.lease
@@ -74,7 +74,7 @@ class NgrokConnector(InnerConnector):
             raise ConnectorError(
                 "ngrok has no authtoken", f"Set {_TOKEN_VARIABLE}; yours is at {_TOKEN_PAGE}"
             )
-        return Config(
+        return NgrokConfig(
             token=token,
             domain=str((own and lease.get("hostname")) or ""),
             target=self.assignment.gateway_url,
@@ -93,7 +93,7 @@ def package_version() -> str:
         raise ConnectorError("the Python package ngrok is not installed", _HOW_TO_GET) from None
 
 
-async def serve(config: Config, say: Say, ended: asyncio.Event) -> None:
+async def serve(config: NgrokConfig, say: Say, ended: asyncio.Event) -> None:
     """Carry the traffic.
 
     Args:
@@ -134,7 +134,7 @@ async def serve(config: Config, say: Say, ended: asyncio.Event) -> None:
     await session.close()
 
 
-def main(config: Config) -> NoReturn:
+def main(config: NgrokConfig) -> NoReturn:
     """Run the process."""
     run(lambda say, ended: serve(config, say, ended))
 

@@ -25,10 +25,10 @@ from typing import ClassVar
 
 from .base import Assignment, ConnectorError, ConnectorStatus
 from .child import Child, child_environment
-from .signs import Kind, Sign
+from .output_rules import Outcome, OutputRule
 from .supervisor import Supervisor
 
-__all__ = ["Kind", "ProgramConnector", "Sign"]
+__all__ = ["Outcome", "OutputRule", "ProgramConnector"]
 
 
 class ProgramConnector:
@@ -50,7 +50,7 @@ class ProgramConnector:
 
     name: ClassVar[str] = "the program"
     how_to_get: ClassVar[str] = ""
-    signs: ClassVar[tuple[Sign, ...]] = ()
+    signs: ClassVar[tuple[OutputRule, ...]] = ()
     brings_url: ClassVar[bool] = False
     is_public: ClassVar[bool] = True
 

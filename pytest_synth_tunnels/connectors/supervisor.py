@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from .base import ConnectorError, ConnectorStatus
 from .child import Tail
-from .signs import Reading, Sign
+from .output_rules import OutputRule, OutputState
 
 __all__ = ["Process", "Supervisor"]
 
@@ -65,7 +65,7 @@ class Supervisor:
         self,
         name: str,
         make: Callable[[Callable[[str], None]], Process],
-        signs: Iterable[Sign],
+        signs: Iterable[OutputRule],
         *,
         needs_origin: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -76,7 +76,7 @@ class Supervisor:
         self.restarts = 0
         self._name = name
         self._make = make
-        self._reading = Reading(signs, needs_origin=needs_origin)
+        self._reading = OutputState(signs, needs_origin=needs_origin)
         self._sleep = sleep
         self._now = now or asyncio.get_running_loop().time
         self._uniform = uniform

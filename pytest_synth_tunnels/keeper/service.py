@@ -7,23 +7,22 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from ..relay.target import Target
+from ..agent.target import Target
+from ..aio.tasks import spawn
 from ..sdk.errors import TunnelError
 from ..sdk.resolve import is_loopback
 from ..settings import Settings
-from .carriers import Carriers
-from .command import Command
-from .failures import FailureError
-from .holders import Holder, Holders
-from .journal import Journal
-from .leases import SYNTHTUNNEL, is_gone
-from .messages import (
-    Backend,
+from .app_command import AppCommand
+from .backend_client import BackendClient
+from .errors import KeeperRequestError
+from .ipc.holders import Holder, Holders
+from .ipc.messages import (
     BackendInfo,
     CloseLease,
     Done,
     Event,
     Expose,
+    GetBackend,
     LeaseInfo,
     Message,
     OpenLease,
@@ -36,17 +35,18 @@ from .messages import (
     Token,
     WaitReady,
 )
-from .plane import Plane
+from .leases.journal import Journal
+from .leases.lease import HeldLease
+from .leases.registry import COMMON, RELEASE_TIMEOUT_S, LeaseRegistry
+from .leases.spec import SYNTHTUNNEL, is_gone
 from .ports import HOST, PortReservation
-from .ready import wait_ready
-from .tasks import spawn
-from .tunnel import Tunnel
-from .tunnels import COMMON, RELEASE_TIMEOUT_S, Tunnels
+from .readiness import wait_ready
+from .transports.factory import TransportFactory
 
 if TYPE_CHECKING:
-    from .books import Books
+    from .ledger.recorder import LedgerRecorder
 
-__all__ = ["Service"]
+__all__ = ["KeeperService"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ _MAX_WAIT_READY_S: Final = 3600.0
 _MAX_EVENTS: Final = 100
 
 
-class Service:
+class KeeperService:
     """The keeper's work, without the sockets through which it is asked.
 
     Args:
@@ -78,8 +78,8 @@ class Service:
         settings: Settings,
         environ: Mapping[str, str],
         cwd: str,
-        plane: Plane,
-        books: "Books | None",
+        plane: BackendClient,
+        books: "LedgerRecorder | None",
         left: Callable[[], None],
     ) -> None:
         self.holders = Holders(self._gone)
@@ -87,10 +87,10 @@ class Service:
         self._settings = settings
         self._plane = plane
         self._left = left
-        self._tunnels = Tunnels(
+        self._tunnels = LeaseRegistry(
             run_id=run_id,
             settings=settings,
-            carriers=Carriers(settings, plane, books, environ, time.time),
+            carriers=TransportFactory(settings, plane, books, environ, time.time),
             tell=self._told,
             journal=self.journal,
         )
@@ -98,9 +98,9 @@ class Service:
         """All processes share one target, so that no URL has an address."""
         self._ports: dict[str, PortReservation] = {}
         """By address."""
-        self._command: Command | None = None
+        self._command: AppCommand | None = None
         if settings.command is not None:
-            self._command = Command(
+            self._command = AppCommand(
                 settings.command,
                 port=self._port(COMMON),
                 environ=environ,
@@ -108,7 +108,7 @@ class Service:
                 timeout_s=settings.command_timeout_s,
                 died=self._command_died,
             )
-        self._command_failure: FailureError | None = None
+        self._command_failure: KeeperRequestError | None = None
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
         self._finishing = False
 
@@ -121,7 +121,7 @@ class Service:
             self._command_up = spawn(self._command.start())
 
     def _command_died(self, message: str) -> None:
-        self._command_failure = FailureError("COMMAND_FAILED", message)
+        self._command_failure = KeeperRequestError("COMMAND_FAILED", message)
         self._events.append(message)
         _log.warning("%s", message)
         for holder in self.holders:
@@ -133,7 +133,7 @@ class Service:
         """Answer a request.
 
         Raises:
-            FailureError: it cannot be had.
+            KeeperRequestError: it cannot be had.
             TunnelError: the backend refused.
             ValueError: there is no such request, or it makes no sense.
         """
@@ -141,7 +141,9 @@ class Service:
         if handler is None:
             raise ValueError(f"{type(message).__name__} is no request")
         if self._finishing:
-            raise FailureError("KEEPER_FINISHING", "the run is ending, and its tunnels with it")
+            raise KeeperRequestError(
+                "KEEPER_FINISHING", "the run is ending, and its tunnels with it"
+            )
         return await handler(self, holder, message)
 
     async def _reserve_port(self, holder: Holder, _: ReservePort) -> Port:
@@ -169,12 +171,12 @@ class Service:
             return
         try:
             await asyncio.shield(self._command_up)
-        except FailureError as error:
-            raise FailureError.of(error.failure) from None
+        except KeeperRequestError as error:
+            raise KeeperRequestError.of(error.failure) from None
         if self._command_failure is not None:
-            raise FailureError.of(self._command_failure.failure)
+            raise KeeperRequestError.of(self._command_failure.failure)
 
-    def _address_on(self, tunnel: Tunnel, holder: Holder) -> str:
+    def _address_on(self, tunnel: HeldLease, holder: Holder) -> str:
         """Return a process's part of a lease's URL."""
         one = self._one_target or not self._tunnels.is_common(tunnel)
         return COMMON if one else holder.address
@@ -183,13 +185,13 @@ class Service:
         provider = request.provider or self._settings.provider
         target = Target.from_url(request.target)
         if not (is_loopback(target.host) or self._settings.allow_remote_targets):
-            raise FailureError(
+            raise KeeperRequestError(
                 "TARGET_FORBIDDEN",
                 f"{target.host} is not this machine, and a lease would open it to others",
                 "Set synth_tunnels_allow_remote_targets = true if that is meant",
             )
         if provider == SYNTHTUNNEL and not (request.require_token or self._plane.embedded):
-            raise FailureError(
+            raise KeeperRequestError(
                 "TOKEN_REQUIRED",
                 "a hosted relay always wants the worker token from its callers",
                 "require_token=False works with the embedded backend, and the URL of another "
@@ -249,7 +251,7 @@ class Service:
         await tunnel.carrier.refresh_token()
         return tunnel.info(self._address_on(tunnel, holder))
 
-    async def _backend(self, _: Holder, __: Backend) -> BackendInfo:
+    async def _backend(self, _: Holder, __: GetBackend) -> BackendInfo:
         await self._tunnels.started()
         plane = self._plane
         return BackendInfo(url=plane.url, api_key=plane.api_key, embedded=plane.embedded)
@@ -263,12 +265,12 @@ class Service:
         Status: _status,
         Token: _token,
         RefreshToken: _refresh_token,
-        Backend: _backend,
+        GetBackend: _backend,
     }
 
     # --- what happens by itself
 
-    def _told(self, tunnel: Tunnel, kind: str, message: str) -> None:
+    def _told(self, tunnel: HeldLease, kind: str, message: str) -> None:
         """Tell whoever uses a lease what happened to it."""
         _log.warning("%s", message)
         self._events.append(message)

@@ -1,1 +1,1 @@
-"""The SynthTunnel wire: callers' HTTP into frames, and frames into the local app."""
+"""The relay: takes callers' requests to the agent of their lease."""

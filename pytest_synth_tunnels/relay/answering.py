@@ -3,14 +3,14 @@
 from math import inf
 from typing import Final
 
-from .exchange import Exchange
+from ..http.exchange import Exchange
+from ..http.headers import end_to_end
+from ..http.refusal_log import log_refusal
+from ..wire.frames import WINDOW_BYTES, Cancel, Headers, RespHeaders, Window
+from .agent_session import AgentSession
 from .failures import Failure, refuse, reported, timed_out, too_large, unreachable
-from .frames import WINDOW_BYTES, Cancel, Headers, RespHeaders, Window
-from .head import end_to_end
-from .refusals import log_refusal
 from .relay import Relay
 from .route import Route
-from .session import AgentSession
 from .waiting import Waiting
 
 __all__ = ["Answering"]
@@ -23,7 +23,7 @@ _STALL_S: Final = 10.0
 
 
 class Answering:
-    """One half of a :class:`~.call.Call`: how it ends.
+    """One half of a :class:`~.proxied_request.ProxiedRequest`: how it ends.
 
     Args:
         exchange: the caller's request.

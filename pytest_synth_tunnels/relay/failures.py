@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from .exchange import IGNORE, Exchange, RequestHandler
-from .head import Headers, error_response
-from .refusals import log_refusal
+from ..http.exchange import IGNORE, Exchange, RequestHandler
+from ..http.headers import Headers, error_response
+from ..http.refusal_log import log_refusal
 
 __all__ = [
     "Failure",

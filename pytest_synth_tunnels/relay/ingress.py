@@ -3,12 +3,12 @@
 from typing import Final
 from urllib.parse import urlsplit
 
-from .admission import NotAdmitted, admit
-from .call import Call
-from .exchange import Exchange, RequestHandler
+from ..http.exchange import Exchange, RequestHandler
+from ..http.request import RequestHead
+from .auth import AuthError, admit
 from .failures import offline, over, refuse, too_large
+from .proxied_request import ProxiedRequest
 from .relay import Relay
-from .request import Head
 from .route import Route
 
 __all__ = ["Ingress"]
@@ -18,7 +18,7 @@ _READINESS: Final = "/__synth/"
 
 
 class Ingress:
-    """Answers what callers ask of tunnels (a :data:`~.exchange.Router`).
+    """Answers what callers ask of tunnels (a :data:`~..http.exchange.Router`).
 
     Args:
         relay: knows the routes and the agents.
@@ -56,7 +56,7 @@ class Ingress:
             return refuse(exchange, rid, over(route.closed_because))
         try:
             headers = admit(head, route)
-        except NotAdmitted as error:
+        except AuthError as error:
             failure = 401, error.code, str(error), str(error)
             return refuse(exchange, rid, failure, [("WWW-Authenticate", "Bearer")])
         host, scheme = head.host, "https" if head.secure else "http"
@@ -73,7 +73,7 @@ class Ingress:
         path = head.path if route.whole_path else rest
         if head.upgrade:
             # Most runs have none, and never need the WebSocket library.
-            from .stream import open_stream
+            from .proxied_websocket import open_stream
 
             return open_stream(exchange, relay, route, rid, path, headers)
         limits = route.limits
@@ -86,7 +86,7 @@ class Ingress:
         session = route.session
         if session is None and _READINESS in rest:
             return refuse(exchange, rid, offline())
-        call = Call(exchange, relay, route, rid, path, headers)
+        call = ProxiedRequest(exchange, relay, route, rid, path, headers)
         if session is not None:
             call.begin(session)
         else:
@@ -94,7 +94,7 @@ class Ingress:
         return call
 
 
-def _seen_by_edge(head: Head, route: Route, scheme: str, peer: str) -> tuple[str, str, str]:
+def _seen_by_edge(head: RequestHead, route: Route, scheme: str, peer: str) -> tuple[str, str, str]:
     """Return the public host, the scheme and the caller's address, as far as an edge says them.
 
     Not the host: edges pass on what a caller claims of it, and the route knows it.

@@ -1,6 +1,6 @@
 """The relay's hub: which lease is whose, and which agent serves it.
 
-No sockets: callers come through :mod:`.ingress`, agents through a :class:`~.link.Link`.
+No sockets: callers come through :mod:`.ingress`, agents through a :class:`~..wire.link.Link`.
 """
 
 import asyncio
@@ -10,15 +10,15 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING
 
-from .admission import same_secret
-from .deadlines import Deadlines
+from ..aio.deadlines import Deadlines
+from ..wire.link import Link
+from .agent_session import AgentSession
+from .auth import same_secret
 from .failures import over, rotated
-from .link import Link
 from .route import Route
-from .session import AgentSession
 
 if TYPE_CHECKING:
-    from .duplex import Duplex
+    from ..websocket.tunnelled import TunnelledWebSocket
 
 __all__ = ["Relay"]
 
@@ -48,7 +48,7 @@ class Relay:
         self.request_timeout_s = request_timeout_s
         self.idle_timeout_s = idle_timeout_s
         self.deadlines = Deadlines(loop)
-        self.ends: set[Duplex] = set()
+        self.ends: set[TunnelledWebSocket] = set()
         """Callers' WebSockets that have a connection, those that are closing included."""
         self.held_bytes = 0
         """Of bodies whose requests wait for an agent."""

@@ -5,11 +5,11 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from .frames import MAX_WS_MESSAGE_BYTES
+from ..wire.frames import MAX_WS_MESSAGE_BYTES
 
 if TYPE_CHECKING:
+    from .agent_session import AgentSession
     from .failures import Failure
-    from .session import AgentSession
 
 __all__ = ["Held", "Limits", "Route"]
 

@@ -8,8 +8,8 @@ from .relay import Relay
 from .route import Route
 
 if TYPE_CHECKING:
-    from .call import Call
-    from .session import AgentSession
+    from .agent_session import AgentSession
+    from .proxied_request import ProxiedRequest
 
 __all__ = ["Waiting"]
 
@@ -19,7 +19,7 @@ _MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 
 class Waiting:
     """One request's wait for an agent (a :class:`~.route.Held` and an
-    :class:`~.deadlines.Expiring`).
+    :class:`~..aio.deadlines.Expiring`).
 
     Args:
         call: the request.
@@ -30,7 +30,7 @@ class Waiting:
 
     __slots__ = ("_body", "_call", "_relay", "_route", "_since", "due_at")
 
-    def __init__(self, call: "Call", relay: Relay, route: Route, hold_s: float) -> None:
+    def __init__(self, call: "ProxiedRequest", relay: Relay, route: Route, hold_s: float) -> None:
         self.due_at = inf
         self._call = call
         self._relay = relay

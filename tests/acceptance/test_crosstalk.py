@@ -12,11 +12,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_synth_tunnels.relay.agent import Agent, Target
-from pytest_synth_tunnels.relay.websocket import WebSocketLink
+from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.sdk import requests
+from pytest_synth_tunnels.wire.websocket_link import WebSocketLink
 
-from ..relay.live import Lease, Tunnels
+from ..support.live_tunnels import Lease, Tunnels
 
 pytestmark = pytest.mark.acceptance
 

@@ -232,7 +232,7 @@ def test_nobody_asks_the_keeper_where_nobody_listens(
 ) -> None:
     pytester.makepyfile(
         """
-        from pytest_synth_tunnels.keeper.client import Keeper
+        from pytest_synth_tunnels.keeper.ipc.client import Keeper
 
         def test_one(synth_lease, monkeypatch):
             pass
@@ -279,7 +279,7 @@ def test_what_was_public_is_always_told(
 ) -> None:
     pytester.makeconftest(
         """
-        from pytest_synth_tunnels.keeper.client import Keeper
+        from pytest_synth_tunnels.keeper.ipc.client import Keeper
         finish = Keeper.finish
 
         def finish_as_if_public(self, timeout_s):

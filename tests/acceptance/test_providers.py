@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ..standins import cloudflared as standin
+from ..support.standins import cloudflared as standin
 from .conftest import API_KEY, RuntimeDirectory
 
 pytestmark = pytest.mark.acceptance

@@ -7,11 +7,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pytest_synth_tunnels.relay.agent import Agent, Target
-from pytest_synth_tunnels.relay.dial import Dialer
+from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.agent.dialer import Dialer
+from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.sdk import requests
 
-from ..relay.live import Tunnels, run
+from ..support.live_tunnels import Tunnels, run
 
 
 async def ask(tunnels: Tunnels, url: str) -> tuple[int, bytes]:

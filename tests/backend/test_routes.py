@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_synth_tunnels.backend import bodies
+from pytest_synth_tunnels.backend import schemas
+from pytest_synth_tunnels.backend.common import RefusedError
 from pytest_synth_tunnels.backend.routes import Routes
 from pytest_synth_tunnels.backend.store import Store
 from pytest_synth_tunnels.backend.tunnels import Tunnel
-from pytest_synth_tunnels.backend.values import RefusedError
-from pytest_synth_tunnels.relay.head import Response
+from pytest_synth_tunnels.http.headers import Response
 from pytest_synth_tunnels.relay.route import Route
 
 EXAMPLES = int(os.environ.get("SYNTH_TUNNELS_TEST_EXAMPLES", "0"))
@@ -278,7 +278,7 @@ def test_what_cannot_be_echoed_never_becomes_a_lease(
     with monkeypatch.context() as patch:
         patch.setattr(msgspec.json, "encode", encode)
         with pytest.raises(RefusedError, match="64-bit") as caught:
-            bodies.read(raw, bodies.CreateSynthLease)
+            schemas.read(raw, schemas.CreateSynthLease)
     assert caught.value.status == 422
 
 

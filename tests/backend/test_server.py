@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.agent.dialer import Dialer
+from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.backend import server as module
 from pytest_synth_tunnels.backend.control import MAX_BODY_BYTES
 from pytest_synth_tunnels.backend.server import AGENT_PATH, Backend
-from pytest_synth_tunnels.relay.agent import Agent, Target
-from pytest_synth_tunnels.relay.dial import Dialer
 from pytest_synth_tunnels.relay.route import Limits
 from pytest_synth_tunnels.sdk import requests
 from pytest_synth_tunnels.sdk.errors import TunnelConflictError, TunnelError, TunnelNotFoundError

@@ -3,8 +3,8 @@ from itertools import count
 import pytest
 
 from pytest_synth_tunnels.backend import tunnels as module
+from pytest_synth_tunnels.backend.common import RefusedError
 from pytest_synth_tunnels.backend.tunnels import Tunnel, Tunnels
-from pytest_synth_tunnels.backend.values import RefusedError
 
 
 class Edge:

@@ -17,12 +17,13 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.agent.dialer import Dialer
+from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.backend.server import Backend
-from pytest_synth_tunnels.relay import duplex
-from pytest_synth_tunnels.relay.agent import Agent, Target
-from pytest_synth_tunnels.relay.dial import Dialer
-from pytest_synth_tunnels.relay.frames import MAX_WS_MESSAGE_BYTES
 from pytest_synth_tunnels.sdk import requests
+from pytest_synth_tunnels.websocket import tunnelled
+from pytest_synth_tunnels.wire.frames import MAX_WS_MESSAGE_BYTES
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -693,8 +694,8 @@ def test_a_slow_reader_makes_its_own_app_wait(kind: str) -> None:
 def test_a_reader_that_stands_still_is_cut_off_alone(
     kind: str, reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplex, "_STALL_S", 0.1)
-    monkeypatch.setattr(duplex, "_CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(tunnelled, "_STALL_S", 0.1)
+    monkeypatch.setattr(tunnelled, "_CLOSE_TIMEOUT_S", 0.1)
 
     seen: asyncio.Queue[tuple[int | None, str]] = asyncio.Queue()
     done = asyncio.Event()

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_synth_tunnels.connectors.child import _WINDOWS_GUARD, Child, Tail, child_environment
 
-from .processes import gone, until
+from ..support.processes import gone, until
 
 SECRET = "tt_a_secret_of_some_length"
 

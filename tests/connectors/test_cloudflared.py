@@ -18,9 +18,9 @@ from pytest_synth_tunnels.connectors.cloudflared_quick import CloudflaredQuickCo
 from pytest_synth_tunnels.connectors.program import ProgramConnector
 from pytest_synth_tunnels.sdk import requests
 
-from ..relay.live import StrictApp, Tunnels, run, statuses
-from ..standins import cloudflared as standin
-from .processes import gone, seen_by_all, until
+from ..support.live_tunnels import StrictApp, Tunnels, run, statuses
+from ..support.processes import gone, seen_by_all, until
+from ..support.standins import cloudflared as standin
 
 PATH = os.environ["PATH"]
 REAL = shutil.which("cloudflared")

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels.connectors.base import Assignment, ConnectorError, ConnectorStatus
-from pytest_synth_tunnels.connectors.loopback import Config, LoopbackConnector, serve
+from pytest_synth_tunnels.connectors.loopback import LoopbackConfig, LoopbackConnector, serve
 from pytest_synth_tunnels.sdk import requests
 
-from ..relay.live import Lease, StrictApp, Tunnels, run, statuses
-from .processes import gone, seen_by_all, until
+from ..support.live_tunnels import Lease, StrictApp, Tunnels, run, statuses
+from ..support.processes import gone, seen_by_all, until
 
 ENVIRON = {"PATH": os.environ["PATH"], "SYNTH_API_KEY": "sk_of_the_run"}
 
@@ -175,7 +175,7 @@ def test_what_its_process_does() -> None:
         lease = tunnels.lease(gateway.port)
         said: list[str] = []
         ended = asyncio.Event()
-        config = Config(
+        config = LoopbackConfig(
             url=lease.agent_url,
             token=lease.agent_token,
             lease_id=lease.id,

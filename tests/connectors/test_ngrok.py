@@ -12,9 +12,9 @@ import pytest
 
 from pytest_synth_tunnels.connectors import ngrok as ngrok_connector
 from pytest_synth_tunnels.connectors.base import Assignment, ConnectorError
-from pytest_synth_tunnels.connectors.ngrok import Config, NgrokConnector, serve
+from pytest_synth_tunnels.connectors.ngrok import NgrokConfig, NgrokConnector, serve
 
-from .processes import gone, until
+from ..support.processes import gone, until
 
 TOKEN = "2abcdefghijklmnopqrstuvwxyz_7seven7"
 GATEWAY = "http://127.0.0.1:8016"
@@ -144,7 +144,7 @@ def test_a_session_that_is_lost_and_comes_back() -> None:
     async def main() -> None:
         said: list[str] = []
         ended = asyncio.Event()
-        config = Config(token=TOKEN, domain="", target=GATEWAY)
+        config = NgrokConfig(token=TOKEN, domain="", target=GATEWAY)
         serving = asyncio.create_task(serve(config, said.append, ended))
         await until(lambda: said)
         builder = sys.modules["ngrok"].SessionBuilder.last

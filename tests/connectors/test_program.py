@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels.connectors.base import Assignment, ConnectorError
-from pytest_synth_tunnels.connectors.program import Kind, ProgramConnector, Sign
+from pytest_synth_tunnels.connectors.output_rules import Outcome, OutputRule
+from pytest_synth_tunnels.connectors.program import ProgramConnector
 from pytest_synth_tunnels.connectors.registry import load
 
-from .processes import gone, until
+from ..support.processes import gone, until
 
 TOKEN = "tt_the_secret_of_the_lease"
 
@@ -27,10 +28,10 @@ class BoreConnector(ProgramConnector):
     how_to_get = "Install it with: cargo install bore-cli"
     brings_url = True
     signs = (
-        Sign(Kind.UP, r"listening at (?P<origin>https?://\S+)"),
-        Sign(Kind.FAILED, "retrying"),
-        Sign(Kind.OVER, "bad token", "Set BORE_SECRET"),
-        Sign(Kind.REFUSED, "rate limit", "Wait"),
+        OutputRule(Outcome.UP, r"listening at (?P<origin>https?://\S+)"),
+        OutputRule(Outcome.FAILED, "retrying"),
+        OutputRule(Outcome.OVER, "bad token", "Set BORE_SECRET"),
+        OutputRule(Outcome.REFUSED, "rate limit", "Wait"),
     )
 
     def arguments(self) -> list[str]:
@@ -222,11 +223,11 @@ def test_it_floods(bore: Any) -> None:
 KEEPER = """
 import asyncio, json, sys
 from pytest_synth_tunnels.connectors.base import Assignment
-from pytest_synth_tunnels.connectors.program import Kind, ProgramConnector, Sign
+from pytest_synth_tunnels.connectors.program import Outcome, OutputRule, ProgramConnector
 
 class Bore(ProgramConnector):
     name = "bore"
-    signs = (Sign(Kind.UP, "up"),)
+    signs = (OutputRule(Outcome.UP, "up"),)
     def arguments(self):
         return ["bore"]
 

@@ -7,13 +7,13 @@ import pytest
 
 from pytest_synth_tunnels.connectors.base import ConnectorError
 from pytest_synth_tunnels.connectors.child import Tail
-from pytest_synth_tunnels.connectors.signs import Kind, Sign
+from pytest_synth_tunnels.connectors.output_rules import Outcome, OutputRule
 from pytest_synth_tunnels.connectors.supervisor import Supervisor
 
 SIGNS = (
-    Sign(Kind.UP, "^up"),
-    Sign(Kind.FAILED, "^failed"),
-    Sign(Kind.OVER, "^over", "Do something"),
+    OutputRule(Outcome.UP, "^up"),
+    OutputRule(Outcome.FAILED, "^failed"),
+    OutputRule(Outcome.OVER, "^over", "Do something"),
 )
 
 

@@ -23,7 +23,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from ..relay.live import Lease, Tunnels, statuses
+from ..support.live_tunnels import Lease, Tunnels, statuses
 from .conftest import IN_CI
 from .web_app import App, Server
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pytest_synth_tunnels.backend.server import Backend
-from pytest_synth_tunnels.keeper.messages import (
+from pytest_synth_tunnels.keeper.ipc.messages import (
     Challenge,
     Event,
     Failure,
@@ -38,7 +38,7 @@ from pytest_synth_tunnels.settings import Settings
 
 BOOTSTRAP = (
     "import sys, json; config = json.load(sys.stdin); sys.path[:] = config.pop('sys_path'); "
-    "from pytest_synth_tunnels.keeper.server import main; main(config)"
+    "from pytest_synth_tunnels.keeper.process.main import main; main(config)"
 )
 
 

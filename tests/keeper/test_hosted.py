@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels.backend import synth
-from pytest_synth_tunnels.keeper.messages import (
-    Backend,
+from pytest_synth_tunnels.backend import synth_leases
+from pytest_synth_tunnels.keeper.ipc.messages import (
     Done,
     Expose,
     Failure,
     Finish,
+    GetBackend,
     LeaseInfo,
     OpenLease,
     Report,
@@ -78,7 +78,7 @@ def test_one_lease_carries_traffic_and_is_crossed_out(
     assert line["lease_id"] == lease.lease_id
     assert line["lock"] == str(keeper.run_dir / "keeper.lock")
     assert not {KEY, lease.worker_token} & set(line.values())
-    backend = owner.ask(Backend())
+    backend = owner.ask(GetBackend())
     assert (backend.url, backend.api_key, backend.embedded) == (hosted.url, KEY, False)
 
     report = owner.ask(Finish())
@@ -136,7 +136,7 @@ def test_an_unreachable_backend(hosted_keeper: Any) -> None:
 def test_without_a_key(hosted_keeper: Any, hosted: Any) -> None:
     process = hosted_keeper(key=None).connect()
 
-    for request in (OpenLease(), Backend()):
+    for request in (OpenLease(), GetBackend()):
         failure = process.ask(request)
         assert failure.code == "TUNNEL_AUTH_REQUIRED"
         assert "SYNTH_API_KEY" in failure.message
@@ -257,7 +257,7 @@ def test_another_key_does_not_see_what_is_stale(
 def test_a_lease_that_the_backend_takes_away(
     hosted_keeper: Any, hosted: Any, open_lease: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synth, "HEARTBEAT", {"recommended_interval_seconds": 0.1})
+    monkeypatch.setattr(synth_leases, "HEARTBEAT", {"recommended_interval_seconds": 0.1})
     keeper = hosted_keeper()
     owner, worker = keeper.connect(), keeper.connect("gw1")
     _, lease = open_lease(worker)

@@ -9,7 +9,11 @@ import threading
 import msgspec
 import pytest
 
-from pytest_synth_tunnels.relay.frames import (
+from pytest_synth_tunnels.http.server import HttpServer
+from pytest_synth_tunnels.relay.ingress import Ingress
+from pytest_synth_tunnels.relay.relay import Relay
+from pytest_synth_tunnels.relay.route import Limits, Route
+from pytest_synth_tunnels.wire.frames import (
     MAX_WHOLE_BYTES,
     WINDOW_BYTES,
     AgentCapabilities,
@@ -26,11 +30,7 @@ from pytest_synth_tunnels.relay.frames import (
     RespHeaders,
     Window,
 )
-from pytest_synth_tunnels.relay.http11 import HttpServer
-from pytest_synth_tunnels.relay.ingress import Ingress
-from pytest_synth_tunnels.relay.link import memory_links
-from pytest_synth_tunnels.relay.relay import Relay
-from pytest_synth_tunnels.relay.route import Limits, Route
+from pytest_synth_tunnels.wire.link import memory_links
 
 TOKEN = "Authorization: Bearer wt_1"
 

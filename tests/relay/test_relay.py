@@ -2,7 +2,9 @@
 
 import pytest
 
-from pytest_synth_tunnels.relay.frames import (
+from pytest_synth_tunnels.relay.relay import Relay
+from pytest_synth_tunnels.relay.route import Route
+from pytest_synth_tunnels.wire.frames import (
     AgentCapabilities,
     Attach,
     AttachAck,
@@ -16,9 +18,7 @@ from pytest_synth_tunnels.relay.frames import (
     Window,
     WsClose,
 )
-from pytest_synth_tunnels.relay.link import memory_links
-from pytest_synth_tunnels.relay.relay import Relay
-from pytest_synth_tunnels.relay.route import Route
+from pytest_synth_tunnels.wire.link import memory_links
 
 
 class Agent:

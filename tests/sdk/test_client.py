@@ -19,11 +19,7 @@ from pytest_synth_tunnels.sdk import (
     TunnelTimeoutError,
     requests,
 )
-from pytest_synth_tunnels.sdk.errors import (
-    TunnelAnswerError,
-    TunnelConfigError,
-    TunnelRequestError,
-)
+from pytest_synth_tunnels.sdk.errors import TunnelAnswerError, TunnelConfigError, TunnelRequestError
 
 KEY = "sk-" + "5e" * 12
 

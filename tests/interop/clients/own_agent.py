@@ -7,8 +7,9 @@ import asyncio
 import json
 import sys
 
-from pytest_synth_tunnels.relay.agent import Agent, Target
-from pytest_synth_tunnels.relay.dial import Dialer
+from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.agent.dialer import Dialer
+from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.sdk import AsyncTunnelsClient
 
 

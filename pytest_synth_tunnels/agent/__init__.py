@@ -1,0 +1,1 @@
+"""The agent: takes a relay's requests to the app under test."""

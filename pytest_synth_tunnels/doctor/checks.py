@@ -1,0 +1,299 @@
+"""What the doctor looks at: each check returns what it found, or raises what is wrong."""
+
+import asyncio
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar, cast
+
+import httpx
+
+from ..aio.tasks import in_thread
+from ..connectors.base import ConnectorError
+from ..connectors.child import child_environment
+from ..connectors.cloudflared import HOW_TO_GET
+from ..connectors.registry import load
+from ..keeper.backend_client import BackendClient
+from ..keeper.ipc.holders import Holder
+from ..keeper.ipc.messages import (
+    CloseLease,
+    Done,
+    Expose,
+    GetBackend,
+    LeaseInfo,
+    Message,
+    WaitReady,
+)
+from ..keeper.leases.spec import SYNTHTUNNEL
+from ..keeper.ports import HOST, is_taken
+from ..keeper.service import KeeperService
+from ..keeper.transports.provider_route import ACCOUNTS, connector_name
+from ..options import API_KEY_VARIABLE
+from ..sdk import requests
+from ..sdk.resolve import is_loopback
+from ..settings import Settings
+
+__all__ = ["Checks", "ProblemError"]
+
+_READY_TIMEOUT_S: Final = 45.0
+_CALL_TIMEOUT_S: Final = 15.0
+_CONNECT_TIMEOUT_S: Final = 2.0
+_VERSION_TIMEOUT_S: Final = 10.0
+_MAX_REQUEST_BYTES: Final = 65_536
+_LEASE_TTL_S: Final = 90.0
+_GATEWAY_PORT: Final = 8016
+
+_M = TypeVar("_M", bound=Message)
+
+
+class ProblemError(Exception):
+    """A check found a problem.
+
+    Args:
+        text: what is wrong, for people, without secrets.
+        hint: what to do about it.
+    """
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.hint = hint
+
+
+class Checks:
+    """The checks of one run's settings.
+
+    Args:
+        settings: of the run.
+        environ: the environment.
+        service: the keeper's, started.
+        plane: its backend.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        service: KeeperService,
+        plane: BackendClient,
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._service = service
+        self._plane = plane
+        self._holder = Holder(os.getpid(), "")
+        self._embedded = settings.backend_url is None
+        self._connector = connector_name(settings.provider, embedded=self._embedded)
+
+    async def _ask(self, message: Message, answer: type[_M]) -> _M:
+        found = await self._service.answer(self._holder, message)
+        assert isinstance(found, answer)  # noqa: S101 - the keeper's own promise
+        return found
+
+    async def settings(self) -> str:
+        """What it is about."""
+        settings = self._settings
+        parts = [
+            f"{settings.backend_url or 'embedded'} backend",
+            f"provider {settings.provider}",
+            *(f"{name} from {source}" for name, source in settings.sources.items()),
+        ]
+        return f"{', '.join(parts)} (pytest's ini file is not read)"
+
+    async def key(self) -> str:
+        """Whether there is one; it is not shown."""
+        if self._embedded:
+            return "the embedded backend needs none"
+        if not self._environ.get(API_KEY_VARIABLE, "").strip():
+            raise ProblemError(
+                f"${API_KEY_VARIABLE} is not set",
+                "Set it to your Synth API key, or use the embedded backend",
+            )
+        return f"from ${API_KEY_VARIABLE}"
+
+    async def backend(self) -> str:
+        """Whether it answers, takes the key and serves the provider."""
+        plane = self._plane
+        await self._service.answer(self._holder, GetBackend())  # once it has started
+        began = time.perf_counter()
+        health: Mapping[str, Any] = await plane.call(requests.health())
+        took_ms = (time.perf_counter() - began) * 1000
+        await plane.call(requests.list_leases())
+        served = [str(name) for name in health.get("providers") or ()]
+        provider = self._settings.provider
+        is_its_own = provider in (SYNTHTUNNEL, *ACCOUNTS)
+        if is_its_own and served and provider not in served:
+            raise ProblemError(
+                f"{plane.url} serves no {provider}",
+                f"Set synth_tunnels_provider to one of {', '.join(served)}",
+            )
+        return f"{plane.url} answers in {took_ms:.0f} ms, and takes the key"
+
+    async def connector(self) -> str:
+        """Whether what carries the provider's leases is there."""
+        if self._connector == SYNTHTUNNEL:
+            return "synthtunnel needs none"
+        load(self._connector, self._settings.connectors)
+        if self._connector == "loopback":
+            return f"the embedded backend carries {self._settings.provider} leases itself"
+        if self._connector in ("cloudflared", "cloudflared-quick"):
+            program = self._settings.cloudflared or "cloudflared"
+            return await _cloudflared_version(program, child_environment(self._environ))
+        if self._connector == "ngrok":
+            from ..connectors.ngrok import package_version
+
+            return f"the package ngrok {package_version()}; the backend's lease has its authtoken"
+        return f"{self._connector} can be imported"
+
+    @property
+    def _brings_url(self) -> bool:
+        """Whether the connector makes the public URL itself, and needs no lease of the backend."""
+        if self._connector == SYNTHTUNNEL:
+            return False
+        try:
+            return load(self._connector, self._settings.connectors).brings_url
+        except ConnectorError:  # told by its own check
+            return True
+
+    async def ports(self) -> str:
+        """Whether this machine can be reached from itself, and the gateway's port is free."""
+        try:
+            with socket.create_server((HOST, 0)) as listener:
+                socket.create_connection(listener.getsockname(), _CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise ProblemError(
+                f"{HOST} cannot be listened on, or not be reached: {error}",
+                "Look for a sandbox or a firewall that keeps programs from their own machine",
+            ) from None
+        if self._embedded or self._connector == SYNTHTUNNEL or self._brings_url:
+            return f"{HOST} can be listened on and reached"
+        if is_taken(_GATEWAY_PORT):
+            raise ProblemError(
+                f"{HOST}:{_GATEWAY_PORT}, where the provider brings the traffic, is taken",
+                "Stop what listens there, another test run with this provider perhaps",
+            )
+        return f"{HOST}:{_GATEWAY_PORT}, where the provider brings the traffic, is free"
+
+    async def round_trip(self) -> str:
+        """Open a lease, call a small app through its public URL, and give it back."""
+        proof = secrets.token_hex(16)
+        began = time.perf_counter()
+        app = _App(proof)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Caller(app), HOST, 0)
+        try:
+            request = Expose(
+                target=f"http://{HOST}:{_port_of(server)}",
+                provider=None,
+                ttl_s=_LEASE_TTL_S,
+                name="doctor",
+                require_token=True,
+            )
+            lease = await self._ask(request, LeaseInfo)
+            ready = WaitReady(lease_id=lease.lease_id, timeout_s=_READY_TIMEOUT_S)
+            await self._ask(ready, Done)
+            opened_s = time.perf_counter() - began
+            status, body = await in_thread(lambda: _get(lease))
+            took_ms = (time.perf_counter() - began - opened_s) * 1000
+            if status != 200 or body != proof:
+                raise ProblemError(f"the public URL answered {status}, and not what the app said")
+            await self._ask(CloseLease(lease_id=lease.lease_id), Done)
+        finally:
+            # From Python 3.12 on, to wait for the server is to wait for its connections.
+            server.close()
+            await asyncio.sleep(0)  # what was accepted at the very end begins
+            app.close()
+        return (
+            f"lease open in {opened_s:.1f} s, a request and its answer {took_ms:.0f} ms, released"
+        )
+
+
+class _App:
+    """Answers every request with the same text, and closes the connection.
+
+    Args:
+        text: the answer.
+    """
+
+    def __init__(self, text: str) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\nConnection: close"
+        self.answer = f"{head}\r\n\r\n{text}".encode()
+        self.open: set[asyncio.Transport] = set()
+
+    def close(self) -> None:
+        """End what is still open."""
+        for transport in list(self.open):
+            transport.abort()
+
+
+class _Caller(asyncio.Protocol):
+    """One connection to an app."""
+
+    def __init__(self, app: _App) -> None:
+        self._app = app
+        self._request = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._app.open.add(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._request += data
+        if b"\r\n\r\n" in self._request or len(self._request) > _MAX_REQUEST_BYTES:
+            self._transport.write(self._app.answer)
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._app.open.discard(self._transport)
+
+
+def _port_of(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+def _get(lease: LeaseInfo) -> tuple[int, str]:
+    url = httpx.URL(f"{lease.public_url}/synth-tunnels-doctor")
+    try:
+        answer = httpx.get(
+            url, headers=lease.headers, timeout=_CALL_TIMEOUT_S, trust_env=not is_loopback(url.host)
+        )
+    except httpx.HTTPError as error:
+        reason = str(error) or type(error).__name__
+        raise ProblemError(f"the public URL cannot be reached: {reason}") from None
+    return answer.status_code, answer.text
+
+
+async def _cloudflared_version(program: str, environ: Mapping[str, str]) -> str:
+    path = shutil.which(program, path=environ.get("PATH", os.defpath))
+    if path is None:
+        raise ProblemError(f"there is no program {program}", HOW_TO_GET)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            path,
+            "--version",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=environ,
+        )
+    except OSError as error:
+        raise ProblemError(f"{path} cannot be started: {error}", HOW_TO_GET) from None
+    try:
+        async with asyncio.timeout(_VERSION_TIMEOUT_S):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise ProblemError(
+            f"{path} --version says nothing for {_VERSION_TIMEOUT_S:g} s", HOW_TO_GET
+        ) from None
+    if process.returncode != 0:
+        raise ProblemError(
+            f"{path} --version ended with exit status {process.returncode}", HOW_TO_GET
+        )
+    version = output.decode("utf-8", "replace").strip().partition("\n")[0][:100]
+    return f"{path}: {version}"

@@ -1,0 +1,278 @@
+"""One HTTP request and its response, as a request handler sees them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from .headers import Headers, response_head
+from .request import RequestHead
+
+if TYPE_CHECKING:
+    from .connection import ServerConnection
+
+__all__ = ["IGNORE", "Exchange", "RequestHandler", "Router"]
+
+_log = logging.getLogger(__name__)
+
+
+class RequestHandler(Protocol):
+    """What takes a request's body, and hears of the connection. Nothing here may block."""
+
+    def body_received(self, data: bytes) -> None:
+        """Take a piece of the body, never empty."""
+
+    def body_ended(self) -> None:
+        """Take the end of the body; told at once, after the router, where there is none."""
+
+    def aborted(self) -> None:
+        """The caller is gone, or what it sends is no HTTP: nobody reads a response any more."""
+
+    def pause_writing(self) -> None:
+        """The caller reads slowly: write no more for now (what is written is kept)."""
+
+    def resume_writing(self) -> None:
+        """Go on after :meth:`pause_writing`."""
+
+
+class _Ignore:
+    """Takes the rest of a request that is answered already."""
+
+    def body_received(self, data: bytes) -> None: ...
+    def body_ended(self) -> None: ...
+    def aborted(self) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+IGNORE: Final[RequestHandler] = _Ignore()
+"""For a router that has answered from the head alone."""
+
+
+class Exchange:
+    """One request and its response. After :meth:`end`, :meth:`abort` or the caller's departure
+    every method does nothing.
+
+    Attributes:
+        head: the request's.
+        started: the response's head is written.
+    """
+
+    __slots__ = ("_bodiless", "_chunked", "_connection", "_left", "head", "started")
+
+    def __init__(self, connection: "ServerConnection", head: RequestHead) -> None:
+        self.head = head
+        self.started = False
+        self._connection: ServerConnection | None = connection
+        """``None`` once the exchange is over."""
+        self._left: int | None = None
+        """Response bytes still due; ``None`` where the length was not told."""
+        self._chunked = False
+        self._bodiless = False
+
+    @property
+    def done(self) -> bool:
+        """Whether the exchange is over, one way or another."""
+        return self._connection is None
+
+    @property
+    def writable(self) -> bool:
+        """False from ``pause_writing`` to ``resume_writing``."""
+        connection = self._connection
+        return connection is not None and not connection.write_paused
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether nothing but the connection's end tells the caller where the response ends."""
+        return not self._bodiless and self._left is None and not self._chunked
+
+    @property
+    def body_at_hand(self) -> int:
+        """The length of the request's body if the handler gets all of it in one piece before
+        control goes back to the loop, in bytes; else, or if there is none, 0."""
+        connection = self._connection
+        return 0 if connection is None else connection.body_at_hand
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole response.
+
+        Args:
+            status: the HTTP status.
+            headers: all but the hop-by-hop ones and ``Content-Length``.
+            body: left out where the request or the status allows none.
+
+        Raises:
+            ValueError: a header cannot travel in HTTP; nothing was sent.
+        """
+        self.complete(self.prepare(status, headers, len(body)), body)
+
+    def start_response(
+        self, status: int, headers: Headers, content_length: int | None = None
+    ) -> None:
+        """Send a response's head, together with what follows in this tick of the loop.
+
+        Args:
+            status: the HTTP status.
+            headers: as in :meth:`respond`; :func:`end_to_end` prepares an app's.
+            content_length: of the body, in bytes; ``None`` if only its end will tell.
+
+        Raises:
+            ValueError: a header cannot travel in HTTP; nothing was sent.
+        """
+        data = self.prepare(status, headers, content_length)
+        if self._connection is not None:
+            self.started = True
+            self._connection.collect(data)
+
+    def prepare(self, status: int, headers: Headers, content_length: int | None) -> bytes:
+        """Decide how the response is framed.
+
+        Args:
+            status: as in :meth:`start_response`, like the others.
+
+        Returns:
+            Its head, for :meth:`complete`.
+
+        Raises:
+            ValueError: a header cannot travel in HTTP.
+        """
+        connection = self._connection
+        if connection is None:
+            return b""
+        head = self.head
+        bodiless = status in (204, 304) or head.method == "HEAD"
+        chunked = False
+        framing = ""
+        if content_length is not None:
+            if status != 204:
+                framing = f"Content-Length: {content_length}\r\n"
+        elif not bodiless and head.http_version == "1.1":
+            chunked = True
+            framing = "Transfer-Encoding: chunked\r\n"
+        keep = connection.may_be_kept(head)
+        if content_length is None and not bodiless and not chunked:
+            keep = False
+        if not keep:
+            framing += "Connection: close\r\n"
+        elif head.http_version == "1.0":
+            framing += "Connection: keep-alive\r\n"
+        data = response_head(status, headers, framing)
+        self._bodiless = bodiless
+        self._chunked = chunked
+        self._left = content_length
+        connection.keep = keep
+        return data
+
+    def complete(self, head: bytes, body: bytes, *, at_once: bool = False) -> None:
+        """Send a whole response.
+
+        Args:
+            head: what :meth:`prepare` returned.
+            body: all of it. Where another length was announced, the response is cut off.
+            at_once: nobody else is to be answered in this tick of the loop.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        self.started = True
+        if self._left == len(body) and not self._bodiless:
+            self._connection = None
+            if at_once:
+                connection.write(head + body)
+            else:
+                connection.collect(head + body)
+            connection.exchange_ended()
+            return
+        connection.collect(head)
+        self.write(body)
+        self.end()
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body, together with what follows in this tick of the loop."""
+        connection = self._connection
+        if connection is None or self._bodiless or not data:
+            return
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                _log.warning("a response longer than its Content-Length was cut off")
+                self.abort()
+            else:
+                connection.collect(data)
+        elif self._chunked:
+            connection.collect(b"%x\r\n" % len(data))
+            connection.collect(data)
+            connection.collect(b"\r\n")
+        else:
+            connection.collect(data)
+
+    def end(self) -> None:
+        """End the body. One that is shorter than announced is aborted instead."""
+        connection = self._connection
+        if connection is None:
+            return
+        if not self._bodiless:
+            if self._left:
+                self.abort()
+                return
+            if self._chunked:
+                connection.collect(b"0\r\n\r\n")
+        self._connection = None
+        connection.exchange_ended()
+
+    def abort(self) -> None:
+        """Cut the response off so that the caller sees it: without a clean end."""
+        connection = self._connection
+        if connection is None:
+            return
+        self._connection = None
+        connection.cut(with_reset=self.ends_with_connection)
+
+    def pause_body(self, *, keep: bool = False) -> None:
+        """Let the caller wait with the body.
+
+        Args:
+            keep: what is read already waits too; else it still comes.
+        """
+        if self._connection is not None:
+            self._connection.pause_body(keep=keep)
+
+    def resume_body(self) -> None:
+        """Go on after :meth:`pause_body`."""
+        if self._connection is not None:
+            self._connection.resume_body()
+
+    def continue_(self) -> None:
+        """Tell a caller that waits for it to send the body."""
+        if self._connection is not None and self.head.expects_continue and not self.started:
+            self.head.expects_continue = False
+            self._connection.collect(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def upgrade(self) -> tuple[asyncio.Transport, bytes]:
+        """Leave HTTP: hand over the connection, before any response.
+
+        Returns:
+            The transport, which needs another protocol before control goes back to the loop,
+            and the bytes that came after the request.
+
+        Raises:
+            ConnectionError: the exchange is over.
+        """
+        connection = self._connection
+        if connection is None:
+            raise ConnectionResetError("the caller is gone")
+        self._connection = None
+        return connection.detach()
+
+    def lose(self) -> bool:
+        """End the exchange without a word, for the connection's sake.
+
+        Returns:
+            False if it was over already.
+        """
+        connection, self._connection = self._connection, None
+        return connection is not None
+
+
+Router = Callable[[Exchange], RequestHandler]
+"""Looks at ``exchange.head`` and returns who takes the body; it may answer at once."""

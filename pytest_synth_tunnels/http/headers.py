@@ -1,0 +1,159 @@
+"""Header tables, and the head of a response: written safely. No I/O."""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+__all__ = [
+    "HOP_BY_HOP",
+    "WORKER_TOKEN_HEADER",
+    "Headers",
+    "Response",
+    "end_to_end",
+    "error_response",
+    "response_head",
+]
+
+Headers = list[tuple[str, str]]
+"""Names in the case they came in, values as latin-1 text; names may repeat."""
+
+Response = tuple[int, Headers, bytes]
+"""Status, headers (the framing ones left out) and body."""
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers, in lower case, that concern one connection and are never passed on."""
+
+WORKER_TOKEN_HEADER: Final = "x-synthtunnel-worker-token"  # noqa: S105  # a header's name
+"""Where a caller shows the worker token if it needs ``Authorization`` for the app."""
+
+_CACHED_NAMES: Final = 1024
+
+
+class _StatusLines(dict[int, str]):
+    def __missing__(self, status: int) -> str:
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = ""
+        line = self[status] = f"HTTP/1.1 {status} {phrase}\r\n"
+        return line
+
+
+_status_lines = _StatusLines()
+
+
+def response_head(status: int, headers: Headers, framing: str) -> bytes:
+    """Return a response's head as it goes on the wire.
+
+    Args:
+        status: a final one, 200 to 999.
+        headers: all but those that frame the message.
+        framing: the lines that do, each with its line end.
+
+    Raises:
+        ValueError: a header would change the message, or cannot be written at all.
+    """
+    if not 200 <= status <= 999:
+        raise ValueError(f"{status} is not a final HTTP status")
+    text = _status_lines[status]
+    for name, value in headers:
+        text += f"{name}: {value}\r\n"
+    # Injection needs a line end in a name or a value: then there are more of them than lines.
+    lines = len(headers) + 1
+    if text.count("\n") != lines or text.count("\r") != lines or "\0" in text:
+        raise ValueError("a header that cannot travel in HTTP")
+    return f"{text}{framing}\r\n".encode("latin-1")
+
+
+def end_to_end(headers: Headers) -> tuple[Headers, int | None]:
+    """Split an app's response headers into what is passed on and the body's length.
+
+    Returns:
+        The headers without hop-by-hop ones, those that ``Connection`` names and
+        ``Content-Length``; and the latter's value in bytes, or ``None`` if there is none.
+
+    Raises:
+        ValueError: lengths that are malformed or differ.
+    """
+    passed: Headers = []
+    named: set[str] | None = None
+    length: int | None = None
+    for pair in headers:
+        kind = _response_kinds[pair[0]]
+        if not kind:
+            passed.append(pair)
+        elif kind == "content-length":
+            value = pair[1].strip()
+            if not (value.isascii() and value.isdigit()):
+                raise ValueError("malformed content-length")
+            if length is not None and length != int(value):
+                raise ValueError("content-length told twice")
+            length = int(value)
+        elif kind == "connection":
+            named = (named or set()) | {option.strip() for option in pair[1].lower().split(",")}
+    if named is not None:
+        passed = [pair for pair in passed if pair[0].lower() not in named]
+    return passed, length
+
+
+class _ResponseKinds(dict[str, str]):
+    """Header names → lower case for those that :func:`end_to_end` looks at, else empty."""
+
+    def __missing__(self, name: str) -> str:
+        lower = name.lower()
+        kind = lower if lower in HOP_BY_HOP or lower == "content-length" else ""
+        if len(self) < _CACHED_NAMES and len(name) <= 64:
+            self[name] = kind
+        return kind
+
+
+_response_kinds = _ResponseKinds()
+
+
+def error_response(
+    status: int,
+    code: str,
+    message: str,
+    request_id: str = "",
+    *,
+    detail: str | None = None,
+    headers: Headers | None = None,
+    **details: Any,
+) -> Response:
+    """Return an error as every part of the tunnel tells it.
+
+    Args:
+        status: the HTTP status.
+        code: the stable code (protocol, section 1).
+        message: for people: what failed, and what to do.
+        request_id: for whoever looks into the log.
+        detail: what clients match words in; ``message`` unless given.
+        headers: further ones.
+        details: further fields of the body.
+
+    Returns:
+        Status, headers and the JSON body, as :meth:`.exchange.Exchange.respond` takes them.
+    """
+    body = {
+        "code": code,
+        "detail": message if detail is None else detail,
+        "message": message,
+        "request_id": request_id,
+        **details,
+    }
+    found = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *(headers or ())]
+    return status, found, msgspec.json.encode(body)

@@ -1,0 +1,251 @@
+"""The head of a request, parsed strictly. No I/O."""
+
+import re
+from typing import Final
+
+import httptools
+
+from .headers import Headers
+
+__all__ = ["BadRequest", "HeadParser", "RequestHead"]
+
+_FRAMING: Final = frozenset(
+    {"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"}
+)
+_ONCE: Final = frozenset({"content-length", "host", "transfer-encoding"})
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
+_HOST = re.compile(r"[^\s/?#@\\,]*")
+_COMMON_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+_NO_CALLBACKS: Final = object()
+_CACHED_NAMES: Final = 1024
+
+
+class BadRequest(ValueError):  # noqa: N818  # named after what it is answered with
+    """A request that is refused before it is understood.
+
+    Attributes:
+        status: the HTTP status to answer.
+        code: the stable code to answer.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class _Framing(dict[str, str]):
+    """Header names as they came → the lower-case name of those that frame a message, else empty.
+    Known names cost one look-up.
+    """
+
+    def __missing__(self, name: str) -> str:
+        lower = name.lower()
+        kind = lower if lower in _FRAMING else ""
+        if len(self) < _CACHED_NAMES and len(name) <= 64:
+            self[name] = kind
+        return kind
+
+
+_framing_kinds = _Framing()
+
+
+class RequestHead:
+    """Everything a request says before its body.
+
+    Attributes:
+        method: any token, as it came.
+        path: raw, still percent-encoded, beginning with ``/`` (or ``*`` alone).
+        query: raw, without the ``?``.
+        headers: all of them, in order.
+        host: what ``Host`` says, or the target of an absolute request line; may be empty.
+        keep_alive: whether the caller wants the connection kept.
+        peer_host: the caller's address.
+        http_version: ``1.1`` or ``1.0``.
+        secure: whether the caller used TLS.
+        content_length: of the body, in bytes; 0 without one, and where ``chunked``.
+        chunked: the body's length is told as it comes.
+        expects_continue: the caller waits for ``100 Continue`` before it sends the body.
+        upgrade: the protocol asked for instead of HTTP, in lower case; only ``websocket``.
+    """
+
+    http_version = "1.1"
+    secure = False
+    content_length = 0
+    chunked = False
+    expects_continue = False
+    upgrade = ""
+
+    def __init__(
+        self, method: str, path: str, query: str, headers: Headers, host: str, peer_host: str
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.host = host
+        self.peer_host = peer_host
+        self.keep_alive = True
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows."""
+        return self.chunked or self.content_length > 0
+
+    def get(self, name: str) -> str | None:
+        """Return the first value of the header ``name`` (in lower case), or ``None``."""
+        for other, value in self.headers:
+            if other.lower() == name:
+                return value
+        return None
+
+
+class HeadParser:
+    """Reads request heads, one whole block at a time.
+
+    llhttp, in its strict mode, judges the block: line ends, names and values, and lengths that
+    conflict. What it has accepted is then split at its line ends and colons, which costs a third
+    of a callback for each header. The request line is split before, so that llhttp's list of
+    methods is no limit.
+
+    Args:
+        peer_host: the caller's address, for :attr:`RequestHead.peer_host`.
+        secure: whether the caller used TLS.
+        max_headers: how many headers a request may have.
+    """
+
+    def __init__(self, peer_host: str = "", *, secure: bool = False, max_headers: int = 128):
+        self.peer_host = peer_host
+        self._secure = secure
+        self._max_headers = max_headers
+        self._llhttp: httptools.HttpRequestParser | None = None
+        self._host = ""
+        """The last host that was found well-formed: a connection seldom names another."""
+
+    def parse(self, block: bytes) -> RequestHead:
+        """Read one head.
+
+        Args:
+            block: from the request line to the empty line, both included.
+
+        Raises:
+            BadRequest: it is malformed, ambiguous or not supported.
+        """
+        lines = block.decode("latin-1").split("\r\n")
+        try:
+            method, target, version = lines[0].split(" ")
+        except ValueError:
+            raise BadRequest(400, "BAD_REQUEST", "malformed request line") from None
+        if version not in ("HTTP/1.1", "HTTP/1.0"):
+            status = 505 if version.startswith("HTTP/") else 400
+            raise BadRequest(status, "BAD_REQUEST", "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        if method not in _COMMON_METHODS:
+            if not _TOKEN.fullmatch(method):
+                raise BadRequest(400, "BAD_REQUEST", "malformed method")
+            if method == "CONNECT":
+                raise BadRequest(501, "METHOD_UNSUPPORTED", "CONNECT is not supported")
+            block = b"POST" + block[len(method) :]
+        self._judge(block)
+        # The request line before, and the empty line and nothing after it, are no headers.
+        if len(lines) - 3 > self._max_headers:
+            raise BadRequest(431, "HEADERS_TOO_LARGE", f"more than {self._max_headers} headers")
+        headers: Headers = []
+        framing: dict[str, str] = {}
+        for line in lines[1:-2]:
+            name, _, value = line.partition(":")
+            value = value.strip(" \t")
+            headers.append((name, value))
+            kind = _framing_kinds[name]
+            if kind:
+                if kind in framing:
+                    value = _joined(kind, framing[kind], value)
+                framing[kind] = value
+        host = framing.get("host")
+        if host is None:
+            if version == "HTTP/1.1":
+                raise BadRequest(400, "BAD_REQUEST", "no Host header")
+            host = ""
+        if not target.startswith("/"):
+            host, target = _absolute(target, host)
+        if "#" in target:
+            raise BadRequest(400, "BAD_REQUEST", "a fragment in the request line")
+        if "\n" in target:
+            # To llhttp a request of HTTP/0.9 ends there, and a header begins.
+            raise BadRequest(400, "BAD_REQUEST", "malformed request line")
+        if host != self._host:
+            if not _HOST.fullmatch(host):
+                raise BadRequest(400, "BAD_REQUEST", "malformed Host header")
+            self._host = host
+        path, _, query = target.partition("?")
+        head = RequestHead(method, path, query, headers, host, self.peer_host)
+        if self._secure:
+            head.secure = True
+        if version == "HTTP/1.0":
+            head.http_version = "1.0"
+            head.keep_alive = False
+            self._apply(framing, head)
+        elif len(framing) > 1:
+            self._apply(framing, head)
+        return head
+
+    def _judge(self, block: bytes) -> None:
+        """Let llhttp refuse what is malformed."""
+        parser = self._llhttp
+        if parser is None:
+            parser = self._llhttp = httptools.HttpRequestParser(_NO_CALLBACKS)
+        try:
+            parser.feed_data(block)
+        except httptools.HttpParserUpgrade:
+            self._llhttp = None
+        except httptools.HttpParserError as error:
+            self._llhttp = None
+            reason = error.args[0] if error.args else "malformed"
+            raise BadRequest(400, "BAD_REQUEST", f"malformed request: {reason}") from None
+
+    def _apply(self, framing: dict[str, str], head: RequestHead) -> None:
+        """Take over what the framing headers say, of which most requests have none."""
+        length = framing.get("content-length")
+        if length is not None:
+            head.content_length = int(length)
+            # llhttp now waits for the body, which the connection counts by itself.
+            self._llhttp = None
+        coding = framing.get("transfer-encoding")
+        if coding is not None:
+            if coding.lower() != "chunked":
+                raise BadRequest(501, "BAD_REQUEST", "only chunked transfer-encoding is supported")
+            if head.http_version == "1.0":
+                raise BadRequest(400, "BAD_REQUEST", "transfer-encoding in an HTTP/1.0 request")
+            head.chunked = True
+            self._llhttp = None
+        connection = framing.get("connection")
+        if connection is not None:
+            options = {option.strip() for option in connection.lower().split(",")}
+            if "close" in options:
+                head.keep_alive = False
+            elif "keep-alive" in options:
+                head.keep_alive = True
+            if "upgrade" in options and framing.get("upgrade", "").lower() == "websocket":
+                if head.has_body or head.http_version == "1.0":
+                    raise BadRequest(400, "BAD_REQUEST", "malformed WebSocket handshake")
+                head.upgrade = "websocket"
+        if framing.get("expect", "").lower() == "100-continue" and head.http_version == "1.1":
+            head.expects_continue = head.has_body
+
+
+def _joined(kind: str, first: str, second: str) -> str:
+    """Return what two headers of one name mean together."""
+    if kind in _ONCE:
+        raise BadRequest(400, "BAD_REQUEST", f"more than one {kind} header")
+    return f"{first}, {second}"
+
+
+def _absolute(target: str, host: str) -> tuple[str, str]:
+    """Return host and path of a request line that names more than a path."""
+    if target == "*":
+        return host, target
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        raise BadRequest(400, "BAD_REQUEST", "malformed request target")
+    end = min((at for at in map(rest.find, "/?") if at >= 0), default=len(rest))
+    path = rest[end:]
+    return rest[:end], path if path.startswith("/") else f"/{path}"

@@ -1,0 +1,271 @@
+"""The backend as the keeper sees it: calls, and a connection for each lease's agent.
+
+Two planes, one shape: :class:`EmbeddedBackendClient` carries the backend in this process and hands
+frames over in memory; :class:`HostedBackendClient` speaks HTTP and WebSocket. What a plane needs
+is imported when it starts, because an HTTP client costs more than the whole embedded backend.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ..agent.agent import Agent
+from ..aio.tasks import in_thread
+from ..options import API_KEY_VARIABLE
+from ..sdk.requests import Request
+
+if TYPE_CHECKING:
+    from ..backend.server import Backend
+    from ..sdk.client import TunnelsClient
+
+__all__ = ["Attachment", "BackendClient", "EmbeddedBackendClient", "HostedBackendClient"]
+
+_CALL_TIMEOUT_S: Final = 15.0
+_RETRIES: Final = 2
+
+OnChange = Callable[[bool, str], None]
+"""Told whether the agent is connected, and why not."""
+
+OnRefused = Callable[[str], None]
+"""Told why the relay will never take the agent."""
+
+
+class Attachment(Protocol):
+    """An agent's connection to the relay, or the attempt to have one."""
+
+    async def close(self) -> None:
+        """End it."""
+
+
+class BackendClient(Protocol):
+    """A backend.
+
+    Attributes:
+        url: its origin, for people; empty until started.
+        api_key: the key that it takes; empty until started.
+        embedded: whether it lives in this process.
+    """
+
+    url: str
+    api_key: str
+    embedded: bool
+
+    async def start(self) -> None:
+        """Be ready for calls.
+
+        Raises:
+            TunnelError: there is no key, or the URL cannot be used.
+        """
+
+    def client_id(self) -> str:
+        """Return the ``client_instance_id`` that leases are asked for with."""
+
+    async def call(self, request: Request) -> Any:
+        """Make a call and return its answer.
+
+        Raises:
+            TunnelError: it failed.
+        """
+
+    def call_from_thread(self, request: Request) -> Any:
+        """The same for a thread, which it blocks."""
+
+    async def attach(
+        self,
+        lease_id: str,
+        agent: Agent,
+        url: str,
+        token: str,
+        *,
+        on_change: OnChange,
+        on_refused: OnRefused,
+    ) -> Attachment:
+        """Connect a lease's agent to the relay, without waiting for success.
+
+        Args:
+            lease_id: the lease.
+            agent: serves it.
+            url: the relay's WebSocket, as the lease says.
+            token: the lease's agent token.
+            on_change: see :data:`OnChange`.
+            on_refused: see :data:`OnRefused`.
+        """
+
+    async def close(self) -> None:
+        """Let go of everything."""
+
+
+class EmbeddedBackendClient:
+    """The backend that the keeper carries itself.
+
+    Args:
+        request_timeout_s: how long a caller waits for the app, in seconds.
+    """
+
+    embedded = True
+
+    def __init__(self, request_timeout_s: float) -> None:
+        self._request_timeout_s = request_timeout_s
+        self.url = ""
+        self.api_key = ""
+        self._backend: Backend | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client_id = f"session-{secrets.token_hex(16)}"
+
+    async def start(self) -> None:
+        from ..backend.server import Backend
+
+        self._loop = asyncio.get_running_loop()
+        backend = Backend(request_timeout_s=self._request_timeout_s)
+        await backend.start()
+        self._backend = backend
+        self.url, self.api_key = backend.url, backend.api_key
+
+    def client_id(self) -> str:
+        # Not the machine's: a run with the embedded backend writes no file outside its directory.
+        return self._client_id
+
+    @property
+    def _started(self) -> "Backend":
+        if self._backend is None:
+            raise RuntimeError("the embedded backend is not running")
+        return self._backend
+
+    async def call(self, request: Request) -> Any:
+        return self._started.call(request)
+
+    def call_from_thread(self, request: Request) -> Any:
+        if self._loop is None:
+            raise RuntimeError("the embedded backend is not running")
+        answer: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                answer.set_result(self._started.call(request))
+            except Exception as error:
+                answer.set_exception(error)
+
+        self._loop.call_soon_threadsafe(call)
+        return answer.result(_CALL_TIMEOUT_S)
+
+    async def attach(
+        self,
+        lease_id: str,
+        agent: Agent,
+        url: str,
+        token: str,
+        *,
+        on_change: OnChange,
+        on_refused: OnRefused,
+    ) -> Attachment:
+        attachment = _InProcessAttachment(self._started, lease_id, agent, on_change)
+        attachment.begin(token)
+        return attachment
+
+    async def close(self) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            await backend.close()
+
+
+class _InProcessAttachment:
+    """A link in memory, which ends with its agent or its lease, and is made again when the lease
+    has another agent token."""
+
+    def __init__(
+        self, backend: "Backend", lease_id: str, agent: Agent, on_change: OnChange
+    ) -> None:
+        self._backend = backend
+        self._lease_id = lease_id
+        self._agent = agent
+        self._on_change = on_change
+        self._token = ""
+        self._closed = False
+
+    def begin(self, token: str) -> None:
+        """Attach.
+
+        Raises:
+            TunnelError: the lease is over, or another token's.
+        """
+        self._token = token
+        self._backend.attach(self._lease_id, self._agent, token, on_lost=self._lost)
+        self._on_change(True, "")
+
+    async def close(self) -> None:
+        self._closed = True
+
+    def _lost(self, reason: str) -> None:
+        if not self._closed:
+            self._on_change(False, reason)
+            # The relay is still at the loss.
+            asyncio.get_running_loop().call_soon(self._return)
+
+    def _return(self) -> None:
+        token = self._backend.agent_token(self._lease_id)
+        # With the same token it was another agent that took over, by somebody's wish.
+        if not self._closed and token is not None and token != self._token:
+            self.begin(token)
+
+
+class HostedBackendClient:
+    """A backend elsewhere.
+
+    Args:
+        url: its origin.
+    """
+
+    embedded = False
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.api_key = ""
+        self._client: TunnelsClient | None = None
+
+    async def start(self) -> None:
+        self._client = await in_thread(self._make_client)
+        self.url, self.api_key = self._client.backend_base, self._client.api_key
+        # Children need no key, and this process has it now.
+        os.environ.pop(API_KEY_VARIABLE, None)
+
+    def _make_client(self) -> "TunnelsClient":
+        from ..sdk.client import TunnelsClient
+
+        return TunnelsClient(backend_base=self.url, timeout=_CALL_TIMEOUT_S, retries=_RETRIES)
+
+    def client_id(self) -> str:
+        from ..sdk.identity import client_instance_id
+
+        return client_instance_id()
+
+    async def call(self, request: Request) -> Any:
+        return await in_thread(lambda: self.call_from_thread(request))
+
+    def call_from_thread(self, request: Request) -> Any:
+        if self._client is None:
+            raise RuntimeError("the client of the hosted backend is not running")
+        return self._client.send(request)
+
+    async def attach(
+        self,
+        lease_id: str,
+        agent: Agent,
+        url: str,
+        token: str,
+        *,
+        on_change: OnChange,
+        on_refused: OnRefused,
+    ) -> Attachment:
+        from ..agent.dialer import Dialer
+
+        dialer = Dialer(agent, url, token, on_change=on_change, on_fatal=on_refused)
+        await dialer.start()
+        return dialer
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()

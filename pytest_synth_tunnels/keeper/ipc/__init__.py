@@ -1,0 +1,1 @@
+"""How pytest's processes talk to the keeper."""

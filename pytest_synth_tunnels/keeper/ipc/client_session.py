@@ -1,0 +1,153 @@
+"""One connection to the keeper: the mutual proof, then requests and their answers in turn."""
+
+import asyncio
+import hmac
+import logging
+import os
+import secrets
+import string
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from ...sdk.errors import TunnelError
+from ..errors import KeeperRequestError
+from .holders import Holder, Holders
+from .messages import Challenge, Event, Failure, Hello, Message, Welcome, decode, encode, proof
+
+__all__ = ["ClientSession"]
+
+_log = logging.getLogger(__name__)
+
+_HANDSHAKE_TIMEOUT_S: Final = 10.0
+_WRITE_TIMEOUT_S: Final = 10.0
+_MAX_UNREAD_BYTES: Final = 1 << 20
+"""A process that lets this much wait reads nothing; it gets no more events."""
+
+_MAX_PID: Final = (1 << 31) - 1
+_ADDRESS_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "_.-")
+_MAX_ADDRESS: Final = 64
+
+Answer = Callable[[Holder, Message], Awaitable[Message]]
+"""Answers a request of a holder; raises :class:`KeeperRequestError` or :class:`TunnelError`."""
+
+
+class ClientSession:
+    """A process on the line.
+
+    Args:
+        reader: what it says.
+        writer: what it hears.
+        pid: of the keeper, for the Welcome.
+        secret: of the run file.
+        holders: counts it once it has proved that it knows the secret.
+        answer: see :data:`Answer`.
+
+    Attributes:
+        holder: who it is, once it has said so.
+        idle: set while no request waits for its answer.
+    """
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        pid: int,
+        secret: str,
+        holders: Holders,
+        answer: Answer,
+    ) -> None:
+        self.holder: Holder | None = None
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._reader = reader
+        self._writer = writer
+        self._pid = pid
+        self._secret = secret
+        self._holders = holders
+        self._answer = answer
+
+    async def run(self) -> None:
+        """Talk until the process closes, or breaks the rules."""
+        try:
+            async with asyncio.timeout(_HANDSHAKE_TIMEOUT_S):
+                await self._greet()
+            await self._serve()
+        except (OSError, ValueError) as error:  # TimeoutError and a line too long among them
+            _log.info("a connection ended: %s", error or type(error).__name__)
+        finally:
+            if self.holder is not None:
+                self._holders.leave(self.holder, self)
+            self.abort()
+
+    async def _greet(self) -> None:
+        nonce = secrets.token_hex(16)
+        await self._write(Challenge(nonce=nonce))
+        hello = decode(await self._reader.readline())
+        if not isinstance(hello, Hello):
+            raise ValueError("it did not say hello")
+        expected = proof(self._secret, "process", nonce)
+        if not hmac.compare_digest(hello.proof.encode(), expected.encode()):
+            raise ValueError("it does not know this run's secret")
+        if not _is_address(hello.address) or not 0 < hello.pid <= _MAX_PID:
+            raise ValueError("it said who it is in a way that cannot be")
+        self.holder = self._holders.join(hello.pid, hello.address, self)
+        await self._write(Welcome(proof=proof(self._secret, "keeper", hello.nonce), pid=self._pid))
+
+    async def _serve(self) -> None:
+        """Answer each request before the next is read, but notice at once when the line is cut."""
+        line = asyncio.create_task(self._reader.readline())
+        try:
+            while request := await line:
+                self.idle.clear()
+                line = asyncio.create_task(self._reader.readline())
+                answering = asyncio.create_task(self._respond(request))
+                await asyncio.wait({answering, line}, return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done() and line.exception() is None and not line.result():
+                    answering.cancel()
+                    return  # nobody waits for the answer any more
+                await self._write(await answering)
+                self.idle.set()
+        finally:
+            self.idle.set()
+            line.cancel()
+
+    async def _respond(self, line: bytes) -> Message:
+        assert self.holder is not None  # noqa: S101 - it said hello before
+        try:
+            return await self._answer(self.holder, decode(line))
+        except KeeperRequestError as error:
+            return error.failure
+        except TunnelError as error:
+            return Failure(code=error.code, message=error.message, hint=error.hint)
+        except ValueError as error:
+            return Failure(code="BAD_REQUEST", message=str(error), hint="")
+        except Exception as error:
+            _log.exception("a request failed")
+            message = f"the keeper failed: {error!r}"
+            return Failure(code="TUNNEL_INTERNAL", message=message, hint="Its log says more")
+
+    async def _write(self, message: Message) -> None:
+        self._writer.write(encode(message))
+        async with asyncio.timeout(_WRITE_TIMEOUT_S):
+            await self._writer.drain()
+
+    def tell(self, event: Event) -> None:
+        """Tell the process something that it did not ask."""
+        transport = self._writer.transport
+        if not transport.is_closing() and transport.get_write_buffer_size() < _MAX_UNREAD_BYTES:
+            self._writer.write(encode(event))
+
+    def outlive(self) -> None:
+        """Keep the line open until this process has gone, which is how the other end knows."""
+        if os.name == "posix" and not self._writer.transport.is_closing():
+            os.dup(self._writer.get_extra_info("socket").fileno())
+
+    def abort(self) -> None:
+        """Cut the line."""
+        self._writer.transport.abort()
+
+
+def _is_address(text: str) -> bool:
+    """Whether it can be a part of a URL: ``gw1``, or nothing."""
+    return len(text) <= _MAX_ADDRESS and _ADDRESS_CHARACTERS.issuperset(text)

@@ -1,0 +1,293 @@
+"""What a pytest process and the keeper say to each other: one JSON object a line.
+
+Standard library only, since the pytest process imports it. Every connection begins with a mutual
+proof that both know the secret of the run file (a loopback port can be reached by any user):
+the keeper sends :class:`Challenge`, the process answers :class:`Hello`, the keeper answers
+:class:`Welcome`. After that the process asks and the keeper answers each request in turn;
+:class:`Event` lines may come in between, unasked.
+"""
+
+from hashlib import sha256
+from hmac import new as new_hmac
+from inspect import get_annotations
+from json import dumps, loads
+from types import UnionType
+from typing import Any, ClassVar, dataclass_transform
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "BackendInfo",
+    "Challenge",
+    "CloseLease",
+    "Done",
+    "Event",
+    "Events",
+    "Expose",
+    "Failure",
+    "Finish",
+    "GetBackend",
+    "Hello",
+    "LeaseInfo",
+    "Message",
+    "News",
+    "OpenLease",
+    "Port",
+    "RefreshToken",
+    "Report",
+    "ReservePort",
+    "Status",
+    "StatusInfo",
+    "Token",
+    "WaitReady",
+    "Welcome",
+    "decode",
+    "encode",
+    "proof",
+]
+
+MAX_LINE_BYTES = 1 << 20
+_MAX_NUMBER = 1e15
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Message:
+    """Base of all messages; a subclass's name is its type on the wire.
+
+    Its annotations are its fields, as in a dataclass; real dataclasses would cost every pytest
+    start 20 ms. No ``repr`` of the values: some are secret.
+    """
+
+    types: ClassVar[dict[str, type["Message"]]] = {}
+    fields: ClassVar[dict[str, Any]] = {}
+    """Their types, by name."""
+
+    def __init_subclass__(cls) -> None:
+        cls.fields = get_annotations(cls)
+        Message.types[cls.__name__] = cls
+
+    def __init__(self, **values: Any) -> None:
+        if values.keys() != self.fields.keys():
+            wrong = sorted(values.keys() ^ self.fields.keys())
+            raise TypeError(f"{type(self).__name__}: wrong or missing fields: {', '.join(wrong)}")
+        self.__dict__.update(values)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.__dict__ == self.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+# --- the handshake
+
+
+class Challenge(Message):
+    """Keeper, first: prove that you know the secret, over this nonce."""
+
+    nonce: str
+
+
+class Hello(Message):
+    """Process: who it is. ``address`` is its part of a shared URL, empty without xdist."""
+
+    proof: str
+    nonce: str
+    pid: int
+    address: str
+
+
+class Welcome(Message):
+    """Keeper: it knows the secret too, and counts this process as a holder from now on."""
+
+    proof: str
+    pid: int
+
+
+# --- what a process asks
+
+
+class ReservePort(Message):
+    """The local port that this process's lease exposes; the same one each time. → Port"""
+
+
+class OpenLease(Message):
+    """The lease of this run (or of this process, as ``share`` says), once it is active or
+    failed. → LeaseInfo"""
+
+
+class Expose(Message):
+    """A lease of its own for ``target`` (an http URL), held until closed or the process ends.
+    ``provider`` is the run's where it is ``None``. → LeaseInfo"""
+
+    target: str
+    provider: str | None
+    ttl_s: float | None
+    name: str | None
+    require_token: bool
+
+
+class CloseLease(Message):
+    """Release a lease that Expose opened. → Done"""
+
+    lease_id: str
+
+
+class WaitReady(Message):
+    """Until a nonce has come through the public URL and the target accepts. → Done"""
+
+    lease_id: str
+    timeout_s: float
+
+
+class Status(Message):
+    """→ StatusInfo"""
+
+    lease_id: str
+
+
+class Token(Message):
+    """The worker token in force. → LeaseInfo"""
+
+    lease_id: str
+
+
+class RefreshToken(Message):
+    """Rotate the worker token; the old one stops working. → LeaseInfo"""
+
+    lease_id: str
+
+
+class GetBackend(Message):
+    """→ BackendInfo"""
+
+
+class News(Message):
+    """From the run's owner: what happened to the run's leases since it asked last.
+    → Happenings"""
+
+
+class Finish(Message):
+    """From the run's owner: release everything, and end. → Report, then the connection closes
+    when the keeper is gone"""
+
+
+# --- what the keeper answers
+
+
+class Failure(Message):
+    """The request failed. ``code`` is stable, ``hint`` says what to do, or is empty."""
+
+    code: str
+    message: str
+    hint: str
+
+
+class Done(Message):
+    """The request succeeded."""
+
+
+class Port(Message):
+    port: int
+
+
+class LeaseInfo(Message):
+    """All that a test may know of a lease. ``public_url`` includes this process's address, and
+    ``headers`` is what callers send along."""
+
+    lease_id: str
+    public_url: str
+    worker_token: str | None
+    headers: dict[str, str]
+    local_host: str
+    local_port: int
+    expires_at: str
+    provider: str
+    backend: str
+
+
+class StatusInfo(Message):
+    """``state`` is the keeper's (:mod:`..leases.state`), ``answer`` the backend's own words."""
+
+    state: str
+    answer: dict[str, Any]
+
+
+class BackendInfo(Message):
+    url: str
+    api_key: str
+    embedded: bool
+
+
+class Event(Message):
+    """Something happened to a lease: ``kind`` is ``expiring``, ``offline`` (its agent has been
+    cut off for a minute, and goes on trying), ``moved`` (it has another public URL now), ``lost``,
+    or ``failed`` (the run's command died; ``lease_id`` is empty). ``shared`` unless the lease is
+    one that Expose opened; a lease that was made anew has another ``lease_id`` than before."""
+
+    kind: str
+    lease_id: str
+    shared: bool
+    message: str
+
+
+class Events(Message):
+    """What happened, oldest first: ``kind`` (``created``, ``lost`` or ``released``), ``lease``
+    (as in :mod:`..leases.journal`) and ``reason`` of each."""
+
+    happenings: list[dict[str, Any]]
+
+
+class Report(Message):
+    """What the run did. ``unreleased`` holds a line for each lease that could not be closed,
+    ``public`` one for each port that was open to the internet, and ``happenings`` is what
+    :class:`News` has not told yet."""
+
+    created: int
+    released: int
+    events: list[str]
+    unreleased: list[str]
+    public: list[str]
+    happenings: list[dict[str, Any]]
+
+
+def encode(message: Message) -> bytes:
+    """Return the message as a line."""
+    body = {"type": type(message).__name__, **message.__dict__}
+    return dumps(body, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """Read a line.
+
+    Raises:
+        ValueError: it is no message of this version.
+    """
+    try:
+        body = loads(line)
+    except RecursionError:
+        raise ValueError("a message nested too deep") from None
+    kind = Message.types.get(str(body.pop("type", ""))) if isinstance(body, dict) else None
+    if kind is None:
+        raise ValueError("not a keeper message")
+    try:
+        message = kind(**body)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    for name, wanted in kind.fields.items():
+        if not _fits(body[name], wanted):
+            raise ValueError(f"{kind.__name__}: {name} cannot be that")
+    return message
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value is of a field's type; of a list or a dictionary, whether it is one."""
+    if isinstance(wanted, UnionType):
+        return any(_fits(value, one) for one in wanted.__args__)
+    if wanted is float:
+        # Finite, and no integer that cannot be made one.
+        return type(value) in (int, float) and -_MAX_NUMBER < value < _MAX_NUMBER
+    return type(value) is getattr(wanted, "__origin__", wanted)
+
+
+def proof(secret: str, role: str, nonce: str) -> str:
+    """Return what shows that ``role`` (``keeper`` or ``process``) knows the secret."""
+    return new_hmac(secret.encode(), f"{role}:{nonce}".encode(), sha256).hexdigest()

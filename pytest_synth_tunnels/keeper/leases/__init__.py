@@ -1,0 +1,1 @@
+"""The leases that a keeper holds, and their lives."""

@@ -1,0 +1,225 @@
+"""A lease's heartbeat: when to beat, what an answer means, and the thread that does it.
+
+:class:`HeartbeatSchedule` is pure and takes the time as an argument; :class:`Heartbeat` is the
+thread around it. A beat that fails is *transient*: the next one comes sooner, and nobody is told.
+A lease is *lost* when the backend says so, or when it has not answered for the lease's whole time
+to live.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+__all__ = ["Beat", "Heartbeat", "HeartbeatSchedule", "Notice", "NoticeKind"]
+
+_log = logging.getLogger(__name__)
+
+_ANNOUNCED_AHEAD_S: Final = 600.0
+_FIRST_RETRY_S: Final = 1.0
+_OFFLINE_AFTER_S: Final = 60.0
+"""How long the agent may be cut off before it is worth a word: reconnecting takes seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What one beat found out.
+
+    Attributes:
+        alive: whether the backend still has the lease.
+        reason: why not, in the backend's words, or why the agent is cut off.
+        attached: whether what carries the lease's traffic is connected.
+        next_s: when the backend wants the next beat, in seconds, if it says.
+        expires_at: when the lease ends, in unix seconds, if the backend says.
+    """
+
+    alive: bool
+    reason: str = ""
+    attached: bool = True
+    next_s: float | None = None
+    expires_at: float | None = None
+
+
+class NoticeKind(StrEnum):
+    """What there is to tell. A pulse tells each but ``offline`` at most once, that one once an
+    outage, and never ``moved``, which a carrier tells."""
+
+    LOST = "lost"
+    EXPIRED = "expired"
+    EXPIRING = "expiring"
+    OFFLINE = "offline"
+    MOVED = "moved"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the lease's holders should know."""
+
+    kind: NoticeKind
+    message: str
+
+
+class HeartbeatSchedule:
+    """When to beat, and what the answers mean. No clock, no thread, no I/O.
+
+    Args:
+        ttl_s: the lease's time to live, in seconds.
+        expires_at: when it ends, in unix seconds.
+        interval_s: how often the backend wants a beat, in seconds, until it says otherwise.
+        now: unix seconds.
+
+    Raises:
+        ValueError: a duration is not positive.
+    """
+
+    def __init__(self, *, ttl_s: float, expires_at: float, interval_s: float, now: float) -> None:
+        if ttl_s <= 0 or interval_s <= 0:
+            raise ValueError("ttl_s and interval_s must be positive")
+        self._ttl_s = ttl_s
+        self._expires_at = expires_at
+        self._interval_s = interval_s
+        self._retry_s = 0.0
+        """How long to wait after a failed beat; 0 while all is well."""
+        self._answered_at = now
+        self._detached_at: float | None = None
+        """When a beat first found the agent cut off; ``None`` while it is connected."""
+        self._beat_at = now + self._period_s
+        self._announced = False
+        self._offline = False
+        self.over = False
+        """Whether loss or the end has been told: there is nothing more to watch."""
+
+    @property
+    def _period_s(self) -> float:
+        # A third of the time to live leaves room for two missed beats.
+        return min(self._interval_s, self._ttl_s / 3)
+
+    @property
+    def _announce_at(self) -> float:
+        return self._expires_at - min(_ANNOUNCED_AHEAD_S, self._ttl_s / 2)
+
+    def due_s(self, now: float) -> float:
+        """Return the seconds until something is to be done: a beat, or a word about the end."""
+        due = min(self._beat_at, self._expires_at)
+        if not self._announced:
+            due = min(due, self._announce_at)
+        # The wall clock may be set back: never wait longer than a beat would.
+        return min(max(0.0, due - now), self._period_s)
+
+    def wants_beat(self, now: float) -> bool:
+        """Whether it is time to ask the backend."""
+        return not self.over and (now >= self._beat_at or self._beat_at - now > self._period_s)
+
+    def answered(self, beat: Beat, now: float) -> list[Notice]:
+        """Take an answer and return what is to be told."""
+        self._answered_at = now
+        self._retry_s = 0.0
+        if beat.next_s is not None and beat.next_s > 0:
+            self._interval_s = beat.next_s
+        if beat.expires_at is not None:
+            self._announced = self._announced and beat.expires_at <= self._expires_at
+            self._expires_at = beat.expires_at
+        self._beat_at = now + self._period_s
+        if not beat.alive:
+            return self._end(NoticeKind.LOST, beat.reason or "the backend closed it")
+        return self._watch_agent(beat, now)
+
+    def _watch_agent(self, beat: Beat, now: float) -> list[Notice]:
+        if beat.attached:
+            self._detached_at = None
+            self._offline = False
+            return []
+        # Counted from the first beat that saw it, not from the last good one: between the two a
+        # laptop may have slept for hours.
+        if self._detached_at is None:
+            self._detached_at = now
+        cut_off_s = now - self._detached_at
+        if cut_off_s < _OFFLINE_AFTER_S or self._offline:
+            return []
+        self._offline = True
+        cause = f": {beat.reason}" if beat.reason else ""
+        message = f"its tunnel has been cut off for {cut_off_s:.0f} s{cause}"
+        return [Notice(NoticeKind.OFFLINE, message)]
+
+    def failed(self, error: str, now: float) -> list[Notice]:
+        """Take a beat that got no answer, and return what is to be told: mostly nothing."""
+        self._retry_s = min(max(_FIRST_RETRY_S, 2 * self._retry_s), self._period_s)
+        self._beat_at = now + self._retry_s
+        if now - self._answered_at >= self._ttl_s:
+            return self._end(
+                NoticeKind.LOST, f"the backend has not answered for {self._ttl_s:.0f} s: {error}"
+            )
+        return []
+
+    def passed(self, now: float) -> list[Notice]:
+        """Return what the mere passing of time makes worth telling."""
+        if now >= self._expires_at:
+            return self._end(NoticeKind.EXPIRED, f"its {self._ttl_s:.0f} s are over")
+        if now >= self._announce_at and not self._announced and not self.over:
+            self._announced = True
+            left_s = self._expires_at - now
+            return [Notice(NoticeKind.EXPIRING, f"it ends in {left_s:.0f} s")]
+        return []
+
+    def _end(self, kind: NoticeKind, message: str) -> list[Notice]:
+        if self.over:
+            return []
+        self.over = True
+        return [Notice(kind, message)]
+
+
+class Heartbeat(threading.Thread):
+    """The thread that beats for one lease until it is stopped or the lease is over.
+
+    Each thread has a stop event of its own, so a late one never acts for its successor.
+
+    Args:
+        name: the lease's id, for the log.
+        pulse: when to beat.
+        beat: asks the backend; it may raise, and has a deadline of its own.
+        tell: takes each notice, in this thread.
+        now: unix seconds.
+        wait: waits that many seconds, or until stopped; returns whether it was stopped.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pulse: HeartbeatSchedule,
+        beat: Callable[[], Beat],
+        tell: Callable[[Notice], None],
+        now: Callable[[], float],
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        super().__init__(name=f"heartbeat {name}", daemon=True)
+        self._pulse = pulse
+        self._beat = beat
+        self._tell = tell
+        self._now = now
+        self._stopping = threading.Event()
+        self._wait = wait or self._stopping.wait
+
+    def run(self) -> None:
+        """Beat. Ends when stopped, or when the lease is over."""
+        while not self._pulse.over and not self._wait(self._pulse.due_s(self._now())):
+            notices = self._pulse.passed(self._now())
+            if self._pulse.wants_beat(self._now()):
+                notices += self._ask()
+            for notice in notices:
+                if not self._stopping.is_set():
+                    self._tell(notice)
+
+    def _ask(self) -> list[Notice]:
+        try:
+            beat = self._beat()
+        except Exception as error:  # whatever a backend can do wrong must not end the heartbeat
+            _log.info("%s failed, will retry: %s", self.name, error)
+            return self._pulse.failed(str(error) or type(error).__name__, self._now())
+        return self._pulse.answered(beat, self._now())
+
+    def stop(self) -> None:
+        """Ask the thread to end, without waiting for it; nothing is told any more."""
+        self._stopping.set()

@@ -1,0 +1,1 @@
+"""What a hosted backend is owed if a keeper dies."""

@@ -1,0 +1,1 @@
+"""The keeper as a process: its start, its folder, its end."""

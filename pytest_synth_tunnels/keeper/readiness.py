@@ -1,0 +1,148 @@
+"""Whether traffic really flows: a nonce through the public URL, and a target that accepts."""
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from ..agent.target import Target
+from ..aio.tasks import in_thread
+from ..sdk.resolve import is_loopback
+from .errors import KeeperRequestError
+from .ports import accepts
+
+__all__ = ["wait_ready"]
+
+_ATTEMPT_TIMEOUT_S: Final = 5.0
+_PAUSE_NEAR_S: Final = 0.05
+_PAUSE_FAR_S: Final = 0.5
+_MAX_ANSWER_BYTES: Final = 65_536
+
+
+async def wait_ready(
+    *,
+    public_url: str,
+    headers: dict[str, str],
+    is_secret: bool,
+    missing_link: Callable[[], str | None],
+    target: Target | None,
+    timeout_s: float,
+) -> None:
+    """Wait until a tunnel carries requests to an app that accepts them.
+
+    Args:
+        public_url: of the tunnel, with the address.
+        headers: what a caller sends along.
+        is_secret: whether the URL's path is what lets callers in.
+        missing_link: says which link, on the way from the public URL to here, is known not to be
+            there.
+        target: the app; ``None`` where it need not accept yet.
+        timeout_s: how long to wait, in seconds.
+
+    Raises:
+        KeeperRequestError: it is not ready in time; the message says which link is missing.
+    """
+    near = _is_near(public_url)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while True:
+        attempt_s = max(0.05, min(_ATTEMPT_TIMEOUT_S, deadline - loop.time()))
+        problem = await _find_problem(public_url, headers, attempt_s)
+        if problem is not None:
+            problem = missing_link() or problem
+        elif target is not None and not await accepts(target.host, target.port, attempt_s):
+            problem = f"the app does not listen on {target.name}"
+        if problem is None:
+            return
+        pause_s = _PAUSE_NEAR_S if near else _PAUSE_FAR_S
+        if loop.time() + pause_s >= deadline:
+            shown = _origin(public_url) if is_secret else public_url
+            raise KeeperRequestError(
+                "TUNNEL_NOT_READY",
+                f"{shown} is not ready after {timeout_s:g} s: {problem}",
+                "python -m pytest_synth_tunnels doctor looks at each link",
+            )
+        await asyncio.sleep(pause_s)
+
+
+async def _find_problem(public_url: str, headers: dict[str, str], timeout_s: float) -> str | None:
+    """Send a nonce through the public URL to the agent, and say what is wrong with the answer."""
+    nonce = secrets.token_hex(16)
+    url = f"{public_url}/__synth/nonce/{nonce}"
+    try:
+        if _is_near(public_url):
+            status, body = await _get(url, headers, timeout_s)
+        else:
+            host = urlsplit(url).hostname
+            if not await in_thread(lambda: _resolves(host)):
+                return f"the name {host} does not resolve yet (DNS)"
+            status, body = await in_thread(lambda: _get_with_httpx(url, headers, timeout_s))
+    except (OSError, ValueError) as error:
+        reason = str(error) or "no answer"
+        return f"the public URL cannot be reached: {reason}"
+    if status == 200:
+        return None if nonce.encode() in body else "something else answers at the public URL"
+    if status == 503 and b"AGENT_OFFLINE" in body:
+        return "the agent is not attached to the relay"
+    if status == 401:
+        return "the public URL does not accept the worker token (401)"
+    if status in (404, 410):
+        return f"the public URL does not know the lease any more ({status})"
+    return f"the public URL answers {status}"
+
+
+def _origin(url: str) -> str:
+    """Return a URL without its path, which is a secret where no token is asked for."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/…"
+
+
+def _resolves(host: str | None) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
+def _is_near(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and is_loopback(parts.hostname or "")
+
+
+async def _get(url: str, headers: dict[str, str], timeout_s: float) -> tuple[int, bytes]:
+    """GET a loopback URL, without the cost of an HTTP client.
+
+    Asks in HTTP/1.0, so that the answer is plain bytes up to the end of the connection.
+    """
+    parts = urlsplit(url)
+    lines = [f"GET {parts.path} HTTP/1.0", f"Host: {parts.netloc}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
+        try:
+            writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            answer = b""
+            while len(answer) < _MAX_ANSWER_BYTES and (
+                data := await reader.read(_MAX_ANSWER_BYTES)
+            ):
+                answer += data
+        finally:
+            writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(None, 2)
+    if len(words) < 2 or not words[1].isdigit():
+        raise ValueError("it does not speak HTTP")
+    return int(words[1]), body
+
+
+def _get_with_httpx(url: str, headers: dict[str, str], timeout_s: float) -> tuple[int, bytes]:
+    import httpx
+
+    try:
+        response = httpx.get(url, headers=headers, timeout=timeout_s)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise OSError(str(error) or type(error).__name__) from None
+    return response.status_code, response.content[:_MAX_ANSWER_BYTES]

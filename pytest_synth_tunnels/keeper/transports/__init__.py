@@ -1,0 +1,1 @@
+"""How a lease's traffic reaches its targets, for each kind of lease."""

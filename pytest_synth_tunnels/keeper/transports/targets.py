@@ -1,0 +1,119 @@
+"""A lease's agent in the keeper, and the targets that it serves."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from ...agent.agent import Agent
+from ...agent.target import Target
+from ..errors import KeeperRequestError
+from ..ports import accepts_now
+
+__all__ = ["AgentTargets"]
+
+_CLOSE_TIMEOUT_S: Final = 1.0
+_PROBED: Final = 8
+_PROBE_TIMEOUT_S: Final = 0.5
+
+
+class AgentTargets:
+    """Serves one lease at a time.
+
+    Args:
+        agent: a new one, which serves nothing else.
+        now: seconds, from any moment on.
+
+    Attributes:
+        agent: the agent.
+    """
+
+    def __init__(self, agent: Agent, now: Callable[[], float] = time.monotonic) -> None:
+        self.agent = agent
+        self._now = now
+        self._since: dict[Target, float] = {}
+        """When each target that is served now began to be."""
+        self._served_s: dict[Target, float] = {}
+        """For how long others were."""
+        self._targets: dict[str, Target] = {}
+        """By address."""
+        self._lease_id = ""
+        """Set while the agent serves the lease."""
+
+    def begin(self, lease_id: str, public_url: str, *, max_inflight: int) -> None:
+        """Serve a lease from now on, in place of another one if there was one.
+
+        Args:
+            lease_id: the lease.
+            public_url: where its callers come.
+            max_inflight: how many requests may be under way at the same time.
+        """
+        if self._lease_id not in ("", lease_id):
+            self.agent.drop(self._lease_id)
+        self.agent.serve(lease_id, public_url, max_inflight=max_inflight)
+        self._lease_id = lease_id
+        for address, target in self._targets.items():
+            self._lead(address, target)
+
+    def _lead(self, address: str, target: Target) -> None:
+        self.agent.set_target(self._lease_id, address, target)
+        self._since.setdefault(target, self._now())
+
+    @property
+    def targets(self) -> list[Target]:
+        """All targets."""
+        return list(self._targets.values())
+
+    def accepts_now(self) -> bool:
+        """Whether one of the first few targets accepts connections. For a thread, which it
+        blocks for some seconds at most."""
+        return any(
+            accepts_now(target.host, target.port, _PROBE_TIMEOUT_S)
+            for target in self.targets[:_PROBED]
+        )
+
+    def set_target(self, address: str, target: Target) -> None:
+        """Lead an address to a target, now or as soon as the lease is there."""
+        if self._targets.get(address) == target:
+            return
+        self.remove_target(address)
+        self._targets[address] = target
+        if self._lease_id:
+            self._lead(address, target)
+
+    def remove_target(self, address: str) -> None:
+        """Lead an address nowhere any more."""
+        target = self._targets.pop(address, None)
+        if target is not None and self._lease_id:
+            self.agent.remove_target(self._lease_id, address)
+            if target not in self._targets.values():
+                self._note(target)
+
+    def _note(self, target: Target) -> None:
+        if target in self._since:
+            served_s = self._now() - self._since.pop(target)
+            self._served_s[target] = self._served_s.get(target, 0.0) + served_s
+
+    def served(self) -> dict[Target, float]:
+        """Return for how many seconds each target was served, and count none any further."""
+        for target in list(self._since):
+            self._note(target)
+        return self._served_s
+
+    def target(self, address: str) -> Target:
+        """Return where an address leads.
+
+        Raises:
+            KeeperRequestError: nowhere.
+        """
+        if address not in self._targets:
+            raise KeeperRequestError("UNKNOWN_ADDRESS", f"the lease has no target for {address!r}")
+        return self._targets[address]
+
+    async def close(self) -> None:
+        """End the agent, within a second."""
+        self._lease_id = ""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self.agent.close()

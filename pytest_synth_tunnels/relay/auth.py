@@ -1,0 +1,120 @@
+"""Who may use a route, and what of a caller's headers reaches the app. No I/O."""
+
+import hmac
+from typing import Final
+
+from ..http.headers import HOP_BY_HOP, WORKER_TOKEN_HEADER, Headers
+from ..http.request import RequestHead
+from .route import Route
+
+__all__ = ["AuthError", "admit", "same_secret"]
+
+_PASS: Final = 0
+_DROP: Final = 1
+_AUTHORIZATION: Final = 2
+_WORKER_TOKEN: Final = 3
+_CONNECTION: Final = 4
+_CACHED_NAMES: Final = 1024
+
+
+class AuthError(Exception):  # an answer to the caller, not a fault
+    """The caller showed no worker token, or a wrong one.
+
+    Attributes:
+        code: the stable code to answer.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Kinds(dict[str, int]):
+    """Header names, in any case → what is done with them. One look-up for each header."""
+
+    def __missing__(self, name: str) -> int:
+        kind = _kind(name.lower())
+        if len(self) < _CACHED_NAMES and len(name) <= 64:
+            self[name] = kind
+        return kind
+
+
+def _kind(lower: str) -> int:
+    if lower == "authorization":
+        return _AUTHORIZATION
+    if lower == WORKER_TOKEN_HEADER:
+        return _WORKER_TOKEN
+    if lower == "connection":
+        return _CONNECTION
+    # WSGI and CGI give an app both spellings under one name, so both are replaced.
+    dashed = lower.replace("_", "-")
+    if dashed == "forwarded" or dashed.startswith(("x-forwarded-", "x-synthtunnel-")):
+        return _DROP
+    if lower in HOP_BY_HOP or lower in ("host", "expect"):
+        return _DROP
+    return _PASS
+
+
+_kinds = _Kinds()
+
+
+def admit(head: RequestHead, route: Route) -> Headers:
+    """Check a caller's worker token and take out what is not the app's.
+
+    Args:
+        head: the request's.
+        route: the one it names.
+
+    Returns:
+        The headers that reach the app, without framing but for ``Content-Length``: neither the
+        worker token nor hop-by-hop headers nor what claims to come from a proxy.
+
+    Raises:
+        NotAdmitted: the route wants a token that was not shown.
+    """
+    token = route.worker_token
+    passed: Headers = []
+    shown = False
+    admitted = token is None or not route.require_token
+    named: set[str] | None = None
+    for pair in head.headers:
+        kind = _kinds[pair[0]]
+        if kind == _PASS:
+            passed.append(pair)
+        elif kind == _WORKER_TOKEN:
+            shown = True
+            if token is not None and same_secret(pair[1].strip(), token):
+                admitted = True
+        elif kind == _AUTHORIZATION:
+            scheme, _, value = pair[1].partition(" ")
+            shown = True
+            if (
+                token is not None
+                and scheme.lower() == "bearer"
+                and same_secret(value.strip(), token)
+            ):
+                admitted = True
+            else:
+                passed.append(pair)
+        elif kind == _CONNECTION:
+            options = pair[1].lower()
+            if options not in ("keep-alive", "close"):
+                named = (named or set()) | {option.strip() for option in options.split(",")}
+    if not admitted:
+        if shown:
+            raise AuthError("TUNNEL_AUTH_INVALID", "the worker token is not this tunnel's")
+        raise AuthError(
+            "TUNNEL_AUTH_REQUIRED",
+            "this tunnel wants the worker token, as 'Authorization: Bearer <token>' or "
+            "'X-SynthTunnel-Worker-Token: <token>'",
+        )
+    if named is not None:
+        # The length is the message's own, whatever a caller says of it.
+        named.discard("content-length")
+        passed = [pair for pair in passed if pair[0].lower() not in named]
+    return passed
+
+
+def same_secret(shown: str, known: str) -> bool:
+    """Compare two secrets in constant time."""
+    return hmac.compare_digest(shown.encode("utf-8", "replace"), known.encode())

@@ -1,0 +1,236 @@
+"""The relay's end of one caller's WebSocket."""
+
+from typing import Final
+
+from ..http.exchange import Exchange, RequestHandler
+from ..websocket.tunnelled import TunnelledWebSocket
+from ..websocket.upgrade import check_request, request_headers, switching, without_framing
+from ..wire.frames import Frame, Headers, WsClose, WsFrame, WsOpen, WsOpenAck, WsOpenReject
+from ..wire.handshake import HandshakeError, server_protocol
+from .agent_session import AgentSession
+from .failures import Failure, lost, offline, refuse
+from .relay import Relay
+from .route import Route
+
+__all__ = ["ProxiedWebSocket", "open_stream"]
+
+_UNREACHABLE: Final = "TUNNEL_ENDPOINT_UNREACHABLE"
+_AGENT_LOST: Final = 1012
+_FAILED: Final = 1011
+_CLOSE_CODES: Final = {401: 1008, 410: 1001}
+"""What a failure's HTTP status is on a WebSocket that is open, if not ``_FAILED``."""
+
+
+def open_stream(
+    exchange: Exchange, relay: Relay, route: Route, rid: str, path: str, headers: Headers
+) -> RequestHandler:
+    """Bring a caller's upgrade to the agent, or refuse it.
+
+    Args:
+        exchange: the caller's request.
+        relay: where it came.
+        route: its lease.
+        rid: its name.
+        path: what the agent sees of its path.
+        headers: what is left of its headers for the app.
+
+    Returns:
+        Who takes what the caller sends as long as the answer is open.
+    """
+    head, limits = exchange.head, route.limits
+    try:
+        accept = check_request(head.method, head.headers)
+    except HandshakeError as error:
+        failure = error.status, "BAD_REQUEST", str(error), str(error)
+        return refuse(exchange, rid, failure, error.headers)
+    if route.websockets >= limits.max_websocket_streams:
+        message = f"more than {limits.max_websocket_streams} WebSockets through this tunnel"
+        failure = 503, "TUNNEL_CAPACITY_EXCEEDED", message, message
+        return refuse(exchange, rid, failure, [("Retry-After", "1")])
+    stream = ProxiedWebSocket(exchange, relay, route, rid, accept, path, request_headers(headers))
+    if route.session is not None:
+        stream.begin(route.session)
+    else:
+        stream.hold()
+    return stream
+
+
+class ProxiedWebSocket(TunnelledWebSocket):
+    """One caller's WebSocket: takes the caller's side as a
+    :class:`~..http.exchange.RequestHandler` and then as a protocol, the agent's as a
+    :class:`~.agent_session.WebSocket`.
+
+    Args:
+        exchange: the caller's request.
+        relay: where it is under way.
+        route: its lease, among whose WebSockets it counts from now on.
+        rid: its name.
+        accept: completes the caller's handshake.
+        path: what the agent sees of its path.
+        headers: what the agent sees of its headers.
+    """
+
+    peer_gone = "the caller is gone"
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        relay: Relay,
+        route: Route,
+        rid: str,
+        accept: str,
+        path: str,
+        headers: Headers,
+    ) -> None:
+        max_bytes = route.limits.max_websocket_message_bytes
+        super().__init__(
+            rid,
+            route.lease_id,
+            server_protocol(max_bytes),
+            loop=relay.loop,
+            deadlines=relay.deadlines,
+            ends=relay.ends,
+            max_message_bytes=max_bytes,
+        )
+        self.route = route
+        self._exchange = exchange
+        self._relay = relay
+        self._accept = accept
+        self._session: AgentSession | None = None
+        self._frame = WsOpen(
+            rid=rid,
+            path=path,
+            query=exchange.head.query,
+            headers=headers,
+            deadline_ms=int(relay.request_timeout_s * 1000),
+            lease_id=route.lease_id,
+        )
+        route.websockets += 1
+
+    def begin(self, session: AgentSession) -> None:
+        """Ask the agent, which may answer before this returns."""
+        if not session.websocket:
+            message = "the agent of this tunnel carries no WebSockets"
+            self.fail((501, "WEBSOCKET_UNSUPPORTED", message, message))
+            return
+        relay = self._relay
+        self._session = session
+        self._use(flow_control=session.flow_control, link_paused=session.writing_paused)
+        session.websockets[self.rid] = self
+        relay.deadlines.set(self, relay.loop.time() + relay.request_timeout_s)
+        session.link.send(self._frame)
+
+    # Without an agent (as :class:`~.route.Held`).
+
+    def hold(self) -> None:
+        """Wait for an agent, if the lease allows that."""
+        route, relay = self.route, self._relay
+        hold_s = min(route.limits.hold_s, relay.request_timeout_s)
+        if hold_s <= 0 or len(route.held) >= route.limits.max_held:
+            self.fail(offline())
+            return
+        route.held[self] = None
+        relay.deadlines.set(self, relay.loop.time() + hold_s)
+
+    def release(self, session: AgentSession) -> None:
+        """Go on with the agent that has come."""
+        del self.route.held[self]
+        self.begin(session)
+
+    # The caller's side, until it is open.
+
+    def body_received(self, data: bytes) -> None:
+        """Nothing to do: a handshake has no body."""
+
+    def body_ended(self) -> None:
+        """Nothing to do."""
+
+    def aborted(self) -> None:
+        """Let the agent drop what nobody waits for."""
+        self.end(_FAILED, self.peer_gone)
+
+    # The agent's side.
+
+    def take(self, frame: WsOpenAck | WsOpenReject | WsFrame | WsClose) -> None:
+        """Act on a frame. What comes out of turn is dropped."""
+        if isinstance(frame, WsFrame):
+            self.message(frame)
+        elif isinstance(frame, WsClose):
+            if self.opened:
+                self.end(frame.code, frame.reason, tell=False)
+            else:
+                self._fail_bad("the agent closed it before it was open", cancel=False)
+        elif self.opened:
+            return
+        elif isinstance(frame, WsOpenAck):
+            self._open(frame.headers)
+        else:
+            self._reject(frame)
+
+    def lost(self, reason: str, *, cancel: bool) -> None:
+        """End it: what was said on the way is lost with the agent."""
+        if self.opened:
+            self.end(_AGENT_LOST, f"the tunnel's agent was lost: {reason}", tell=cancel)
+        else:
+            self.fail(lost(reason), cancel=cancel)
+
+    def fail(self, failure: Failure, *, cancel: bool = True) -> None:
+        """End it with an error: as the answer, or with a close code."""
+        if self.over:
+            return
+        status, _, message, _ = failure
+        self.end(_CLOSE_CODES.get(status, _FAILED), message, tell=cancel)
+        if not self.opened:
+            refuse(self._exchange, self.rid, failure)
+
+    # The clock's side.
+
+    def expire(self) -> None:
+        """Give up waiting for the app."""
+        if self.opened:
+            super().expire()
+            return
+        if self._session is None:
+            self.fail(offline("waited for one in vain"))
+            return
+        seconds = f"{self._relay.request_timeout_s:g} s"
+        message = f"the app did not open the WebSocket within {seconds}"
+        self.fail((504, "TUNNEL_TIMEOUT", message, f"timed out: {message}"))
+
+    # Inside.
+
+    def _open(self, headers: Headers) -> None:
+        """Complete the caller's handshake."""
+        try:
+            head = switching(self._accept, headers)
+        except ValueError as error:
+            self._fail_bad(f"the app's answer cannot travel in HTTP: {error}")
+            return
+        self._relay.deadlines.forget(self)
+        self.opened = True
+        transport, received = self._exchange.upgrade()
+        transport.write(head)
+        self.adopt(transport, received)
+
+    def _reject(self, frame: WsOpenReject) -> None:
+        """Pass the app's refusal on."""
+        if self._leave():
+            try:
+                self._exchange.respond(frame.status, without_framing(frame.headers), frame.body)
+            except ValueError as error:
+                message = f"the app's answer cannot travel in HTTP: {error}"
+                refuse(self._exchange, self.rid, (502, _UNREACHABLE, message, message))
+
+    def _fail_bad(self, message: str, *, cancel: bool = True) -> None:
+        self.fail((502, _UNREACHABLE, message, message), cancel=cancel)
+
+    def _send(self, frame: Frame) -> None:
+        if self._session is not None:
+            self._session.link.send(frame)
+
+    def _forget(self) -> None:
+        self.route.websockets -= 1
+        if self._session is not None:
+            del self._session.websockets[self.rid]
+        else:
+            self.route.held.pop(self, None)

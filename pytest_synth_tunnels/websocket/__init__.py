@@ -1,0 +1,1 @@
+"""WebSockets that travel as frames: handshake, fragments, closes."""

@@ -1,0 +1,1 @@
+"""The frames between relay and agent, and the links that carry them (docs/protocol.md)."""

@@ -1,0 +1,76 @@
+"""What goes on the wire as a response's head, and what of an app's headers does."""
+
+import json
+
+import pytest
+
+from pytest_synth_tunnels.http.headers import end_to_end, error_response, response_head
+
+
+def test_response_head():
+    head = response_head(200, [("A", "1"), ("A", "é")], "Content-Length: 0\r\n")
+    assert head == b"HTTP/1.1 200 OK\r\nA: 1\r\nA: \xe9\r\nContent-Length: 0\r\n\r\n"
+    assert response_head(799, [], "") == b"HTTP/1.1 799 \r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (200, [("A", "1\r\nB: 2")]),
+        (200, [("A", "1\nB: 2")]),
+        (200, [("A\r\nB", "1")]),
+        (200, [("A", "1\0")]),
+        (200, [("A", "\u20ac")]),
+        (100, []),
+        (199, []),
+        (1000, []),
+        (-1, []),
+    ],
+)
+def test_what_would_change_the_message_is_refused(status, headers):
+    with pytest.raises(ValueError, match=r".+"):
+        response_head(status, headers, "")
+
+
+def test_end_to_end():
+    headers, length = end_to_end(
+        [
+            ("Content-Type", "a"),
+            ("CONTENT-LENGTH", " 12 "),
+            ("Connection", "close, X-Private"),
+            ("x-private", "1"),
+            ("Keep-Alive", "timeout=5"),
+            ("Transfer-Encoding", "chunked"),
+            ("Trailer", "x"),
+            ("Upgrade", "h2c"),
+            ("Set-Cookie", "a"),
+            ("Set-Cookie", "b"),
+        ]
+    )
+    assert headers == [("Content-Type", "a"), ("Set-Cookie", "a"), ("Set-Cookie", "b")]
+    assert length == 12
+    assert end_to_end([("A", "1")]) == ([("A", "1")], None)
+    assert end_to_end([("Content-Length", "1"), ("content-length", "1")]) == ([], 1)
+
+
+@pytest.mark.parametrize("values", [["1", "2"], ["x"], ["-1"], ["+1"], [""], ["1, 1"], ["\xb2"]])
+def test_lengths_that_are_none(values):
+    with pytest.raises(ValueError, match="content-length"):
+        end_to_end([("Content-Length", value) for value in values])
+
+
+def test_error_response():
+    status, headers, body = error_response(
+        503, "A", "m", "r-1", detail="d", headers=[("Retry-After", "1")], extra=7
+    )
+    assert status == 503
+    assert dict(headers)["Content-Type"] == "application/json"
+    assert dict(headers)["Retry-After"] == "1"
+    assert json.loads(body) == {
+        "code": "A",
+        "detail": "d",
+        "message": "m",
+        "request_id": "r-1",
+        "extra": 7,
+    }
+    assert json.loads(error_response(400, "A", "m")[2])["detail"] == "m"

@@ -1,0 +1,82 @@
+"""What the log tells of refusals: without sockets, time by hand."""
+
+from collections.abc import Callable
+
+import pytest
+
+from pytest_synth_tunnels.http import refusal_log
+from pytest_synth_tunnels.http.refusal_log import Bound, log_refusal
+
+
+class Clock:
+    """A clock, and a bound that keeps to it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.bound = Bound(lambda: self.now)
+
+    def admitted(self, count: int, kind: str = "X") -> list[tuple[int, int]]:
+        """Return which of so many are written, and how many each says were left out."""
+        found = [(number, self.bound.admit(kind)) for number in range(1, count + 1)]
+        return [(number, left_out) for number, left_out in found if left_out is not None]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_the_first_are_all_written(clock: Clock) -> None:
+    assert clock.admitted(16) == [(number, 0) for number in range(1, 17)]
+
+
+def test_then_only_each_doubling_is(clock: Clock) -> None:
+    clock.admitted(16)
+    # The 17th of all is the first of these.
+    assert clock.admitted(1_000) == [(16, 15), (48, 31), (112, 63), (240, 127), (496, 255)]
+
+
+def test_a_flood_of_a_million_is_a_few_lines(clock: Clock) -> None:
+    assert len(clock.admitted(1_000_000)) == 16 + 15
+
+
+def test_a_flood_of_one_kind_hides_no_other(clock: Clock) -> None:
+    clock.admitted(1_000)
+    assert clock.admitted(1, "Y") == [(1, 0)]
+
+
+def test_the_next_interval_begins_anew_and_tells_what_was_left_out(clock: Clock) -> None:
+    clock.admitted(20)
+    clock.now += 59
+    assert clock.admitted(1) == []
+    clock.now += 1
+    assert clock.admitted(17) == [(1, 5), *((number, 0) for number in range(2, 17))]
+
+
+def test_a_line(refused: Callable[[], list[str]]) -> None:
+    log_refusal(401, "TUNNEL_AUTH_INVALID", "r-1", "192.0.2.7")
+    log_refusal(400, "BAD_REQUEST", peer="192.0.2.7")
+    log_refusal(401, "unauthorized", "an agent")
+    for _ in range(31):
+        log_refusal(503, "AGENT_OFFLINE", "r-2", "192.0.2.7")
+    log_refusal(503, "AGENT_OFFLINE", "r-3", "192.0.2.7")
+    assert refused()[:3] == [
+        "r-1 from 192.0.2.7: 401 TUNNEL_AUTH_INVALID",
+        "a request from 192.0.2.7: 400 BAD_REQUEST",
+        "an agent: 401 unauthorized",
+    ]
+    assert refused()[3:] == [
+        *["r-2 from 192.0.2.7: 503 AGENT_OFFLINE"] * 16,
+        "r-3 from 192.0.2.7: 503 AGENT_OFFLINE (and 15 more of these before)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["r-1\nkeeper: all is well", "x" * 65, "é", "", "a\tb"])
+def test_a_name_that_is_not_plain_is_left_out(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(refusal_log, "_bound", Bound())
+    with caplog.at_level("INFO"):
+        log_refusal(502, "X", name)
+        log_refusal(502, "X", "3f2a-1.2")
+    assert caplog.messages == ["a request: 502 X", "3f2a-1.2: 502 X"]

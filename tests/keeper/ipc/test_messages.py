@@ -1,0 +1,88 @@
+import pytest
+
+from pytest_synth_tunnels.keeper.ipc import messages
+from pytest_synth_tunnels.keeper.ipc.messages import (
+    Event,
+    Expose,
+    LeaseInfo,
+    Message,
+    decode,
+    encode,
+    proof,
+)
+
+INFO = LeaseInfo(
+    lease_id="lease_1",
+    public_url="http://127.0.0.1:1/s/rt_1/~gw0",
+    worker_token="wt_secret",
+    headers={},
+    local_host="127.0.0.1",
+    local_port=8000,
+    expires_at="2030-01-01T00:00:00Z",
+    provider="synthtunnel",
+    backend="http://127.0.0.1:1",
+)
+
+
+def test_a_message_survives_the_way() -> None:
+    line = encode(INFO)
+
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert decode(line) == INFO
+
+
+def test_no_message_shows_its_values() -> None:
+    assert "secret" not in repr(INFO)
+
+
+def test_every_public_message_is_known_on_the_wire() -> None:
+    kinds = [
+        value for name in messages.__all__ if isinstance(value := getattr(messages, name), type)
+    ]
+
+    assert {kind.__name__ for kind in kinds if kind is not Message} == set(Message.types)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"[]\n",
+        b'"Done"\n',
+        b'{"type": "Nothing"}\n',
+        b'{"type": ["Done"]}\n',
+        b'{"type": "Event", "kind": "lost"}\n',
+        b'{"type": "Done", "more": 1}\n',
+        b"\xff\n",
+        b"[" * 100_000,
+        b'{"type": "CloseLease", "lease_id": ["x"]}\n',
+        b'{"type": "Hello", "proof": 1, "nonce": "n", "pid": 1, "address": ""}\n',
+        b'{"type": "Hello", "proof": "p", "nonce": "n", "pid": true, "address": ""}\n',
+        b'{"type": "Hello", "proof": "p", "nonce": "n", "pid": 1.0, "address": ""}\n',
+        b'{"type": "WaitReady", "lease_id": "x", "timeout_s": NaN}\n',
+        b'{"type": "WaitReady", "lease_id": "x", "timeout_s": 1e999}\n',
+        b'{"type": "WaitReady", "lease_id": "x", "timeout_s": null}\n',
+    ],
+)
+def test_what_is_no_message_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - JSON and Unicode errors are ValueErrors too
+        decode(line)
+
+
+def test_a_field_takes_what_its_type_says() -> None:
+    exposed = {"target": "t", "provider": None, "name": "n", "require_token": True}
+    for ttl_s in (None, 60, 60.5):
+        expected = Expose(**exposed, ttl_s=ttl_s)  # type: ignore[arg-type]
+        assert decode(encode(expected)) == expected
+
+
+def test_a_message_must_be_complete() -> None:
+    with pytest.raises(TypeError, match="lease_id"):
+        Event(kind="lost", message="gone")  # type: ignore[call-arg]
+
+
+def test_a_proof_is_of_one_role_over_one_nonce() -> None:
+    proofs = {proof(s, r, n) for s in "ab" for r in ("keeper", "process") for n in "12"}
+
+    assert len(proofs) == 8

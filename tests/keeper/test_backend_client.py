@@ -1,0 +1,160 @@
+"""The embedded backend as the keeper sees it: an agent's link in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.keeper.backend_client import Attachment, EmbeddedBackendClient
+from pytest_synth_tunnels.sdk import requests
+from pytest_synth_tunnels.sdk.errors import TunnelError
+from pytest_synth_tunnels.sdk.requests import Request
+
+OFFLINE = "the agent token was rotated"
+
+
+class World:
+    """A plane, a lease and its agent."""
+
+    plane: EmbeddedBackendClient
+    lease: dict[str, Any]
+    agent: Agent
+    attachment: Attachment
+
+    def __init__(self) -> None:
+        self.news: list[tuple[bool, str]] = []
+
+    async def make_lease(self) -> dict[str, Any]:
+        lease: dict[str, Any] = await self.plane.call(
+            requests.create_synth_lease(
+                client_instance_id=self.plane.client_id(), local_host="127.0.0.1", local_port=8000
+            )
+        )
+        return lease
+
+    async def attach(self, token: str) -> Attachment:
+        return await self.plane.attach(
+            self.lease["lease_id"],
+            self.agent,
+            self.lease["agent_connect"]["url"],
+            token,
+            on_change=lambda *news: self.news.append(news),
+            on_refused=lambda reason: pytest.fail(reason),
+        )
+
+    async def rotate(self) -> str:
+        path = f"/api/v1/synthtunnel/leases/{self.lease['lease_id']}/agent-token:refresh"
+        answer = await self.plane.call(Request("POST", path))
+        return str(answer["agent_connect"]["agent_token"])
+
+    async def connected(self) -> bool:
+        answer = await self.plane.call(requests.get_synth_lease(self.lease["lease_id"]))
+        return bool(answer["connected"])
+
+
+@asynccontextmanager
+async def attached() -> AsyncIterator[World]:
+    world = World()
+    world.plane = EmbeddedBackendClient(30.0)
+    await world.plane.start()
+    try:
+        world.lease = await world.make_lease()
+        world.agent = Agent()
+        world.agent.serve(world.lease["lease_id"], world.lease["public_url"])
+        world.attachment = await world.attach(world.lease["agent_connect"]["agent_token"])
+        assert world.news == [(True, "")]
+        assert world.agent.attached
+        yield world
+    finally:
+        await world.agent.close()
+        await world.plane.close()
+
+
+def run(test: Callable[[World], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(20), attached() as world:
+            await test(world)
+
+    asyncio.run(main())
+
+
+def test_an_agent_whose_token_was_rotated_comes_back_by_itself() -> None:
+    async def test(world: World) -> None:
+        for turn in range(1, 3):
+            await world.rotate()
+            assert not world.agent.attached
+            await asyncio.sleep(0)
+            assert world.news == [(True, ""), *[(False, OFFLINE), (True, "")] * turn]
+            assert world.agent.attached
+            assert await world.connected()
+
+    run(test)
+
+
+def test_a_token_that_is_rotated_twice_at_once() -> None:
+    async def test(world: World) -> None:
+        await world.rotate()
+        await world.rotate()
+        await asyncio.sleep(0)
+        assert world.news[1:] == [(False, OFFLINE), (True, "")]
+        assert await world.connected()
+
+    run(test)
+
+
+def test_the_end_of_the_lease_is_told_and_final() -> None:
+    async def test(world: World) -> None:
+        await world.plane.call(requests.close_synth_lease(world.lease["lease_id"]))
+        await asyncio.sleep(0)
+        assert world.news[1:] == [(False, "lease closed")]
+        assert not world.agent.attached
+
+    run(test)
+
+
+def test_a_lease_that_ends_right_after_a_rotation_is_left_alone() -> None:
+    async def test(world: World) -> None:
+        await world.rotate()
+        await world.plane.call(requests.close_synth_lease(world.lease["lease_id"]))
+        await asyncio.sleep(0)
+        assert world.news[1:] == [(False, OFFLINE)]
+        assert not world.agent.attached
+
+    run(test)
+
+
+def test_another_agent_that_shows_the_token_is_not_driven_away() -> None:
+    async def test(world: World) -> None:
+        other = World()
+        other.plane, other.lease, other.agent = world.plane, world.lease, Agent()
+        other.agent.serve(world.lease["lease_id"], world.lease["public_url"])
+        await other.attach(world.lease["agent_connect"]["agent_token"])
+        await asyncio.sleep(0)
+        assert world.news[1:] == [(False, "another agent took over")]
+        assert other.news == [(True, "")]
+        assert await world.connected()
+        await other.agent.close()
+
+    run(test)
+
+
+def test_nothing_is_told_once_it_is_closed() -> None:
+    async def test(world: World) -> None:
+        await world.attachment.close()
+        await world.rotate()
+        await asyncio.sleep(0)
+        assert world.news == [(True, "")]
+        assert not world.agent.attached
+
+    run(test)
+
+
+def test_a_wrong_token_attaches_nothing() -> None:
+    async def test(world: World) -> None:
+        with pytest.raises(TunnelError, match=world.lease["lease_id"]):
+            await world.attach("at_wrong")
+
+    run(test)

@@ -1,0 +1,108 @@
+"""Who may use a route, and which headers reach the app."""
+
+import pytest
+
+from pytest_synth_tunnels.http.request import HeadParser
+from pytest_synth_tunnels.relay.auth import AuthError, admit
+from pytest_synth_tunnels.relay.route import Route
+
+
+def route(**options):
+    options = {"worker_token": "wt_secret", **options}
+    return Route(lease_id="l", route_token="rt_1", agent_token="at_1", **options)
+
+
+def head(*lines):
+    text = "".join(f"{line}\r\n" for line in ("GET / HTTP/1.1", "Host: a", *lines, ""))
+    return HeadParser().parse(text.encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Authorization: Bearer wt_secret"],
+        ["authorization: bearer   wt_secret "],
+        ["X-SynthTunnel-Worker-Token: wt_secret"],
+        ["x-synthtunnel-worker-token:  wt_secret "],
+        ["X-SynthTunnel-Worker-Token: wt_secret", "Authorization: Bearer wt_secret"],
+        ["X-SynthTunnel-Worker-Token: old", "Authorization: Bearer wt_secret"],
+    ],
+)
+def test_the_token_by_either_header_never_reaches_the_app(lines):
+    assert admit(head(*lines, "A: 1"), route()) == [("A", "1")]
+
+
+def test_the_app_keeps_its_own_authorization():
+    lines = ["X-SynthTunnel-Worker-Token: wt_secret", "Authorization: Basic eDp5"]
+    assert admit(head(*lines), route()) == [("Authorization", "Basic eDp5")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        ([], "TUNNEL_AUTH_REQUIRED"),
+        (["Cookie: wt_secret"], "TUNNEL_AUTH_REQUIRED"),
+        (["Authorization: Bearer wt_secre"], "TUNNEL_AUTH_INVALID"),
+        (["Authorization: Bearer"], "TUNNEL_AUTH_INVALID"),
+        (["Authorization: Basic wt_secret"], "TUNNEL_AUTH_INVALID"),
+        (["Authorization: Bearer \xe9\xff"], "TUNNEL_AUTH_INVALID"),
+        (["X-SynthTunnel-Worker-Token: "], "TUNNEL_AUTH_INVALID"),
+        (["X-SynthTunnel-Worker-Token: at_1"], "TUNNEL_AUTH_INVALID"),
+    ],
+)
+def test_refused(lines, code):
+    with pytest.raises(AuthError) as caught:
+        admit(head(*lines), route())
+    assert caught.value.code == code
+    assert "secret" not in str(caught.value)
+
+
+def test_a_rotated_token_counts_at_once():
+    rotated = route()
+    rotated.worker_token = "wt_new"
+    admit(head("Authorization: Bearer wt_new"), rotated)
+    with pytest.raises(AuthError):
+        admit(head("Authorization: Bearer wt_secret"), rotated)
+
+
+def test_a_route_without_token():
+    assert admit(head(), route(worker_token=None)) == []
+    authorization = ("Authorization", "Bearer wt_secret")
+    assert admit(head(": ".join(authorization)), route(worker_token=None)) == [authorization]
+    # A token that is not required is still not the app's.
+    optional = route(require_token=False)
+    assert admit(head(), optional) == []
+    assert admit(head(": ".join(authorization)), optional) == []
+
+
+def test_what_is_not_end_to_end_or_claims_to_be_a_proxys_is_dropped():
+    lines = [
+        "X-SynthTunnel-Worker-Token: wt_secret",
+        "Connection: keep-alive, X-Private, Content-Length, TE",
+        "X-Private: 1",
+        "Keep-Alive: 1",
+        "TE: trailers",
+        "Trailer: x",
+        "Proxy-Authorization: x",
+        "Expect: something",
+        "X-Forwarded-For: 10.0.0.1",
+        "X_Forwarded_Host: evil",
+        "Forwarded: for=1",
+        "X-Forwarded-Anything: 1",
+        "X-SynthTunnel-Lease-Id: other",
+        "Content-Length: 3",
+        "Cookie: a",
+        "Cookie: b",
+        "X-Real: 1",
+    ]
+    assert admit(head(*lines), route()) == [
+        ("Content-Length", "3"),
+        ("Cookie", "a"),
+        ("Cookie", "b"),
+        ("X-Real", "1"),
+    ]
+
+
+def test_tokens_do_not_show():
+    assert "secret" not in repr(route())
+    assert "at_1" not in repr(route())
