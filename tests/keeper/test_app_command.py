@@ -11,8 +11,8 @@ import pytest
 
 from pytest_synth_tunnels.keeper.app_command import AppCommand
 from pytest_synth_tunnels.keeper.errors import KeeperRequestError
-from pytest_synth_tunnels.keeper.ipc.holders import watch_process
 from pytest_synth_tunnels.keeper.ports import PortReservation, accepts
+from pytest_synth_tunnels.keeper.process.process_watch import watch_process
 
 SERVE = """\
 import socket, sys, os, time

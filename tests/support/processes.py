@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_synth_tunnels.keeper.ipc.holders import watch_process
+from pytest_synth_tunnels.keeper.process.process_watch import watch_process
 
 __all__ = ["gone", "seen_by_all", "until"]
 

@@ -27,9 +27,10 @@ from ...settings import Settings
 from ..backend_client import BackendClient, EmbeddedBackendClient, HostedBackendClient
 from ..errors import KeeperRequestError
 from ..ipc.client_session import ClientSession
-from ..ipc.holders import Holder, watch_process
+from ..ipc.holders import Holder
 from ..ipc.messages import MAX_LINE_BYTES, Events, Finish, Message, News, Report
 from ..service import KeeperService
+from .process_watch import watch_process
 from .run_directory import RunDirectory
 from .stale_runs import remove_stale_runs
 
