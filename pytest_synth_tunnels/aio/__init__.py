@@ -1,1 +1,1 @@
-"""What an asyncio process of this project needs beside its loop: deadlines, tasks, back-off."""
+"""What an asyncio process of this project needs: deadlines, tasks, back-off, a loop."""

@@ -1,15 +1,15 @@
-"""The event loop of a process that carries traffic."""
+"""What a process that carries traffic sets up: event loop, read buffers, limit of open files."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
-from .files import allow_many_files
-
-__all__ = ["run"]
+__all__ = ["allow_many_files", "run"]
 
 _LARGER_THAN_ANY_READ_BYTES: Final = 2 << 20
+_OPEN_FILES: Final = 8192
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -22,6 +22,24 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     allow_many_files()
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
         runner.run(main)
+
+
+def allow_many_files() -> None:
+    """Raise the process's own limit as far as the system lets it, and as far as it is needed.
+
+    A request under way has a caller's connection and one to the app. Many systems begin with 1024
+    files, or 256, which is less than the 1024 requests that one lease may have.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(_OPEN_FILES, most)
+    if limit == resource.RLIM_INFINITY or limit >= wanted:
+        return
+    with suppress(OSError, ValueError):  # a system that allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -57,3 +57,22 @@ def page_faults(prepare: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries need no help")
 def test_reads_share_their_memory() -> None:
     assert page_faults("_keep_read_buffers()") < page_faults("pass") / 10
+
+
+RAISE_THE_LIMIT = """
+import resource
+
+from pytest_synth_tunnels.aio.runtime import allow_many_files
+
+resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {most}))
+allow_many_files()
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize(("limit", "most", "after"), [(64, 4096, 4096), (4096, 4096, 4096)])
+def test_the_limit_is_raised_as_far_as_it_may_be(limit: int, most: int, after: int) -> None:
+    script = RAISE_THE_LIMIT.format(limit=limit, most=most)
+    told = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert told.split() == [str(after), str(most)]
