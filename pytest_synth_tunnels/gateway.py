@@ -11,8 +11,8 @@ from typing import Final
 
 from .agent.agent import Agent
 from .agent.served_leases import READY_PATH
+from .http.errors import error_response
 from .http.exchange import IGNORE, Exchange, RequestHandler
-from .http.headers import error_response
 from .http.refusal_log import log_refusal
 from .http.server import HttpServer
 from .in_process import attach

@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ..http.client_connection import ClientConnection
-from ..http.headers import error_response
+from ..http.errors import error_response
 from ..http.refusal_log import log_refusal
 from ..wire.frames import (
     MAX_WHOLE_BYTES,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from ..http.headers import HOP_BY_HOP, WORKER_TOKEN_HEADER
-from ..wire.frames import Headers, ReqHeaders
+from ..http.headers import HOP_BY_HOP, Headers, HeaderTable
+from ..wire.frames import WORKER_TOKEN_HEADER, ReqHeaders
 
 __all__ = ["Target", "UrlRewriter", "split_address"]
 
@@ -30,25 +30,19 @@ _RELAYS_OWN: Final = ("x-forwarded-", "x-synthtunnel-")
 
 _MAX_DIGITS: Final = 19
 """Of a length in bytes; one with more is as good as unknown."""
-_CACHED_NAMES: Final = 1024
 _LOCATIONS: Final = frozenset({"location", "content-location"})
 _ABSOLUTE = re.compile(r"(?:https?:)?//([^/?#\\]*)", re.IGNORECASE)
 _ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/]+)")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
-class _Kinds(dict[str, str]):
-    """Header names as they came → lower case for those that are not simply passed on, or empty."""
-
-    def __missing__(self, name: str) -> str:
-        lower = name.lower()
-        kind = lower if lower in _NOTED else ""
-        if len(self) < _CACHED_NAMES and len(name) <= 64:
-            self[name] = kind
-        return kind
+def _kind(name: str) -> str:
+    """Return the lower case of a name that is not simply passed on, else an empty string."""
+    lower = name.lower()
+    return lower if lower in _NOTED else ""
 
 
-_kinds = _Kinds()
+_kinds = HeaderTable(_kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from ..http.headers import error_response
+from ..http.errors import error_response
 from ..http.refusal_log import log_refusal
 from ..wire.frames import WsClose, WsFrame, WsOpen, WsOpenReject
 from .served_leases import ServedLease

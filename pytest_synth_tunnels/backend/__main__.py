@@ -6,13 +6,13 @@ The first line on stdout is one JSON object that says where it is. It ends on SI
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import json
 import os
 import signal
 import sys
 
 from ..aio.runtime import run
+from ..sdk.resolve import is_loopback
 from .server import Backend
 
 __all__ = ["main"]
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 after a signal, 1 where it cannot listen.
     """
     options = _parser().parse_args(argv)
-    if not _is_loopback(options.host):
+    if not is_loopback(options.host):
         _tell(
             f"warning: {options.host} is not a loopback address: other machines can reach this "
             "backend, and what they send, keys included, travels unencrypted"
@@ -91,13 +91,6 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65_535:
         raise ValueError
     return port
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _tell(line: str) -> None:

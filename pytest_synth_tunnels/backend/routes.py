@@ -8,7 +8,8 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from ..http.headers import Headers, Response, error_response
+from ..http.errors import error_response
+from ..http.headers import Headers, Response
 from ..http.refusal_log import log_refusal
 from ..relay.auth import same_secret
 from . import schemas

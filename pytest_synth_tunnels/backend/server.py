@@ -9,8 +9,9 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from ..http.errors import error_response
 from ..http.exchange import IGNORE, Exchange, RequestHandler
-from ..http.headers import Headers, error_response
+from ..http.headers import Headers
 from ..http.refusal_log import log_refusal
 from ..http.server import HttpLimits, HttpServer
 from ..in_process import attach

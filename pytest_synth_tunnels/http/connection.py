@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 from .body import ChunkedBody
 from .callers import Admission
+from .errors import error_response
 from .exchange import IGNORE, Exchange
-from .headers import error_response, response_head
+from .headers import response_head
 from .intake import Intake
 from .refusal_log import log_refusal
 from .request import BadRequest, HeadParser, RequestHead

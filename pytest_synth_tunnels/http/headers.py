@@ -1,17 +1,15 @@
 """Header tables, and the head of a response: written safely. No I/O."""
 
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final
-
-import msgspec
+from typing import Final, TypeVar
 
 __all__ = [
     "HOP_BY_HOP",
-    "WORKER_TOKEN_HEADER",
+    "HeaderTable",
     "Headers",
     "Response",
     "end_to_end",
-    "error_response",
     "response_head",
 ]
 
@@ -37,10 +35,32 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Headers, in lower case, that concern one connection and are never passed on."""
 
-WORKER_TOKEN_HEADER: Final = "x-synthtunnel-worker-token"  # noqa: S105  # a header's name
-"""Where a caller shows the worker token if it needs ``Authorization`` for the app."""
-
 _CACHED_NAMES: Final = 1024
+_CACHED_NAME_CHARACTERS: Final = 64
+
+_Name = TypeVar("_Name", str, bytes)
+_Kind = TypeVar("_Kind")
+
+
+class HeaderTable(dict[_Name, _Kind]):
+    """Header names as they came → what a reader of headers has to know of them.
+
+    Messages repeat the same few names, so a name that was met before costs one look-up. The
+    table is bounded: names beyond its size, and long ones, are classified each time.
+
+    Args:
+        classify: says what is to be known of a name, from the name alone.
+    """
+
+    def __init__(self, classify: Callable[[_Name], _Kind]) -> None:
+        super().__init__()
+        self._classify: Callable[[_Name], _Kind] = classify
+
+    def __missing__(self, name: _Name) -> _Kind:
+        kind = self._classify(name)
+        if len(self) < _CACHED_NAMES and len(name) <= _CACHED_NAME_CHARACTERS:
+            self[name] = kind
+        return kind
 
 
 class _StatusLines(dict[int, str]):
@@ -110,50 +130,10 @@ def end_to_end(headers: Headers) -> tuple[Headers, int | None]:
     return passed, length
 
 
-class _ResponseKinds(dict[str, str]):
-    """Header names → lower case for those that :func:`end_to_end` looks at, else empty."""
-
-    def __missing__(self, name: str) -> str:
-        lower = name.lower()
-        kind = lower if lower in HOP_BY_HOP or lower == "content-length" else ""
-        if len(self) < _CACHED_NAMES and len(name) <= 64:
-            self[name] = kind
-        return kind
+def _response_kind(name: str) -> str:
+    """Return the lower case of a name that :func:`end_to_end` looks at, else an empty string."""
+    lower = name.lower()
+    return lower if lower in HOP_BY_HOP or lower == "content-length" else ""
 
 
-_response_kinds = _ResponseKinds()
-
-
-def error_response(
-    status: int,
-    code: str,
-    message: str,
-    request_id: str = "",
-    *,
-    detail: str | None = None,
-    headers: Headers | None = None,
-    **details: Any,
-) -> Response:
-    """Return an error as every part of the tunnel tells it.
-
-    Args:
-        status: the HTTP status.
-        code: the stable code (protocol, section 1).
-        message: for people: what failed, and what to do.
-        request_id: for whoever looks into the log.
-        detail: what clients match words in; ``message`` unless given.
-        headers: further ones.
-        details: further fields of the body.
-
-    Returns:
-        Status, headers and the JSON body, as :meth:`.exchange.Exchange.respond` takes them.
-    """
-    body = {
-        "code": code,
-        "detail": message if detail is None else detail,
-        "message": message,
-        "request_id": request_id,
-        **details,
-    }
-    found = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *(headers or ())]
-    return status, found, msgspec.json.encode(body)
+_response_kinds = HeaderTable(_response_kind)

@@ -5,7 +5,7 @@ from typing import Final
 
 import httptools
 
-from .headers import Headers
+from .headers import Headers, HeaderTable
 
 __all__ = ["BadRequest", "HeadParser", "RequestHead"]
 
@@ -17,7 +17,6 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 _HOST = re.compile(r"[^\s/?#@\\,]*")
 _COMMON_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _NO_CALLBACKS: Final = object()
-_CACHED_NAMES: Final = 1024
 
 
 class BadRequest(ValueError):  # noqa: N818  # named after what it is answered with
@@ -34,20 +33,13 @@ class BadRequest(ValueError):  # noqa: N818  # named after what it is answered w
         self.code = code
 
 
-class _Framing(dict[str, str]):
-    """Header names as they came → the lower-case name of those that frame a message, else empty.
-    Known names cost one look-up.
-    """
-
-    def __missing__(self, name: str) -> str:
-        lower = name.lower()
-        kind = lower if lower in _FRAMING else ""
-        if len(self) < _CACHED_NAMES and len(name) <= 64:
-            self[name] = kind
-        return kind
+def _framing_kind(name: str) -> str:
+    """Return the lower case of a name that frames a message, else an empty string."""
+    lower = name.lower()
+    return lower if lower in _FRAMING else ""
 
 
-_framing_kinds = _Framing()
+_framing_kinds = HeaderTable(_framing_kind)
 
 
 class RequestHead:

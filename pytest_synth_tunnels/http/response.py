@@ -3,15 +3,12 @@
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ..wire.frames import Headers
-from .headers import HOP_BY_HOP
+from .headers import HOP_BY_HOP, Headers, HeaderTable
 
 if TYPE_CHECKING:
     from .client_connection import ClientConnection
 
 __all__ = ["ConnectionWaiter", "Kind", "OriginError", "ResponseHandler", "names"]
-
-_CACHED_NAMES: Final = 1024
 
 
 class OriginError(Exception):
@@ -85,15 +82,11 @@ _KINDS: Final = {
 }
 
 
-class Names(dict[bytes, tuple[str, Kind | None]]):
-    """Header names as they came → text, and their kind unless they are plain."""
-
-    def __missing__(self, name: bytes) -> tuple[str, Kind | None]:
-        text = name.decode("latin-1")
-        entry = text, _KINDS.get(text.lower())
-        if len(self) < _CACHED_NAMES and len(name) <= 64:
-            self[name] = entry
-        return entry
+def _note(name: bytes) -> tuple[str, Kind | None]:
+    """Return a name as text, and its kind unless it is plain."""
+    text = name.decode("latin-1")
+    return text, _KINDS.get(text.lower())
 
 
-names = Names()
+names = HeaderTable(_note)
+"""Response header names as they came → text, and their kind unless they are plain."""

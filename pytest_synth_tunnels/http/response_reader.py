@@ -9,7 +9,7 @@ from typing import Final
 
 import httptools
 
-from ..wire.frames import Headers
+from .headers import Headers
 from .response import Kind, ResponseHandler, names
 
 __all__ = ["BODY", "ENDED", "HEAD", "IDLE", "ResponseReader"]

@@ -13,28 +13,10 @@ from dataclasses import dataclass
 from ..aio.deadlines import Deadlines
 from .callers import ConnectionLimiter
 from .connection import ServerConnection
-from .exchange import IGNORE, Exchange, RequestHandler, Router
-from .headers import HOP_BY_HOP, WORKER_TOKEN_HEADER, Headers, Response, end_to_end, error_response
+from .exchange import Router
 from .outlet import Outlet
-from .request import BadRequest, RequestHead
 
-__all__ = [
-    "HOP_BY_HOP",
-    "IGNORE",
-    "WORKER_TOKEN_HEADER",
-    "BadRequest",
-    "Exchange",
-    "Headers",
-    "HttpLimits",
-    "HttpServer",
-    "RequestHandler",
-    "RequestHead",
-    "Response",
-    "Router",
-    "ServerConnection",
-    "end_to_end",
-    "error_response",
-]
+__all__ = ["HttpLimits", "HttpServer"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 import hmac
 from typing import Final
 
-from ..http.headers import HOP_BY_HOP, WORKER_TOKEN_HEADER, Headers
+from ..http.headers import HOP_BY_HOP, Headers, HeaderTable
 from ..http.request import RequestHead
+from ..wire.frames import WORKER_TOKEN_HEADER
 from .route import Route
 
 __all__ = ["AuthError", "admit", "same_secret"]
@@ -14,7 +15,6 @@ _DROP: Final = 1
 _AUTHORIZATION: Final = 2
 _WORKER_TOKEN: Final = 3
 _CONNECTION: Final = 4
-_CACHED_NAMES: Final = 1024
 
 
 class AuthError(Exception):  # an answer to the caller, not a fault
@@ -29,17 +29,9 @@ class AuthError(Exception):  # an answer to the caller, not a fault
         self.code = code
 
 
-class _Kinds(dict[str, int]):
-    """Header names, in any case → what is done with them. One look-up for each header."""
-
-    def __missing__(self, name: str) -> int:
-        kind = _kind(name.lower())
-        if len(self) < _CACHED_NAMES and len(name) <= 64:
-            self[name] = kind
-        return kind
-
-
-def _kind(lower: str) -> int:
+def _kind(name: str) -> int:
+    """Return what is done with a header, whatever the case of its name."""
+    lower = name.lower()
     if lower == "authorization":
         return _AUTHORIZATION
     if lower == WORKER_TOKEN_HEADER:
@@ -55,7 +47,7 @@ def _kind(lower: str) -> int:
     return _PASS
 
 
-_kinds = _Kinds()
+_kinds = HeaderTable(_kind)
 
 
 def admit(head: RequestHead, route: Route) -> Headers:

@@ -2,8 +2,9 @@
 
 from typing import Final
 
+from ..http.errors import error_response
 from ..http.exchange import IGNORE, Exchange, RequestHandler
-from ..http.headers import Headers, error_response
+from ..http.headers import Headers
 from ..http.refusal_log import log_refusal
 
 __all__ = [

@@ -12,10 +12,10 @@ from typing import Final, get_args
 import msgspec
 import pybase64
 
+from ..http.headers import Headers, HeaderTable
 from .frames import (
     Frame,
     FrameError,
-    Headers,
     ReqBody,
     ReqHeaders,
     RespBody,
@@ -62,20 +62,14 @@ _WITH_HEADERS: Final = frozenset({ReqHeaders, RespHeaders, WsOpen, WsOpenAck, Ws
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f#]")
 _FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
-_CACHED_NAMES: Final = 1024
 
 
-class _Tokens(dict[str, bool]):
-    """Header names → whether they are HTTP tokens. Known names cost one look-up."""
-
-    def __missing__(self, name: str) -> bool:
-        sound = _TOKEN.fullmatch(name) is not None
-        if len(self) < _CACHED_NAMES and len(name) <= 64:
-            self[name] = sound
-        return sound
+def _is_token(name: str) -> bool:
+    """Tell whether a header name is an HTTP token."""
+    return _TOKEN.fullmatch(name) is not None
 
 
-_tokens = _Tokens()
+_tokens = HeaderTable(_is_token)
 
 
 def encode(frame: Frame) -> bytes:

@@ -15,11 +15,14 @@ from typing import Final, Literal
 
 import msgspec
 
+from ..http.headers import Headers
+
 __all__ = [
     "MAX_CHUNK_BYTES",
     "MAX_WHOLE_BYTES",
     "MAX_WS_MESSAGE_BYTES",
     "WINDOW_BYTES",
+    "WORKER_TOKEN_HEADER",
     "AgentCapabilities",
     "AgentFrame",
     "Attach",
@@ -47,8 +50,6 @@ __all__ = [
     "WsOpenReject",
 ]
 
-Headers = list[tuple[str, str]]
-
 MAX_CHUNK_BYTES: Final = 65_536
 """The largest body chunk on the wire (protocol, section 3: one agent dies on large frames)."""
 
@@ -60,6 +61,10 @@ MAX_WS_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
 WINDOW_BYTES: Final = 262_144
 """What a sender may have under way for one stream before the receiver has taken it."""
+
+WORKER_TOKEN_HEADER: Final = "x-synthtunnel-worker-token"  # noqa: S105  # a header's name
+"""Where a caller shows the worker token if it needs ``Authorization`` for the app (protocol,
+section 2)."""
 
 
 class FrameError(ValueError):

@@ -1,6 +1,5 @@
 """The opening handshake of an agent's WebSocket, for both ends. No I/O."""
 
-import ipaddress
 import logging
 from collections.abc import Iterable
 from typing import Final
@@ -12,6 +11,8 @@ from websockets.http11 import Request
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI, parse_uri
+
+from ..sdk.resolve import is_loopback
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
@@ -79,7 +80,7 @@ def read_url(url: str) -> WebSocketURI:
         uri = parse_uri(url)
     except InvalidURI as error:
         raise ValueError(f"not a WebSocket URL: {url}") from error
-    if not uri.secure and not _is_loopback(uri.host):
+    if not uri.secure and not is_loopback(uri.host):
         raise ValueError(f"{url}: an agent token goes over wss:// only, except to this machine")
     return uri
 
@@ -116,11 +117,3 @@ def explain(error: Exception) -> HandshakeError:
     cause = error.__cause__
     what = f"{error}: {cause}" if cause is not None else str(error)
     return HandshakeError(0, f"the relay's answer is no WebSocket handshake ({what})")
-
-
-def _is_loopback(host: str) -> bool:
-    """Tell whether ``host`` is this machine without asking a resolver."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

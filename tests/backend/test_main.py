@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels.backend import __main__ as module
 from pytest_synth_tunnels.backend.__main__ import main
 
 
@@ -122,20 +121,3 @@ def test_a_wrong_port_is_refused(port: str, capsys: pytest.CaptureFixture[str]) 
         main([f"--port={port}"])
     assert caught.value.code == 2
     assert port in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.8.8", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("192.168.0.9", False),
-        ("my.host", False),
-    ],
-)
-def test_only_loopback_is_private(host: str, loopback: bool) -> None:
-    assert module._is_loopback(host) is loopback

@@ -1,10 +1,8 @@
 """What goes on the wire as a response's head, and what of an app's headers does."""
 
-import json
-
 import pytest
 
-from pytest_synth_tunnels.http.headers import end_to_end, error_response, response_head
+from pytest_synth_tunnels.http.headers import HeaderTable, end_to_end, response_head
 
 
 def test_response_head():
@@ -59,18 +57,22 @@ def test_lengths_that_are_none(values):
         end_to_end([("Content-Length", value) for value in values])
 
 
-def test_error_response():
-    status, headers, body = error_response(
-        503, "A", "m", "r-1", detail="d", headers=[("Retry-After", "1")], extra=7
-    )
-    assert status == 503
-    assert dict(headers)["Content-Type"] == "application/json"
-    assert dict(headers)["Retry-After"] == "1"
-    assert json.loads(body) == {
-        "code": "A",
-        "detail": "d",
-        "message": "m",
-        "request_id": "r-1",
-        "extra": 7,
-    }
-    assert json.loads(error_response(400, "A", "m")[2])["detail"] == "m"
+def test_a_table_asks_once_for_a_name():
+    asked = []
+    table = HeaderTable(lambda name: asked.append(name) or name.lower())
+    assert [table[name] for name in ("Host", "HOST", "Host", "Host")] == ["host"] * 4
+    assert asked == ["Host", "HOST"]
+
+
+def test_a_table_is_bounded():
+    table = HeaderTable(bytes.lower)
+    for number in range(5_000):
+        assert table[b"X-%d" % number] == b"x-%d" % number
+    assert len(table) == 1024
+    assert table[b"X" * 65] == b"x" * 65
+
+
+def test_a_table_keeps_no_long_name():
+    table = HeaderTable(str.lower)
+    assert table["X" * 65] == "x" * 65
+    assert not table

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ...agent.agent import Agent
-from ...http.headers import WORKER_TOKEN_HEADER
 from ...sdk import requests
 from ...sdk.errors import TunnelError
+from ...wire.frames import WORKER_TOKEN_HEADER
 from ..backend_client import Attachment, BackendClient
 from ..errors import KeeperRequestError
 from ..leases.backend_record import BackendLeaseRecord, CreatedLease
