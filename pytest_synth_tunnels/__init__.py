@@ -39,9 +39,9 @@ __all__ = [
 
 _HOMES = {
     "ExposedLease": ".lease",
-    "KeeperError": ".keeper.client",
+    "KeeperError": ".keeper.ipc.client",
     "Lease": ".lease",
-    "LeaseFacts": ".facts",
+    "LeaseFacts": ".hook_events",
     "Settings": ".settings",
     "__version__": "._version",
 }
