@@ -20,6 +20,7 @@ from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.connectors import ngrok
 from pytest_synth_tunnels.doctor import checks
 
+from .support.hosted_backend import HostedBackend, hosted_backend
 from .support.standins import cloudflared as standin
 
 KEY = "sk-doctor-0123456789abcdef"
@@ -33,37 +34,11 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-class RecordingBackend(Backend):
-    """Remembers the method of each call."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.seen: list[str] = []
-
-    def _control(self, exchange: Any) -> Any:
-        self.seen.append(exchange.head.method)
-        return super()._control(exchange)
-
-
 @pytest.fixture
-def hosted() -> Iterator[RecordingBackend]:
+def hosted() -> Iterator[HostedBackend]:
     """A backend that is reached over HTTP, and takes one key."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    def run(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(20)
-
-    backend = RecordingBackend(api_key=KEY)
-    run(backend.start())
-    try:
+    with hosted_backend(KEY) as backend:
         yield backend
-    finally:
-        run(backend.close())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 Diagnose = Callable[..., tuple[int, dict[str, str]]]
@@ -106,7 +81,7 @@ def test_all_is_well_offline(diagnose: Diagnose) -> None:
 
 
 def test_all_is_well_with_a_backend_elsewhere(
-    diagnose: Diagnose, hosted: RecordingBackend, monkeypatch: pytest.MonkeyPatch
+    diagnose: Diagnose, hosted: HostedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYNTH_API_KEY", KEY)
 
@@ -138,7 +113,7 @@ def test_all_is_well_through_a_provider(
         url = json.loads(backend.stdout.readline())["backend_url"]
         edge_url = url.replace("http", "ws", 1) + "/api/v1/synthtunnel/agent"
         program = standin.install(tmp_path, STANDIN_EDGE_URL=edge_url)
-        monkeypatch.setattr(checks, "_GATEWAY_PORT", port)
+        monkeypatch.setattr(checks, "GATEWAY_PORT", port)
         monkeypatch.setenv("SYNTH_TUNNELS_CLOUDFLARED", str(program))
         monkeypatch.setenv("SYNTH_API_KEY", KEY)
 
@@ -332,7 +307,7 @@ def test_the_gateway_s_port_is_taken(
     monkeypatch.setenv("SYNTH_API_KEY", KEY)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr(checks, "_GATEWAY_PORT", port)
+        monkeypatch.setattr(checks, "GATEWAY_PORT", port)
 
         code, found = diagnose("--backend", hosted.url, "--provider", "cloudflared")
 

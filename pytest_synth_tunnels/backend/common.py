@@ -1,4 +1,4 @@
-"""What every part of the backend's state is made with: refusals, ids, times and bounds. Pure."""
+"""The refusals, ids, times and bounds that every part of the backend's state uses. Pure."""
 
 import os
 from collections.abc import Callable
@@ -25,17 +25,17 @@ Clock = Callable[[], float]
 """Unix seconds. The wall clock, because a lease also runs out while a laptop sleeps."""
 
 TokenMaker = Callable[[str], str]
-"""From a prefix to something that nobody can guess."""
+"""Makes an unguessable text from a prefix."""
 
 
 class RefusedError(Exception):
-    """The backend says no: a status, a stable code, and a sentence for the person who asked.
+    """The backend refuses a request: a status, a stable code, and a sentence for a person.
 
     Attributes:
         status: the HTTP status.
         code: for programs; it does not change between versions.
         message: for people; it never holds a secret.
-        headers: what else the answer says.
+        headers: further headers of the answer.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class RefusedError(Exception):
 
 
 class Ending(Protocol):
-    """A record that can be over."""
+    """A record that ends at some time, and is kept as history after that."""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing can happen to it any more."""
+        """Whether it has reached its last state."""
 
 
 _E = TypeVar("_E", bound=Ending)

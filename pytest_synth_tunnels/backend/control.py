@@ -13,7 +13,15 @@ MAX_BODY_BYTES: Final = 262_144
 
 
 def control(exchange: Exchange, routes: Routes) -> RequestHandler:
-    """Find what a request wants, from its head alone, and do it once its body is there."""
+    """Check a request by its head alone, and carry it out once its body is complete.
+
+    Args:
+        exchange: the request, whose head has come.
+        routes: what the control plane can do.
+
+    Returns:
+        The handler that collects the body.
+    """
     head = exchange.head
     try:
         match = routes.match(head.method, head.path, head.get("authorization"))

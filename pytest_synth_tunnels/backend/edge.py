@@ -19,25 +19,25 @@ __all__ = ["PublicEdge"]
 
 
 class PublicEdge:
-    """Leads public paths to where their traffic goes.
+    """Routes the traffic of public paths to its targets.
 
     Args:
         relay: carries the traffic.
-        public_base_url: the origin under which callers come.
+        public_base_url: the origin that callers use.
     """
 
     def __init__(self, relay: Relay, public_base_url: str) -> None:
         self._relay = relay
         self._public_base_url = public_base_url
         self._agents: dict[str, Agent] = {}
-        """By the id of the tunnel that each serves."""
-        self._led: dict[str, set[str]] = {}
-        """For each connector, by its ``managed_tunnel_id``, the paths of its leases."""
+        """The agents, by the id of the tunnel that each serves."""
+        self._prefixes: dict[str, set[str]] = {}
+        """The paths of the leases of each connector, by its ``managed_tunnel_id``."""
 
     # --- tunnels
 
     def open_tunnel(self, tunnel: Tunnel) -> None:
-        """Let a tunnel's URL answer, from its local target."""
+        """Serve a tunnel's URL from its local target."""
         route = Route(
             lease_id=tunnel.id,
             route_token="",
@@ -58,7 +58,7 @@ class PublicEdge:
         attach(self._relay, agent, route.agent_token)
 
     def close_tunnel(self, tunnel_id: str) -> None:
-        """Forget a tunnel; what is under way ends."""
+        """Forget a tunnel; its requests in flight end."""
         self._relay.remove(tunnel_id)
         agent = self._agents.pop(tunnel_id, None)
         if agent is not None:
@@ -67,15 +67,15 @@ class PublicEdge:
     # --- managed leases
 
     def open_lease(self, prefix: str, managed_tunnel_id: str, tunnel_token: str) -> None:
-        """Lead a managed lease's path to its connector.
+        """Route a managed lease's path to its connector.
 
         Args:
             prefix: the path, of two segments.
-            managed_tunnel_id: what the connector attaches as; leases may share one.
-            tunnel_token: what it shows.
+            managed_tunnel_id: the id that the connector serves; leases may share one.
+            tunnel_token: what it authenticates with.
         """
-        led = self._led.setdefault(managed_tunnel_id, set())
-        if not led:
+        prefixes = self._prefixes.setdefault(managed_tunnel_id, set())
+        if not prefixes:
             self._relay.add(
                 Route(
                     lease_id=managed_tunnel_id,
@@ -86,18 +86,18 @@ class PublicEdge:
                     whole_path=True,
                 )
             )
-        led.add(prefix)
+        prefixes.add(prefix)
         self._relay.lead(prefix, managed_tunnel_id)
 
     def close_lease(self, prefix: str, managed_tunnel_id: str) -> None:
-        """Lead a path nowhere any more; the last one takes the connector's route with it."""
-        led = self._led.get(managed_tunnel_id, set())
-        led.discard(prefix)
+        """Stop routing a path. With its last path a connector loses its route."""
+        prefixes = self._prefixes.get(managed_tunnel_id, set())
+        prefixes.discard(prefix)
         self._relay.lead(prefix, None)
-        if not led and self._led.pop(managed_tunnel_id, None) is not None:
+        if not prefixes and self._prefixes.pop(managed_tunnel_id, None) is not None:
             self._relay.remove(managed_tunnel_id)
 
     def close(self) -> None:
-        """Let go of the connections to local targets."""
+        """Close the connections to local targets."""
         for tunnel_id in list(self._agents):
             self.close_tunnel(tunnel_id)

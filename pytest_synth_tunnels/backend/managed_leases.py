@@ -1,15 +1,21 @@
-"""Managed leases, whose traffic comes through a provider's connector. Pure state."""
+"""Managed leases, whose traffic comes through a provider's connector. Pure state.
+
+A lease is *pending* until its connector reports that traffic can come as far as the gateway, and
+*active* while it does; heartbeats move it between the two. ``release`` and ``delete``, and the
+passing of its time, end it: an ended lease never becomes live again, its traffic is cut off at that
+moment, and its record stays as history until room is needed.
+"""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from ..sdk.models import GATEWAY_PORT
 from .common import Clock, RefusedError, TokenMaker, clamp_ttl, make_room, timestamp
 
 __all__ = ["LeaseEdge", "LeaseRequest", "ManagedLeases"]
 
 HEARTBEAT_SECONDS: Final = 30
-GATEWAY_PORT: Final = 8016
 MAX_LEASES: Final = 4_096
 _LIVE: Final = ("pending", "active")
 _SECRETS: Final = ("tunnel_token", "access_client_id", "access_client_secret")
@@ -17,7 +23,7 @@ _SECRETS: Final = ("tunnel_token", "access_client_id", "access_client_secret")
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """What a client asks for, already validated."""
+    """A client's request for a managed lease, already validated."""
 
     client_instance_id: str
     local_host: str
@@ -31,12 +37,12 @@ class LeaseRequest:
 
 @dataclass(slots=True, eq=False)
 class ManagedLease:
-    """One lease and what its connector needs."""
+    """One managed lease and what its connector needs."""
 
     lease_id: str
     request: LeaseRequest
     requested_ttl_seconds: float
-    """As last asked for; :attr:`expires_at` has the clamped one."""
+    """As the client last asked; :attr:`expires_at` follows from the clamped value."""
     expires_at: float
     """Unix seconds."""
     route_prefix: str
@@ -45,7 +51,7 @@ class ManagedLease:
     status: str = "pending"
     """``pending``, ``active``, ``released``, ``expired``, ``failed`` or ``deleted``."""
     last_error: str | None = None
-    """What the connector last reported."""
+    """The error that the connector last reported, if any."""
 
     @property
     def ended(self) -> bool:
@@ -53,22 +59,22 @@ class ManagedLease:
 
 
 class LeaseEdge(Protocol):
-    """What the leases tell whoever carries their traffic."""
+    """What carries the traffic of managed leases, as far as the leases need it."""
 
     def open_lease(self, prefix: str, managed_tunnel_id: str, tunnel_token: str) -> None:
-        """Lead a lease's path to its connector."""
+        """Route a lease's path to its connector."""
 
     def close_lease(self, prefix: str, managed_tunnel_id: str) -> None:
-        """Lead it nowhere any more."""
+        """Stop routing a lease's path."""
 
 
 class ManagedLeases:
     """All managed leases of a backend.
 
     Args:
-        now: unix seconds.
+        now: returns unix seconds.
         token: makes ids and tokens.
-        public_base_url: the origin under which they are reached.
+        public_base_url: the origin that callers use.
         edge: carries their traffic.
         edge_url: the WebSocket URL that a connector dials.
     """
@@ -89,9 +95,9 @@ class ManagedLeases:
         self._edge_url = edge_url
         self._hostname = urlsplit(public_base_url).netloc
         self._leases: dict[str, ManagedLease] = {}
-        """By id, oldest first; ended ones stay as history until room is needed."""
+        """The leases by id, oldest first. Ended ones stay as history until room is needed."""
         self._by_key: dict[tuple[str, str], ManagedLease] = {}
-        """By client and idempotency key; as long as the lease itself is remembered."""
+        """The leases by client and idempotency key, for as long as they are remembered."""
 
     def create(self, request: LeaseRequest) -> dict[str, Any]:
         """Make a lease, or find the one that the same idempotency key made.
@@ -170,7 +176,7 @@ class ManagedLeases:
         }
 
     def refresh(self, lease_id: str, requested_ttl_seconds: float) -> dict[str, Any]:
-        """Let a live lease begin its time anew.
+        """Start a live lease's time to live anew.
 
         Raises:
             RefusedError: 404, unknown; 410, the lease has ended.
@@ -239,7 +245,7 @@ class ManagedLeases:
         return lease
 
     def _connector(self, request: LeaseRequest) -> ManagedLease | None:
-        """Return a live lease whose connector also serves this request, if the client wants
+        """Return a live lease whose connector can serve this request too, if the client allows
         that."""
         if not request.reuse_connector:
             return None
@@ -279,7 +285,7 @@ class ManagedLeases:
         }
 
     def _record(self, lease: ManagedLease) -> dict[str, Any]:
-        """Return what everybody may read."""
+        """Return a lease without its secrets."""
         whole = self._whole(lease)
         for name in _SECRETS:
             del whole[name]

@@ -25,15 +25,15 @@ _TUNNELS: Final = "/v1/tunnels"
 
 @dataclass(frozen=True, slots=True)
 class ApiCall:
-    """What a handler gets."""
+    """A matched request, as its handler gets it."""
 
     id: str
-    """The id in the path, decoded; empty where the path has none."""
+    """The id in the path, decoded; empty where the path has no id."""
     query: Mapping[str, str]
     body: bytes
 
     def flag(self, name: str) -> bool:
-        """Return a yes or no of the query; no if it is absent."""
+        """Return a boolean of the query; false if it is absent."""
         value = self.query.get(name, "false").lower()
         if value not in _TRUTHS:
             raise RefusedError(
@@ -55,7 +55,7 @@ class Match:
 
 
 class Routes:
-    """The control plane over a store.
+    """The control plane of a store.
 
     Args:
         store: what it reads and changes.
@@ -67,7 +67,7 @@ class Routes:
         self._api_key = api_key
 
     def match(self, method: str, path: str, authorization: str | None) -> Match:
-        """Find what a request wants, from its head alone.
+        """Find the handler of a request by its head alone.
 
         Args:
             method: the HTTP method.
@@ -93,7 +93,7 @@ class Routes:
         return Match(handler, status, item)
 
     def run(self, match: Match, query: str, body: bytes) -> Response:
-        """Do what a matched request wants.
+        """Carry out a matched request.
 
         Args:
             match: from :meth:`match`.
@@ -127,7 +127,7 @@ class Routes:
 
 
 def refusal(error: RefusedError, peer: str = "") -> Response:
-    """Return the answer that tells of a refusal, and note it.
+    """Log a refusal, and return the answer that tells it.
 
     Args:
         error: why.
@@ -141,7 +141,7 @@ def refusal(error: RefusedError, peer: str = "") -> Response:
 
 
 def _find(path: str) -> tuple[Mapping[str, tuple[Handler, int]] | None, str]:
-    """Return what may be done at a path, and the id in it."""
+    """Return the methods of a path, or ``None`` for an unknown path, and the id in it."""
     if path.startswith("/api" + _TUNNELS):
         path = path.removeprefix("/api")
     segments = tuple(unquote(segment) for segment in path.rstrip("/").split("/")[1:])
@@ -254,4 +254,5 @@ _PATHS: Final[dict[tuple[str, ...], dict[str, tuple[Handler, int]]]] = {
     (*_SYNTH, "*", "token:refresh"): {"POST": (_refresh_worker_token, 200)},
     (*_SYNTH, "*", "agent-token:refresh"): {"POST": (_refresh_agent_token, 200)},
 }
-"""What may be done where; ``*`` is an id. The first path that fits counts."""
+"""The handler and success status of each method, by path; ``*`` is an id. The first path that
+matches counts."""

@@ -22,7 +22,7 @@ __all__ = [
 
 Provider = Literal["ngrok", "cloudflared"]
 PROVIDERS: Final[tuple[str, ...]] = get_args(Provider)
-"""Who carries managed leases."""
+"""The providers of managed leases."""
 
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Host = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:%\[\]-]{1,255}\Z")]
@@ -43,12 +43,12 @@ _RULES: Final = {
     "require_token": "true or false",
     "max_inflight": "a positive integer",
 }
-"""What a field must be, in words; msgspec's own words serve for the others."""
+"""What a field must be, in words. Fields that are not listed get msgspec's own words."""
 _FIELD: Final = re.compile(r" - at `\$(?:\.\w+)*\.(\w+)`")
 
 
 class _Body(msgspec.Struct, kw_only=True):
-    """Base of all bodies; names that they don't know are ignored."""
+    """Base of all bodies; unknown names are ignored."""
 
 
 class CreateTunnel(_Body):
@@ -151,7 +151,7 @@ def read(body: bytes, kind: type[_B]) -> _B:
 
 
 def _explain(error: str) -> str:
-    """Return what is wrong with a body, in words."""
+    """Return an explanation of a validation error."""
     field = _FIELD.search(error)
     if field is not None and field[1] in _RULES:
         return f"{field[1]} must be {_RULES[field[1]]}"

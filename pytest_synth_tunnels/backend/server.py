@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
@@ -34,28 +35,45 @@ if TYPE_CHECKING:
 __all__ = ["AGENT_PATH", "Backend"]
 
 AGENT_PATH: Final = "/api/v1/synthtunnel/agent"
-"""Where agents dial."""
+"""The path that agents dial."""
 
 _ATTACH_TIMEOUT_S: Final = 10.0
-"""For an agent to say which leases it serves."""
+"""How long an agent may take to say which leases it serves."""
 _SWEEP_S: Final = 5.0
 """The longest time by which the end of a lease may be noticed late, after a jump of the clock."""
 _BACKLOG: Final = 1_024
 _PUBLIC: Final = ("/s/", "/t/", "/m/")
-"""Where the paths of SynthTunnel leases, tunnels and managed leases begin."""
+"""How the paths of SynthTunnel leases, tunnels and managed leases begin."""
+
+Control = Callable[[Exchange, Routes], RequestHandler]
+"""Answers the requests of the control plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The parts of a backend that listens."""
+
+    server: asyncio.Server
+    http: HttpServer
+    relay: Relay
+    ingress: Ingress
+    edge: PublicEdge
+    store: Store
+    routes: Routes
 
 
 class Backend:
     """A backend inside this process, which needs no account and no internet.
 
     Args:
-        api_key: what clients must show; made unless given.
+        api_key: the key that clients must show; made unless given.
         request_timeout_s: how long a caller waits for the app, in seconds.
         limits: what a SynthTunnel lease may use.
-        now: unix seconds, against which leases expire.
+        now: returns unix seconds, by which leases expire.
+        control: answers the requests of the control plane.
 
     Attributes:
-        api_key: what clients must show.
+        api_key: the key that clients must show.
         url: its origin, for clients and callers alike; empty until it is started.
     """
 
@@ -66,16 +84,18 @@ class Backend:
         request_timeout_s: float = 120.0,
         limits: Limits | None = None,
         now: Clock = time.time,
+        control: Control = control,
     ) -> None:
         self.api_key = api_key or make_token("sk")
         self.url = ""
         self._request_timeout_s = request_timeout_s
         self._limits = limits or Limits()
         self._now = now
-        self._listening: asyncio.Server | None = None
+        self._control = control
+        self._parts: _Running | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._links: set[WebSocketLink] = set()
-        """Agents' connections."""
+        """The connections of agents."""
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen.
@@ -89,10 +109,8 @@ class Backend:
             OSError: it cannot listen there.
         """
         loop = asyncio.get_running_loop()
-        self._relay = Relay(loop=loop, now=self._now, request_timeout_s=self._request_timeout_s)
-        self._ingress = Ingress(self._relay)
         limits = self._limits
-        self._http = HttpServer(
+        http = HttpServer(
             self._route,
             loop=loop,
             limits=HttpLimits(
@@ -104,62 +122,78 @@ class Backend:
             ),
         )
         # "localhost" may mean two addresses, and with port 0 that would be two ports.
-        self._listening = await loop.create_server(
-            self._http,
+        server = await loop.create_server(
+            http,
             "127.0.0.1" if host == "localhost" else host,
             port,
             backlog=_BACKLOG,
             start_serving=False,
         )
-        netloc = _netloc(host, self._listening.sockets[0].getsockname()[1])
+        netloc = _netloc(host, server.sockets[0].getsockname()[1])
         self.url = f"http://{netloc}"
-        self._edge = PublicEdge(self._relay, self.url)
-        self._store = Store(
-            relay=self._relay,
-            edge=self._edge,
+        relay = Relay(loop=loop, now=self._now, request_timeout_s=self._request_timeout_s)
+        edge = PublicEdge(relay, self.url)
+        store = Store(
+            relay=relay,
+            edge=edge,
             public_base_url=self.url,
             agent_url=f"ws://{netloc}{AGENT_PATH}",
             limits=limits,
             now=self._now,
         )
-        self._routes = Routes(self._store, api_key=self.api_key)
-        self._sweep()
-        await self._listening.start_serving()
+        self._parts = _Running(
+            server=server,
+            http=http,
+            relay=relay,
+            ingress=Ingress(relay),
+            edge=edge,
+            store=store,
+            routes=Routes(store, api_key=self.api_key),
+        )
+        self._sweep(store)
+        await server.start_serving()
 
     async def close(self) -> None:
         """End everything: the port, the leases, and every connection."""
-        listening, self._listening = self._listening, None
-        if listening is None:
+        parts = self._parts
+        if parts is None or not parts.server.is_serving():
             return
-        listening.close()
+        parts.server.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self._edge.close()
-        self._relay.shut_down()
+        parts.edge.close()
+        parts.relay.shut_down()
         for link in list(self._links):
             link.close(1001, "the backend is closing")
-        self._http.close()
+        parts.http.close()
         # Let the transports write what they have, and close.
         await asyncio.sleep(0)
-        for end in (*self._links, *self._relay.ends):
+        for end in (*self._links, *parts.relay.ends):
             end.abort()
         await asyncio.sleep(0)
 
+    @property
+    def _running(self) -> _Running:
+        """The parts, which are there from the start on."""
+        if self._parts is None:
+            raise RuntimeError("the backend was not started")
+        return self._parts
+
     def call(self, request: Request) -> Any:
-        """Do what a client would ask for by HTTP.
+        """Carry out a call in this process, as a client would make it by HTTP.
 
         Args:
             request: from :mod:`pytest_synth_tunnels.sdk.requests`.
 
         Returns:
-            What the client would get.
+            The answer that the client would get.
 
         Raises:
             TunnelError: as the client would raise it.
         """
         query = urlencode({name: _text(value) for name, value in request.params.items()})
         body = b"" if request.body is None else msgspec.json.encode(request.body)
-        status, _, answer = self._routes.handle(
+        status, _, answer = self._running.routes.handle(
             request.method, request.path, query, f"Bearer {self.api_key}", body
         )
         payload = msgspec.json.decode(answer)
@@ -168,9 +202,9 @@ class Backend:
         return payload
 
     def agent_token(self, lease_id: str) -> str | None:
-        """Return what an agent of this process must show to serve a lease; ``None`` if the lease
+        """Return the token that lets an agent of this process serve a lease; ``None`` if the lease
         is over or unknown."""
-        route = self._relay.by_lease(lease_id)
+        route = self._running.relay.by_lease(lease_id)
         return None if route is None or route.closed else route.agent_token
 
     def attach(
@@ -187,37 +221,36 @@ class Backend:
             lease_id: the lease, which the agent serves already.
             agent: it has no other link.
             agent_token: ``agent_connect.agent_token`` of the lease.
-            on_lost: told why the agent is let go, while that happens.
+            on_lost: called with the reason when the relay lets the agent go, while that happens.
 
         Raises:
             TunnelError: the lease is over, unknown, or another token's.
         """
-        if lease_id not in attach(self._relay, agent, agent_token, on_lost=on_lost):
+        if lease_id not in attach(self._running.relay, agent, agent_token, on_lost=on_lost):
             raise TunnelError(f"the relay does not let this agent serve lease {lease_id}")
 
     def _route(self, exchange: Exchange) -> RequestHandler:
-        """Say who takes a request."""
+        """Return the handler of a request."""
+        running = self._running
         path = exchange.head.path
         if path[:3] in _PUBLIC:
-            return self._ingress(exchange)
+            return running.ingress(exchange)
         if path == AGENT_PATH:
             self._accept_agent(exchange)
             return IGNORE
-        return self._control(exchange)
-
-    def _control(self, exchange: Exchange) -> RequestHandler:
-        return control(exchange, self._routes)
+        return self._control(exchange, running.routes)
 
     def _accept_agent(self, exchange: Exchange) -> None:
         """Turn an agent's request into a link, if it shows a token of a live lease."""
-        # A keeper's agents are in memory, so most runs never need the WebSocket library.
+        # The agents of a keeper are in memory, so most runs never need the WebSocket library.
         from ..wire.handshake import HandshakeError, accept
         from ..wire.websocket_link import WebSocketLink
 
+        relay = self._running.relay
         head = exchange.head
         scheme, _, token = (head.get("authorization") or "").partition(" ")
         token = token.strip()
-        if scheme.lower() != "bearer" or not self._relay.admits(token):
+        if scheme.lower() != "bearer" or not relay.admits(token):
             _refuse_agent(exchange, 401, "unauthorized", "this agent token serves no live lease")
             return
         try:
@@ -228,38 +261,39 @@ class Backend:
         transport, received = exchange.upgrade()
         transport.write(answer)
         link = WebSocketLink()
-        session = link.handler = self._relay.session(link, token)
+        session = link.handler = relay.session(link, token)
         self._links.add(link)
         link.closed.add_done_callback(lambda _: self._links.discard(link))
         link.adopt(transport, received)
         loop = asyncio.get_running_loop()
         loop.call_later(_ATTACH_TIMEOUT_S, _expect_attached, link, session)
 
-    def _sweep(self) -> None:
+    def _sweep(self, store: Store) -> None:
         """End the leases whose time is over, now and later."""
-        ends = [self._store.synth.expire(), self._store.leases.expire()]
+        ends = [store.synth.expire(), store.leases.expire()]
         ends_at = min((end for end in ends if end is not None), default=inf)
         wait_s = min(max(ends_at - self._now(), 0.05), _SWEEP_S)
-        self._sweeper = asyncio.get_running_loop().call_later(wait_s, self._sweep)
+        self._sweeper = asyncio.get_running_loop().call_later(wait_s, self._sweep, store)
 
 
 def _refuse_agent(
     exchange: Exchange, status: int, code: str, message: str, headers: Headers | None = None
 ) -> None:
-    """Answer an agent that is not let in."""
+    """Answer an agent whose link is refused."""
     log_refusal(status, code, "an agent", exchange.head.peer_host)
     exchange.respond(*error_response(status, code, message, headers=headers))
 
 
 def _expect_attached(link: "WebSocketLink", session: AgentSession) -> None:
-    """Let an agent go that has not said which leases it serves."""
+    """Close the link of an agent that has not said which leases it serves."""
     if not session.attached and not link.gone.done():
         log_refusal(1002, "NO_ATTACH", "an agent")
         link.close(1002, "no ATTACH")
 
 
 def _netloc(host: str, port: int) -> str:
-    """Return where this machine reaches a server that listens on ``host``."""
+    """Return the host and port by which this machine reaches a server that listens on
+    ``host``."""
     if host in ("", "0.0.0.0", "localhost"):
         host = "127.0.0.1"
     elif host == "::":

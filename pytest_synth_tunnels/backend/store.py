@@ -13,25 +13,25 @@ __all__ = ["Store", "TrafficEdge"]
 
 
 class TrafficEdge(TunnelEdge, LeaseEdge, Protocol):
-    """Carries the traffic of tunnels and managed leases."""
+    """What carries the traffic of tunnels and managed leases."""
 
 
 class Store:
-    """What the control plane reads and changes.
+    """The state that the control plane reads and changes.
 
     Args:
         relay: carries the traffic of SynthTunnel leases.
-        edge: carries that of the others.
-        public_base_url: the origin under which callers come.
+        edge: carries the traffic of tunnels and managed leases.
+        public_base_url: the origin that callers use.
         agent_url: the WebSocket URL that agents dial, and the connectors of managed leases.
         limits: what a SynthTunnel lease may use.
-        now: unix seconds.
+        now: returns unix seconds.
         token: makes ids and tokens.
 
     Attributes:
-        tunnels: those of ``/v1/tunnels/``.
-        leases: the managed ones of ``/v1/tunnels/lease``.
-        synth: the SynthTunnel ones of ``/api/v1/synthtunnel/leases``.
+        tunnels: the tunnels of ``/v1/tunnels/``.
+        leases: the managed leases of ``/v1/tunnels/lease``.
+        synth: the SynthTunnel leases of ``/api/v1/synthtunnel/leases``.
     """
 
     def __init__(

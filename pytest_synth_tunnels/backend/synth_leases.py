@@ -1,7 +1,8 @@
 """SynthTunnel leases, whose traffic the relay carries. Pure state.
 
-The relay knows a lease as a :class:`~pytest_synth_tunnels.relay.route.Route`; this module makes
-the route, changes its tokens, and says when it is over.
+The relay knows a lease as a :class:`~..relay.route.Route`; this module makes the route, rotates
+its tokens, and ends it. A lease is *pending* until an agent has attached, then *active*, and
+*expired* from its close or the end of its time on: the relay's route is the one record of that.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -14,12 +15,12 @@ __all__ = ["RouteTable", "SynthLeaseRequest", "SynthLeases"]
 
 MAX_LEASES: Final = 4_096
 MAX_INFLIGHT: Final = 1_024
-"""The most that a client may ask for."""
+"""The most requests at a time that a client may ask for."""
 HEARTBEAT: Final = {"required": False, "recommended_interval_seconds": 25}
 
 
 class RouteTable(Protocol):
-    """What the leases tell the relay."""
+    """The relay, as far as the leases need it."""
 
     def add(self, route: Route) -> None:
         """Carry this route's traffic from now on."""
@@ -28,10 +29,12 @@ class RouteTable(Protocol):
         """Fail the lease's live traffic, and refuse what comes later."""
 
     def rotate_agent(self, lease_id: str, agent_token: str) -> None:
-        """Let agents serve a lease with this token only; one that has another is cut off."""
+        """Let agents serve a lease with this token only; an agent that showed another one is cut
+        off."""
 
     def rotate_worker(self, lease_id: str, worker_token: str) -> None:
-        """Let callers in with this token only; WebSockets opened with another are closed."""
+        """Let callers in with this token only; WebSockets that were opened with another one are
+        closed."""
 
     def remove(self, lease_id: str) -> None:
         """Forget a closed lease: its URL is unknown from now on."""
@@ -39,7 +42,7 @@ class RouteTable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SynthLeaseRequest:
-    """What a client asks for, already validated."""
+    """A client's request for a SynthTunnel lease, already validated."""
 
     client_instance_id: str
     local_host: str
@@ -51,7 +54,7 @@ class SynthLeaseRequest:
 
 @dataclass(slots=True, eq=False)
 class SynthLease:
-    """One lease: its route, and what the client said of it."""
+    """One SynthTunnel lease: its route, and the client's request."""
 
     route: Route
     request: SynthLeaseRequest
@@ -65,12 +68,12 @@ class SynthLeases:
     """All SynthTunnel leases of a backend.
 
     Args:
-        now: unix seconds.
+        now: returns unix seconds.
         token: makes ids and tokens.
         relay: carries the traffic.
-        public_base_url: the origin under which callers come.
+        public_base_url: the origin that callers use.
         agent_url: the WebSocket URL that agents dial.
-        limits: what a lease may use, unless it asks for other concurrency.
+        limits: what a lease may use; its client may ask for another ``max_inflight``.
     """
 
     def __init__(
@@ -90,12 +93,12 @@ class SynthLeases:
         self._agent_url = agent_url
         self._limits = limits or Limits()
         self._leases: dict[str, SynthLease] = {}
-        """By id, oldest first; ended ones stay as history until room is needed."""
+        """The leases by id, oldest first. Ended ones stay as history until room is needed."""
 
     def create(self, request: SynthLeaseRequest) -> dict[str, Any]:
         """Make a lease and its route.
 
-        ``metadata.require_token: false`` makes the URL alone enough for callers, and
+        With ``metadata.require_token: false`` callers need no token, and
         ``capabilities.max_inflight`` asks for more (or fewer) requests at a time.
 
         Returns:
@@ -112,7 +115,7 @@ class SynthLeases:
         asked = request.capabilities.get("max_inflight")
         if asked is not None:
             limits.max_inflight = min(asked, MAX_INFLIGHT)
-            # All that the agent has may have to wait for its return.
+            # Every request in flight may have to wait for the agent's return.
             limits.max_held = max(limits.max_held, limits.max_inflight)
         route = Route(
             lease_id=self._token("synth"),
@@ -144,7 +147,7 @@ class SynthLeases:
         }
 
     def status(self, lease_id: str) -> dict[str, Any]:
-        """Return how a lease is.
+        """Return the status of a lease.
 
         Raises:
             RefusedError: 404, unknown.
@@ -172,7 +175,8 @@ class SynthLeases:
         return self.status(lease_id)
 
     def refresh_worker_token(self, lease_id: str) -> dict[str, Any]:
-        """Replace the token that callers show; the old one, and what it opened, stops working.
+        """Replace the token that callers show. The old one stops working, and WebSockets that it
+        opened are closed.
 
         Raises:
             RefusedError: 404, unknown; 410, the lease has ended.
@@ -182,7 +186,7 @@ class SynthLeases:
         return {"lease_id": lease_id, "worker_token": route.worker_token}
 
     def refresh_agent_token(self, lease_id: str) -> dict[str, Any]:
-        """Replace the token that agents show; who is attached with the old one is cut off.
+        """Replace the token that agents show. An agent that attached with the old one is cut off.
 
         Raises:
             RefusedError: 404, unknown; 410, the lease has ended.

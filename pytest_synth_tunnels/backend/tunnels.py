@@ -34,20 +34,20 @@ class Tunnel:
 
 
 class TunnelEdge(Protocol):
-    """What the tunnels tell whoever carries their traffic."""
+    """What carries the traffic of tunnels, as far as the tunnels need it."""
 
     def open_tunnel(self, tunnel: Tunnel) -> None:
-        """Let its URL answer, from its local target."""
+        """Serve a tunnel's URL from its local target."""
 
     def close_tunnel(self, tunnel_id: str) -> None:
-        """Forget it."""
+        """Stop serving a tunnel."""
 
 
 class Tunnels:
     """All tunnels of a backend.
 
     Args:
-        public_base_url: the origin under which they are reached.
+        public_base_url: the origin that callers use.
         token: makes their ids.
         edge: carries their traffic.
     """
@@ -57,7 +57,7 @@ class Tunnels:
         self._token = token
         self._edge = edge
         self._tunnels: dict[str, Tunnel] = {}
-        """By id, oldest first; ended ones stay as history until room is needed."""
+        """The tunnels by id, oldest first. Ended ones stay as history until room is needed."""
 
     def list(self, *, status: str | None = None, include_deleted: bool = False) -> list[Any]:
         """Return the tunnels, those of one ``status`` if one is given."""

@@ -11,8 +11,9 @@ stops it::
     ...
     await connector.stop()
 
-One that runs a program is best derived from :class:`~.program.ProgramConnector`, which needs
-little more than the program's arguments and the lines by which it tells how it fares.
+A connector that runs a program is best derived from
+:class:`~.program.ProgramConnector`, which needs little more than the program's arguments and the
+lines by which the program tells its state.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ __all__ = ["Assignment", "Connector", "ConnectorError", "ConnectorStatus"]
 
 _SECRET_WORDS: Final = ("token", "secret", "key", "password", "access_client_id")
 _SHORTEST_SECRET: Final = 6
-"""What is shorter would mask ordinary words."""
+"""Masking a shorter value would hide ordinary words."""
 
 
 class ConnectorError(Exception):
@@ -32,7 +33,7 @@ class ConnectorError(Exception):
 
     Args:
         message: what failed, for people, without secrets.
-        hint: what to do about it, likewise.
+        hint: what to do about it, for people, without secrets.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -43,11 +44,11 @@ class ConnectorError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ConnectorStatus:
-    """How a connector fares at this moment.
+    """The state of a connector at one moment.
 
     Attributes:
         connected: traffic comes through, as far as the connector can tell.
-        error: why not, for people, without secrets.
+        error: why no traffic comes through, for people, without secrets; empty while it does.
     """
 
     connected: bool
@@ -123,8 +124,10 @@ class Connector(Protocol):
         """
 
     async def ready(self) -> str | None:
-        """Wait until it is connected, for as long as the caller likes. Asked again and again: each
-        lease that shares it asks, and each heartbeat of one that :attr:`brings_url`.
+        """Wait until it is connected, for as long as the caller likes.
+
+        The keeper calls this again and again: for each lease that shares the connector, and with
+        each heartbeat of a connector that :attr:`brings_url`.
 
         Returns:
             The public origin (``https://…`` without a path) if it :attr:`brings_url`.
@@ -134,7 +137,7 @@ class Connector(Protocol):
         """
 
     def status(self) -> ConnectorStatus:
-        """Return how it fares. Cheap, and may be called from any thread."""
+        """Return its state. Cheap, and may be called from any thread."""
 
     async def stop(self) -> None:
         """End within some seconds, and leave nothing behind. Harmless when repeated."""

@@ -19,9 +19,9 @@ __all__ = ["Child", "Tail", "child_environment"]
 
 _POLL_S: Final = 0.05
 _DRAIN_S: Final = 0.5
-"""For what a process printed last, which may arrive after the news of its end."""
+"""How long to wait for the last lines of a process, which may arrive after the news of its end."""
 _KILL_S: Final = 2.0
-"""For the news that a killed process has ended."""
+"""How long to wait for the news that a killed process has ended."""
 _MAX_RAW_BYTES: Final = 8_192
 _MAX_SHOWN: Final = 1_000
 _SHOWN_LINES: Final = 12
@@ -38,7 +38,7 @@ _WINDOWS_GUARD: Final = (
     "import subprocess as s, sys; sys.stdin.read(); s.run(['taskkill', '/T', '/F', *sys.argv[1:]])",
     "/PID",
 )
-"""The same, for the child and what it has started."""
+"""A Python process that does the same on Windows: it ends the child and what that has started."""
 
 _PASSED_VARIABLES: Final = frozenset(
     {
@@ -130,8 +130,8 @@ class Child:
             machine can: no secrets.
         environ: its environment.
         cwd: its working directory; the keeper's unless given.
-        given: what it reads on its standard input, which then stays open until the child is
-            stopped or the keeper has ended; without it there is none.
+        stdin_data: what it reads on its standard input, which then stays open until the child is
+            stopped or the keeper has ended; without it the child has no standard input.
         secrets: what is masked in its output.
         on_line: called with each line of it.
 
@@ -147,7 +147,7 @@ class Child:
         *,
         environ: Mapping[str, str],
         cwd: str | None = None,
-        given: bytes | None = None,
+        stdin_data: bytes | None = None,
         secrets: Iterable[str] = (),
         on_line: Callable[[str], None] | None = None,
     ) -> None:
@@ -157,12 +157,12 @@ class Child:
         self._arguments = arguments
         self._environ = dict(environ)
         self._cwd = cwd
-        self._given = given
+        self._stdin_data = stdin_data
         self._transport: asyncio.SubprocessTransport | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._is_gone = False
-        """Neither it nor anything that it started is there any more."""
+        """Neither the child nor anything that it started exists any longer."""
 
     async def start(self) -> None:
         """Start it.
@@ -177,7 +177,7 @@ class Child:
         self._transport, _ = await asyncio.get_running_loop().subprocess_exec(
             lambda: _Protocol(self),
             *self._arguments,
-            stdin=subprocess.DEVNULL if self._given is None else subprocess.PIPE,
+            stdin=subprocess.DEVNULL if self._stdin_data is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=self._environ,
@@ -190,13 +190,13 @@ class Child:
         except OSError:
             await self.stop(grace_s=0)
             raise
-        if self._given is not None:
+        if self._stdin_data is not None:
             pipe = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
-            pipe.write(self._given)
+            pipe.write(self._stdin_data)
 
     def has_exited(self) -> None:
-        """Take the news of its end. If it left nothing behind, nothing is to be signalled any
-        more: its number may soon be somebody else's."""
+        """Take the news of its end. If it left nothing behind, nothing is signalled from now on,
+        because its process id may soon be that of a stranger."""
         self.exited.set()
         if self._transport is not None and not self._signal(self._transport, 0):
             self._is_gone = True
@@ -244,13 +244,14 @@ class Child:
         except TimeoutError:
             pass
         finally:
-            # What ignored it, and what a process that ended left behind.
+            # For processes that ignored SIGTERM, and for what an ended one left behind.
             self._signal(transport, getattr(signal, "SIGKILL", signal.SIGTERM))
             self._end_guard()
             await self._close(transport)
 
     async def _close(self, transport: asyncio.SubprocessTransport) -> None:
-        # After its end: closing looks for it, and would take the news from who waits for it.
+        # Only after its end: closing reaps the process, and would take its exit status from
+        # those who wait for it.
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_KILL_S):

@@ -1,6 +1,6 @@
 """The connector of Cloudflare tunnels: ``cloudflared tunnel run`` with the lease's token.
 
-The lines by which it is known how cloudflared fares are those of the protocol's section 4
+The lines that tell the state of cloudflared are those of the protocol, section 4
 (``Registered tunnel connection``, ``Connection … registered``; ``failed to connect``,
 ``invalid … token``, ``tunnel … not … found``, ``unauthorized``, ``rate … limit``), and what
 cloudflared prints besides (checked with 2026.8 and with its sources: ``supervisor/``,
@@ -9,8 +9,8 @@ cloudflared prints besides (checked with 2026.8 and with its sources: ``supervis
 - a token that is not valid and a tunnel that does not exist are final;
 - ``unauthorized`` is final at the third time: cloudflared itself tries again, since the edge may
   not know a new tunnel yet;
-- a rate limit is final only if there has been no connection: whoever waits is told at once, while
-  a tunnel that has worked is tried again with long pauses;
+- a rate limit is final only if there has been no connection: those who wait are told at once,
+  while a tunnel that has worked is tried again with long pauses;
 - everything else is cloudflared's own to retry. It ends when it gives up, which is final if it
   never was connected, and else has it started again.
 """
@@ -41,7 +41,7 @@ _LINK: Final = r"(?:.*\bconnIndex=(?P<link>\d+))?"
 """cloudflared keeps up to four connections, each with an index."""
 
 CONNECTIONS: Final = (
-    # Of a request that came through the tunnel: its URL may hold any words.
+    # A line about a request that came through the tunnel: its URL may hold any words.
     OutputRule(Outcome.NOTHING, r"\b(?:dest|originService|cfRay)="),
     OutputRule(Outcome.UP, rf"\bRegistered tunnel connection\b{_LINK}"),
     OutputRule(Outcome.UP, rf"\bConnection \S+ registered\b{_LINK}"),
@@ -64,7 +64,7 @@ CONNECTIONS: Final = (
     OutputRule(Outcome.FAILED, rf"\b(?:Serve tunnel error|Connection terminated)\b{_LINK}"),
     OutputRule(Outcome.FAILED, r"^Incorrect Usage\b|\bflag provided but not defined\b", HOW_TO_GET),
 )
-"""What both kinds of tunnels have in common."""
+"""The lines that named tunnels and quick tunnels have in common."""
 
 
 class CloudflaredConnector(ProgramConnector):
@@ -72,7 +72,7 @@ class CloudflaredConnector(ProgramConnector):
 
     name: ClassVar[str] = "cloudflared"
     how_to_get: ClassVar[str] = HOW_TO_GET
-    signs: ClassVar[tuple[OutputRule, ...]] = CONNECTIONS
+    output_rules: ClassVar[tuple[OutputRule, ...]] = CONNECTIONS
 
     def arguments(self) -> list[str]:
         """Return the program and its arguments, without the token."""
@@ -84,7 +84,7 @@ class CloudflaredConnector(ProgramConnector):
 
 
 def base_arguments(connector: ProgramConnector) -> list[str]:
-    """Return what comes first of the arguments. A configuration file that this user or machine
-    has for other tunnels is not read."""
+    """Return the program and the arguments that both connectors begin with. They keep cloudflared
+    from reading a configuration file that this user or machine has for other tunnels."""
     program = connector.assignment.cloudflared or "cloudflared"
     return [program, "tunnel", "--config", os.devnull, "--no-autoupdate"]

@@ -21,8 +21,8 @@ class CloudflaredQuickConnector(ProgramConnector):
     name: ClassVar[str] = "cloudflared"
     how_to_get: ClassVar[str] = HOW_TO_GET
     brings_url: ClassVar[bool] = True
-    signs: ClassVar[tuple[OutputRule, ...]] = (
-        # Not the API's own host, which is in the error lines.
+    output_rules: ClassVar[tuple[OutputRule, ...]] = (
+        # The API's own host is excluded: error lines name it.
         OutputRule(
             Outcome.NOTHING,
             r"\|\s+(?P<origin>https://(?!api\.)[a-z0-9-]+(?:\.[a-z0-9-]+)*\.trycloudflare\.com)\s",

@@ -47,7 +47,7 @@ class LoopbackConnector(PythonConnector):
     name: ClassVar[str] = "the loopback connector"
     brings_url: ClassVar[bool] = False
     is_public: ClassVar[bool] = False
-    signs: ClassVar[tuple[OutputRule, ...]] = (
+    output_rules: ClassVar[tuple[OutputRule, ...]] = (
         OutputRule(Outcome.UP, r"^connected$"),
         OutputRule(Outcome.OVER, r"^refused: "),
         OutputRule(Outcome.REFUSED, r"^offline: the relay answered 40[13]\b"),

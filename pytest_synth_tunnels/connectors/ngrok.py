@@ -42,8 +42,8 @@ class NgrokConnector(PythonConnector):
     brings_url: ClassVar[bool] = True
     is_public: ClassVar[bool] = True
     module: ClassVar[str] = __name__
-    signs: ClassVar[tuple[OutputRule, ...]] = (
-        # What serve() says, below.
+    output_rules: ClassVar[tuple[OutputRule, ...]] = (
+        # The lines that serve(), below, prints.
         OutputRule(Outcome.UP, r"^connected: (?P<origin>https?://\S+)$"),
         OutputRule(
             Outcome.OVER,
@@ -67,7 +67,7 @@ class NgrokConnector(PythonConnector):
         """Return token, name and target."""
         package_version()
         lease = self.assignment.lease
-        # A lease of the embedded backend, which is its own edge, has a token for that alone.
+        # The token of an embedded backend's lease is good for that backend alone.
         own = not lease.get("edge_url") and lease.get("tunnel_token")
         token = lease["tunnel_token"] if own else self.assignment.environ.get(_TOKEN_VARIABLE)
         if not token:

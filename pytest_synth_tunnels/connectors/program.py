@@ -4,14 +4,14 @@ A provider of one's own is a class such as this one::
 
     from urllib.parse import urlsplit
 
-    from pytest_synth_tunnels.connectors.program import Kind, ProgramConnector, Sign
+    from pytest_synth_tunnels.connectors.program import Outcome, OutputRule, ProgramConnector
 
 
     class BoreConnector(ProgramConnector):
         name = "bore"
         how_to_get = "Install it with: cargo install bore-cli"
         brings_url = True
-        signs = (Sign(Kind.UP, r"public url is (?P<origin>https?://\\S+)"),)
+        output_rules = (OutputRule(Outcome.UP, r"public url is (?P<origin>https?://\\S+)"),)
 
         def arguments(self):
             port = urlsplit(self.assignment.gateway_url).port
@@ -41,8 +41,8 @@ class ProgramConnector:
     Attributes:
         name: of the program, for people.
         how_to_get: what to do where there is no such program.
-        signs: what its lines mean; the first that matches a line counts. One of a connector that
-            :attr:`brings_url` must have a group ``origin``.
+        output_rules: what its lines mean; the first that matches a line counts. A connector that
+            :attr:`brings_url` needs a rule with a group ``origin``.
         brings_url: see :class:`~.base.Connector`.
         is_public: see :class:`~.base.Connector`.
         assignment: what it has to do.
@@ -50,7 +50,7 @@ class ProgramConnector:
 
     name: ClassVar[str] = "the program"
     how_to_get: ClassVar[str] = ""
-    signs: ClassVar[tuple[OutputRule, ...]] = ()
+    output_rules: ClassVar[tuple[OutputRule, ...]] = ()
     brings_url: ClassVar[bool] = False
     is_public: ClassVar[bool] = True
 
@@ -58,7 +58,7 @@ class ProgramConnector:
         self.assignment = assignment
         self._supervisor: Supervisor | None = None
 
-    # --- what a provider says
+    # --- what a provider implements
 
     def arguments(self) -> list[str]:
         """Return the program, by name or path, and its arguments, which everybody on this
@@ -70,7 +70,7 @@ class ProgramConnector:
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
-        """Return the variables that the program gets beside the ones that all get, such as
+        """Return the variables that the program gets beside those that every program gets, such as
         ``PATH`` and the proxies. This is the place for a token.
 
         Raises:
@@ -78,12 +78,12 @@ class ProgramConnector:
         """
         return {}
 
-    def given(self) -> bytes | None:
+    def stdin_data(self) -> bytes | None:
         """Return what the program reads on its standard input, which then stays open until the
         program is to end; ``None`` if it reads nothing."""
         return None
 
-    # --- what the keeper asks for
+    # --- what the keeper calls
 
     async def start(self) -> None:
         """Start the program.
@@ -94,7 +94,7 @@ class ProgramConnector:
         if self._supervisor is not None:
             return
         self._supervisor = Supervisor(
-            self.name, self._process, self.signs, needs_origin=self.brings_url
+            self.name, self._process, self.output_rules, needs_origin=self.brings_url
         )
         try:
             await self._supervisor.start()
@@ -118,7 +118,7 @@ class ProgramConnector:
         return origin if self.brings_url else None
 
     def status(self) -> ConnectorStatus:
-        """Return how it fares."""
+        """Return its state."""
         if self._supervisor is None:
             return ConnectorStatus(False, f"{self.name} was not started")
         return self._supervisor.status
@@ -145,7 +145,7 @@ class ProgramConnector:
         return Child(
             [found, *rest],
             environ=child_environment(environ) | dict(self.environment()),
-            given=self.given(),
+            stdin_data=self.stdin_data(),
             secrets=self.assignment.secrets(),
             on_line=on_line,
         )

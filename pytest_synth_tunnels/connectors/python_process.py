@@ -28,8 +28,8 @@ sys.path[:] = config.pop("sys_path")
 from importlib import import_module
 import_module(config.pop("module")).main(config)
 """
-"""All that matters comes through the standard input: arguments can be read by everybody, and the
-environment by what the process starts."""
+"""The configuration comes through the standard input, because everybody on this machine can read
+arguments, and every child of the process inherits its environment."""
 
 
 class PythonConnector(ProgramConnector):
@@ -43,7 +43,7 @@ class PythonConnector(ProgramConnector):
 
     @abstractmethod
     def config(self) -> Mapping[str, Any]:
-        """Return what ``main`` gets, in types that JSON knows; secrets are welcome.
+        """Return what ``main`` gets, in types that JSON knows. It may hold secrets.
 
         Raises:
             ConnectorError: something is missing.
@@ -53,7 +53,7 @@ class PythonConnector(ProgramConnector):
         """Return the interpreter of the keeper, with a program of a few lines."""
         return [sys.executable, "-I", "-c", _BOOTSTRAP]
 
-    def given(self) -> bytes:
+    def stdin_data(self) -> bytes:
         """Return the configuration."""
         config = {**self.config(), "sys_path": sys.path, "module": self.module}
         return json.dumps(config).encode() + b"\n"
@@ -76,7 +76,7 @@ def run(serve: Callable[[Say, asyncio.Event], Awaitable[None]]) -> NoReturn:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not by way of the interpreter's shutdown, which a library's threads may not survive.
+    # The interpreter's regular shutdown is skipped, because a library's threads may hang it.
     os._exit(status)
 
 

@@ -1,4 +1,13 @@
-"""Keeps a connector's program running."""
+"""Keeps a connector's program running.
+
+A :class:`Supervisor` is idle, running, pausing before a restart, over, or stopped. ``start`` moves
+it from idle to running. The end of the process moves it to running again (at once, if the program
+was connected and had not failed lately), to pausing (for a time that doubles up to half a minute),
+or to over: a program that was never connected, or that said that trying again cannot help, is not
+started again. ``stop`` ends it from any state. ``status`` always says whether traffic comes
+through now, and ``_settled`` is set exactly while waiting for a connection makes no sense, because
+there is one or will never be one.
+"""
 
 import asyncio
 import random
@@ -15,7 +24,7 @@ __all__ = ["Process", "Supervisor"]
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 _STEADY_S: Final = 60.0
-"""A program that ran for so long is not one that ends at once: the pauses begin anew."""
+"""A program that ran for this long counts as healthy: after it the pauses begin anew."""
 
 
 class Process(Protocol):
@@ -41,31 +50,31 @@ class Process(Protocol):
 class Supervisor:
     """Starts a program, reads its lines, and starts it again when it ends.
 
-    One that ends without ever having been connected is not started again: whoever waits for it
-    must learn of that now. Neither is one that says that trying again cannot help. Any other is,
-    forever: at once if it was connected and had not failed lately, else after a pause, which
-    doubles up to half a minute.
+    A program that ends without ever having been connected is not started again, so that those
+    who wait for it learn of it now. Nor is one that says that trying again cannot help. Any other
+    program is started again and again: at once if it was connected and had not failed lately, else
+    after a pause, which doubles up to half a minute.
 
     Args:
         name: of the program, for people.
         make: makes the process, not yet started; each line of its output goes to the function
             that is given. May raise :class:`~.base.ConnectorError`.
-        signs: what its lines mean.
+        rules: what its lines mean.
         needs_origin: it is of use only once it has told the public origin.
         sleep: waits for some seconds.
         now: seconds of a clock that goes on steadily.
         uniform: draws a number between two others.
 
     Attributes:
-        status: how it fares; replaced as a whole, so that other threads may read it.
-        restarts: how often it was started again.
+        status: the state of the connection; replaced as a whole, so that other threads may read
+            it.
     """
 
     def __init__(
         self,
         name: str,
         make: Callable[[Callable[[str], None]], Process],
-        signs: Iterable[OutputRule],
+        rules: Iterable[OutputRule],
         *,
         needs_origin: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -73,25 +82,25 @@ class Supervisor:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.status = ConnectorStatus(False, f"{name} was not started")
-        self.restarts = 0
         self._name = name
         self._make = make
-        self._reading = OutputState(signs, needs_origin=needs_origin)
+        self._output = OutputState(rules, needs_origin=needs_origin)
         self._sleep = sleep
         self._now = now or asyncio.get_running_loop().time
         self._uniform = uniform
         self._process: Process | None = None
         self._tail = Tail()
-        """Of the process that runs, or ran last."""
+        """The output of the process that runs, or ran last."""
         self._before: list[str] = []
-        """The last lines of the one before."""
+        """The last lines of the process before that."""
         self._ends = 0
-        """In a row, none of them after a steady time."""
+        """How often the process ended in a row, each time before it counted as healthy."""
         self._pauses = 0
-        """Likewise."""
+        """How many pauses there were in that row."""
         self._settled = asyncio.Event()
-        """It is connected, or will never be."""
+        """Set while the program is connected, and when it will never be."""
         self._over = asyncio.Event()
+        """Set when the program is not to be started again."""
         self._stopped = False
         self._task: asyncio.Task[None] | None = None
 
@@ -118,13 +127,13 @@ class Supervisor:
             await self._settled.wait()
             if self._stopped:
                 raise ConnectorError(self.status.error)
-            if self._reading.is_over:
+            if self._output.is_over:
                 message = self._explained()
-                if not self._reading.told:
+                if not self._output.told:
                     message += f"; {self._tail.quoted()}"
-                raise ConnectorError(message, self._reading.hint)
-            if self._reading.connected:
-                return self._reading.origin
+                raise ConnectorError(message, self._output.hint)
+            if self._output.connected:
+                return self._output.origin
 
     async def stop(self) -> None:
         """End the program, for good. Harmless when repeated."""
@@ -148,9 +157,9 @@ class Supervisor:
         while True:
             started_at = self._now()
             outcome = await self._end_of(process)
-            was_connected = self._reading.connected
+            was_connected = self._output.connected
             if not self._over.is_set():
-                self._reading.ended(f"{self._name} ended ({outcome})")
+                self._output.ended(f"{self._name} ended ({outcome})")
                 self._changed()
             await process.stop()
             if self._over.is_set():
@@ -160,7 +169,7 @@ class Supervisor:
             process = await self._again(at_once=was_connected and not self._ends)
 
     async def _end_of(self, process: Process) -> str:
-        """Return how the process ended, or ``""`` when it is of no use any more."""
+        """Return how the process ended, or ``""`` once it has said that it cannot be of use."""
         ending = asyncio.ensure_future(process.wait())
         over = asyncio.ensure_future(self._over.wait())
         try:
@@ -182,10 +191,9 @@ class Supervisor:
             try:
                 self._process = await self._spawn()
             except ConnectorError as error:
-                self._reading.ended(error.message)
+                self._output.ended(error.message)
                 self._changed()
             else:
-                self.restarts += 1
                 return self._process
 
     async def _spawn(self) -> Process:
@@ -197,16 +205,16 @@ class Supervisor:
             raise ConnectorError(f"{self._name} cannot be started: {reason}") from None
         self._before = self._tail.lines()
         self._tail = process.tail
-        self._reading.started()
+        self._output.started()
         self._changed()
         return process
 
     def _line(self, line: str) -> None:
-        self._reading.take(line)
+        self._output.take(line)
         self._changed()
 
     def _changed(self) -> None:
-        connected, is_over = self._reading.connected, self._reading.is_over
+        connected, is_over = self._output.connected, self._output.is_over
         self.status = ConnectorStatus(connected, "" if connected else self._explained())
         if is_over:
             self._over.set()
@@ -217,8 +225,8 @@ class Supervisor:
 
     def _explained(self) -> str:
         """Return why it is not connected, in a line."""
-        if self._reading.error:
-            return f"{self._name} is not connected: {self._reading.error}"
+        if self._output.error:
+            return f"{self._name} is not connected: {self._output.error}"
         last = self._tail.lines(1)
         said = f"its last line: {last[0]}" if last else "it has printed nothing"
         return f"{self._name} has not said that it is connected; {said}"

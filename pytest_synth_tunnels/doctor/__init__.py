@@ -26,7 +26,7 @@ __all__ = ["Finding", "Verdict", "examine"]
 
 _DEADLINE_S: Final = 90.0
 
-# What the keeper logs is in the findings.
+# The findings say what the keeper's log would say.
 logging.getLogger("pytest_synth_tunnels").addHandler(logging.NullHandler())
 
 
@@ -56,6 +56,7 @@ class Finding:
 
 
 Say = Callable[[Finding], None]
+"""Takes each finding as it is made."""
 
 
 def examine(
@@ -65,7 +66,7 @@ def examine(
 
     Args:
         backend: as ``synth_tunnels_backend``; ``None`` for what the environment says.
-        provider: as ``synth_tunnels_provider``; likewise.
+        provider: as ``synth_tunnels_provider``; ``None`` for what the environment says.
         environ: the environment.
         say: takes each finding as it is made.
 
@@ -87,7 +88,7 @@ def examine(
 
 class _Examination:
     def __init__(self, settings: Settings, environ: Mapping[str, str], say: Say) -> None:
-        # A lease of its own is enough, and nothing else is to be started.
+        # The doctor exposes its own small app, and starts nothing of the user's.
         self._settings = replace(settings, share="worker", port=None, command=None)
         self._environ = environ
         self._key = environ.get(API_KEY_VARIABLE, "").strip()
@@ -128,7 +129,7 @@ class _Examination:
             environ={k: v for k, v in self._environ.items() if k != API_KEY_VARIABLE},
             cwd=os.getcwd(),
             plane=plane,
-            books=None,  # what is left after a crash here is over in a minute or two
+            books=None,  # a lease that a crash leaves behind expires within two minutes
             left=lambda: None,
         )
         return service, plane
@@ -136,7 +137,13 @@ class _Examination:
     async def _make(
         self, name: str, check: Callable[[], Awaitable[str]], *, needs_all: bool = False
     ) -> None:
-        """Make one check; one that needs all before it is left out if there is a problem."""
+        """Make one check.
+
+        Args:
+            name: of the check.
+            check: returns what it found, or raises what is wrong.
+            needs_all: leave the check out if an earlier one found a problem.
+        """
         if needs_all and self._failed:
             self._tell(name, Verdict.SKIPPED, "not without what is missing above")
             return

@@ -5,9 +5,13 @@ import os
 import secrets
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Mapping
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import Any, Final, TypeVar
 
 import httpx
 
@@ -33,6 +37,7 @@ from ..keeper.service import KeeperService
 from ..keeper.transports.provider_route import ACCOUNTS, connector_name
 from ..options import API_KEY_VARIABLE
 from ..sdk import requests
+from ..sdk.models import GATEWAY_PORT
 from ..sdk.resolve import is_loopback
 from ..settings import Settings
 
@@ -42,9 +47,7 @@ _READY_TIMEOUT_S: Final = 45.0
 _CALL_TIMEOUT_S: Final = 15.0
 _CONNECT_TIMEOUT_S: Final = 2.0
 _VERSION_TIMEOUT_S: Final = 10.0
-_MAX_REQUEST_BYTES: Final = 65_536
 _LEASE_TTL_S: Final = 90.0
-_GATEWAY_PORT: Final = 8016
 
 _M = TypeVar("_M", bound=Message)
 
@@ -94,7 +97,7 @@ class Checks:
         return found
 
     async def settings(self) -> str:
-        """What it is about."""
+        """Return the settings in use, and their sources."""
         settings = self._settings
         parts = [
             f"{settings.backend_url or 'embedded'} backend",
@@ -104,7 +107,7 @@ class Checks:
         return f"{', '.join(parts)} (pytest's ini file is not read)"
 
     async def key(self) -> str:
-        """Whether there is one; it is not shown."""
+        """Check that an API key is set where one is needed; the key is not shown."""
         if self._embedded:
             return "the embedded backend needs none"
         if not self._environ.get(API_KEY_VARIABLE, "").strip():
@@ -115,9 +118,9 @@ class Checks:
         return f"from ${API_KEY_VARIABLE}"
 
     async def backend(self) -> str:
-        """Whether it answers, takes the key and serves the provider."""
+        """Check that the backend answers, takes the key and serves the provider."""
         plane = self._plane
-        await self._service.answer(self._holder, GetBackend())  # once it has started
+        await self._service.answer(self._holder, GetBackend())  # returns when it has started
         began = time.perf_counter()
         health: Mapping[str, Any] = await plane.call(requests.health())
         took_ms = (time.perf_counter() - began) * 1000
@@ -133,7 +136,7 @@ class Checks:
         return f"{plane.url} answers in {took_ms:.0f} ms, and takes the key"
 
     async def connector(self) -> str:
-        """Whether what carries the provider's leases is there."""
+        """Check that the program or package that carries the provider's leases is installed."""
         if self._connector == SYNTHTUNNEL:
             return "synthtunnel needs none"
         load(self._connector, self._settings.connectors)
@@ -150,16 +153,17 @@ class Checks:
 
     @property
     def _brings_url(self) -> bool:
-        """Whether the connector makes the public URL itself, and needs no lease of the backend."""
+        """Whether the connector makes the public URL itself, and so needs no lease of the
+        backend."""
         if self._connector == SYNTHTUNNEL:
             return False
         try:
             return load(self._connector, self._settings.connectors).brings_url
-        except ConnectorError:  # told by its own check
+        except ConnectorError:  # the connector's own check reports it
             return True
 
     async def ports(self) -> str:
-        """Whether this machine can be reached from itself, and the gateway's port is free."""
+        """Check that this machine can reach itself, and that the gateway's port is free."""
         try:
             with socket.create_server((HOST, 0)) as listener:
                 socket.create_connection(listener.getsockname(), _CONNECT_TIMEOUT_S).close()
@@ -170,23 +174,20 @@ class Checks:
             ) from None
         if self._embedded or self._connector == SYNTHTUNNEL or self._brings_url:
             return f"{HOST} can be listened on and reached"
-        if is_taken(_GATEWAY_PORT):
+        if is_taken(GATEWAY_PORT):
             raise ProblemError(
-                f"{HOST}:{_GATEWAY_PORT}, where the provider brings the traffic, is taken",
+                f"{HOST}:{GATEWAY_PORT}, where the provider brings the traffic, is taken",
                 "Stop what listens there, another test run with this provider perhaps",
             )
-        return f"{HOST}:{_GATEWAY_PORT}, where the provider brings the traffic, is free"
+        return f"{HOST}:{GATEWAY_PORT}, where the provider brings the traffic, is free"
 
     async def round_trip(self) -> str:
         """Open a lease, call a small app through its public URL, and give it back."""
         proof = secrets.token_hex(16)
         began = time.perf_counter()
-        app = _App(proof)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Caller(app), HOST, 0)
-        try:
+        with _serving(proof) as port:
             request = Expose(
-                target=f"http://{HOST}:{_port_of(server)}",
+                target=f"http://{HOST}:{port}",
                 provider=None,
                 ttl_s=_LEASE_TTL_S,
                 name="doctor",
@@ -201,58 +202,31 @@ class Checks:
             if status != 200 or body != proof:
                 raise ProblemError(f"the public URL answered {status}, and not what the app said")
             await self._ask(CloseLease(lease_id=lease.lease_id), Done)
-        finally:
-            # From Python 3.12 on, to wait for the server is to wait for its connections.
-            server.close()
-            await asyncio.sleep(0)  # what was accepted at the very end begins
-            app.close()
         return (
             f"lease open in {opened_s:.1f} s, a request and its answer {took_ms:.0f} ms, released"
         )
 
 
-class _App:
-    """Answers every request with the same text, and closes the connection.
+@contextmanager
+def _serving(answer: str) -> Iterator[int]:
+    """Serve an app that answers every GET with the same text, and yield its port."""
 
-    Args:
-        text: the answer.
-    """
+    class App(BaseHTTPRequestHandler):
+        timeout = _CONNECT_TIMEOUT_S
 
-    def __init__(self, text: str) -> None:
-        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\nConnection: close"
-        self.answer = f"{head}\r\n\r\n{text}".encode()
-        self.open: set[asyncio.Transport] = set()
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer.encode())
 
-    def close(self) -> None:
-        """End what is still open."""
-        for transport in list(self.open):
-            transport.abort()
+        def log_message(self, *_: object) -> None: ...
 
-
-class _Caller(asyncio.Protocol):
-    """One connection to an app."""
-
-    def __init__(self, app: _App) -> None:
-        self._app = app
-        self._request = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._app.open.add(self._transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._request += data
-        if b"\r\n\r\n" in self._request or len(self._request) > _MAX_REQUEST_BYTES:
-            self._transport.write(self._app.answer)
-            self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._app.open.discard(self._transport)
-
-
-def _port_of(server: asyncio.Server) -> int:
-    port: int = server.sockets[0].getsockname()[1]
-    return port
+    with ThreadingTCPServer((HOST, 0), App) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
 
 
 def _get(lease: LeaseInfo) -> tuple[int, str]:

@@ -23,16 +23,17 @@ class _Pool:
     """One event loop's connections.
 
     Attributes:
-        http: they.
-        keeper: closes them. An event loop that ends closes its asynchronous generators first, so
-            that nothing stays open where nobody called ``aclose``.
+        http: the client that has the connections.
+        closer: an asynchronous generator that closes the client. An event loop that ends closes
+            its asynchronous generators first, so that no connection stays open where nobody
+            called ``aclose``.
     """
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
-        self.keeper = self._keep()
+        self.closer = self._close_with_loop()
 
-    async def _keep(self) -> AsyncGenerator[None, None]:
+    async def _close_with_loop(self) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
@@ -102,10 +103,10 @@ class AsyncTunnelsClient(BaseClient):
     refresh_synth_worker_token = _sends(requests.refresh_synth_worker_token, Object)
 
     async def send(self, request: Request) -> Any:
-        """Send a call that was made as a value, with :mod:`.requests`.
+        """Send a call that :mod:`.requests` made as a value.
 
         Returns:
-            Its answer.
+            The answer.
         """
         if not self._retries:
             return await self._send_once(request)
@@ -117,7 +118,7 @@ class AsyncTunnelsClient(BaseClient):
         """Close this event loop's connections. A later call opens new ones."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
-            await pool.keeper.aclose()
+            await pool.closer.aclose()
 
     close = aclose
 
@@ -151,13 +152,13 @@ class AsyncTunnelsClient(BaseClient):
                 if other.is_closed():
                     del self._pools[other]
             pool = self._pools[loop] = _Pool(self._new_http())
-            await anext(pool.keeper)
+            await anext(pool.closer)
         return pool.http
 
     def _new_http(self) -> httpx.AsyncClient:
         options = self._http_options()
         if options["trust_env"] and getproxies().keys() - {"no"}:
-            return httpx.AsyncClient(**options)  # which finds the proxy to use
+            return httpx.AsyncClient(**options)  # httpx chooses the proxy
         return httpx.AsyncClient(**options, transport=ManyPools(options["verify"]))
 
 

@@ -82,10 +82,10 @@ class TunnelsClient(BaseClient):
     refresh_synth_worker_token = _sends(requests.refresh_synth_worker_token, Object)
 
     def send(self, request: Request) -> Any:
-        """Send a call that was made as a value, with :mod:`.requests`.
+        """Send a call that :mod:`.requests` made as a value.
 
         Returns:
-            Its answer.
+            The answer.
         """
         if not self._retries:
             return self._send_once(request)

@@ -9,7 +9,7 @@
     ├── TunnelNotFoundError               no such tunnel or lease
     ├── TunnelConflictError               it clashes with something that exists
     ├── TunnelExpiredError                the lease is over
-    ├── TunnelUnavailableError            not now: limits, no agent yet or any more
+    ├── TunnelUnavailableError            not now: a limit is reached, or no agent is attached
     ├── TunnelConnectionError             the backend, or what is behind it, cannot be reached
     ├── TunnelTimeoutError                no answer in time
     └── TunnelBackendError                the backend failed
@@ -161,7 +161,7 @@ CODES: Final[Mapping[str, str]] = {
     "TUNNEL_CAPACITY_EXCEEDED": "Wait a moment, or do less at once.",
     "TUNNEL_ENDPOINT_UNREACHABLE": "Check the address, and that something listens there.",
     "TUNNEL_TIMEOUT": "Try again, or allow more time with timeout=...",
-    "TUNNEL_INTERNAL": "Try again; if it stays, report it to whoever runs the backend.",
+    "TUNNEL_INTERNAL": "Try again; if it persists, report it to the operators of the backend.",
     "TUNNEL_URL_REQUIRED": "Pass backend_base=... or set SYNTH_BACKEND_URL.",
     "TUNNEL_URL_INVALID": "Give the backend's origin, such as https://api.usesynth.ai.",
     "TUNNEL_URL_FORBIDDEN": "Use https; plain http is for loopback addresses only.",
@@ -256,7 +256,7 @@ def excerpt(text: str, secret: str | None = None) -> str:
 
 
 def _read(body: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the backend's own code and words, wherever it put them."""
+    """Return the backend's own code and words, from any of the places where backends put them."""
     nested = next(
         (v for v in (body.get("detail"), body.get("error")) if isinstance(v, Mapping)), {}
     )

@@ -1,4 +1,4 @@
-"""Which machine asks: an id that stays the same from run to run. Standard library only."""
+"""The id by which a backend knows this machine, the same in every run. Standard library only."""
 
 import functools
 import os

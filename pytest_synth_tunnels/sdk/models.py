@@ -1,9 +1,13 @@
 """The SDK's few types. Standard library only."""
 
 from enum import Enum
-from typing import SupportsIndex
+from typing import Final, SupportsIndex
 
-__all__ = ["Secret", "TunnelProvider"]
+__all__ = ["GATEWAY_PORT", "Secret", "TunnelProvider"]
+
+GATEWAY_PORT: Final = 8016
+"""The loopback port where a provider brings the traffic of managed leases, unless the lease names
+another as ``gateway_port`` (protocol, section 4)."""
 
 
 # A `StrEnum` would print its members differently from the published client's.

@@ -41,9 +41,9 @@ class Retry(Enum):
     """When a call may be sent again without anything happening twice."""
 
     NEVER = "never"
-    """Only if it never left: the connection was refused."""
+    """Only if the call was never sent, because the connection was refused."""
     IDEMPOTENT = "idempotent"
-    """Also when the backend said when to come back (429 or 503 with ``Retry-After``)."""
+    """Also when the backend said when to try again (429 or 503 with ``Retry-After``)."""
     KEYED = "keyed"
     """Also when the answer was lost: an idempotency key makes the backend do it once."""
 
@@ -58,7 +58,7 @@ class Request:
         params: the query; ``True`` is sent as ``true``.
         body: the JSON body, or ``None`` for no body at all.
         retry: when it may be sent again.
-        many: whether the answer is a list.
+        many: whether the answer is a list (and not an object).
     """
 
     method: str
@@ -121,7 +121,7 @@ def delete_tunnel(tunnel_id: str) -> Request:
         tunnel_id: the ``id`` of the tunnel.
 
     Returns:
-        What became of it.
+        The deleted tunnel.
     """
     return Request("DELETE", f"{_TUNNELS}{tunnel_id}", retry=Retry.IDEMPOTENT)
 
@@ -198,7 +198,7 @@ def heartbeat(
     local_ready: bool = False,
     last_error: str | None = None,
 ) -> Request:
-    """Say that a managed lease is in use, and how it is.
+    """Report that a managed lease is in use, and its state.
 
     Args:
         lease_id: the lease.
@@ -309,7 +309,7 @@ def create_synth_lease(
 
 
 def get_synth_lease(lease_id: str) -> Request:
-    """Ask how a SynthTunnel lease is.
+    """Ask for the status of a SynthTunnel lease.
 
     Args:
         lease_id: the lease.

@@ -1,4 +1,4 @@
-"""When a failed call is sent again, and how long after. Loaded only where retries are on."""
+"""Which failed calls are sent again, and after how long. Loaded only where retries are on."""
 
 from collections.abc import Callable
 from typing import Final, TypedDict
@@ -34,7 +34,7 @@ def retrying(request: Request, retries: int) -> tenacity.Retrying:
 
 
 def async_retrying(request: Request, retries: int) -> tenacity.AsyncRetrying:
-    """The same for a coroutine function."""
+    """Return the same as :func:`retrying` does, for a coroutine function."""
     return tenacity.AsyncRetrying(**_policy(request, retries))
 
 

@@ -38,7 +38,7 @@ class ManyPools(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request and return the whole answer."""
         async with self._slots:
-            # The one on top was used last: its connection is the likeliest to be still open.
+            # The last one in the list was used last, so its connection is likeliest to be open.
             pool = self._free.pop() if self._free else self._new_pool()
             try:
                 async with aclosing(await pool.handle_async_request(request)) as answer:

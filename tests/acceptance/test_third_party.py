@@ -12,16 +12,16 @@ pytestmark = pytest.mark.acceptance
 CONNECTOR = f"""
 from urllib.parse import urlsplit
 
-from pytest_synth_tunnels.connectors.program import Kind, ProgramConnector, Sign
+from pytest_synth_tunnels.connectors.program import Outcome, OutputRule, ProgramConnector
 
 
 class Edge(ProgramConnector):
     name = "edge"
     how_to_get = "It lies beside this file"
     brings_url = True
-    signs = (
-        Sign(Kind.UP, r"^public url is (?P<origin>https?://\\S+)$"),
-        Sign(Kind.OVER, r"^no such account$", "Get one"),
+    output_rules = (
+        OutputRule(Outcome.UP, r"^public url is (?P<origin>https?://\\S+)$"),
+        OutputRule(Outcome.OVER, r"^no such account$", "Get one"),
     )
 
     def arguments(self):

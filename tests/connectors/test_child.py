@@ -110,7 +110,7 @@ def test_its_lines_its_end_and_its_environment() -> None:
 def test_what_it_is_given_stays_open_until_it_is_stopped() -> None:
     async def main() -> None:
         code = "import sys; print(sys.stdin.readline(), end=''); print(repr(sys.stdin.read()))"
-        child = python(code, given=b"hello\n")
+        child = python(code, stdin_data=b"hello\n")
         await child.start()
         await until(lambda: child.tail.lines())
         assert child.tail.lines(1) == ["hello"]
@@ -123,7 +123,7 @@ def test_what_it_is_given_stays_open_until_it_is_stopped() -> None:
 
 def test_one_that_ends_without_reading_what_it_is_given() -> None:
     async def main() -> None:
-        child = python("import os; os.close(0)", given=b"x" * 1_000_000)
+        child = python("import os; os.close(0)", stdin_data=b"x" * 1_000_000)
         await child.start()
         assert await child.wait() == "exit status 0"
         await child.stop()

@@ -134,7 +134,7 @@ def test_an_edge_that_takes_another_token_now(tmp_path: Path) -> None:
         await connector.start()
         try:
             await connector.ready()
-            relay = managed.tunnels.backend._relay
+            relay = managed.tunnels.backend._running.relay
             relay.rotate_agent(managed.lease["managed_tunnel_id"], "tt_another")
             await until(lambda: "Unauthorized" in connector.status().error)
             with pytest.raises(ConnectorError, match="Unauthorized: Invalid tunnel secret"):

@@ -22,7 +22,7 @@ def registered(link: int) -> str:
 
 
 def reading(connector: Any = CloudflaredConnector, *lines: str) -> OutputState:
-    reading = OutputState(connector.signs, needs_origin=connector.brings_url)
+    reading = OutputState(connector.output_rules, needs_origin=connector.brings_url)
     for line in lines:
         reading.take(line)
     return reading

@@ -27,7 +27,7 @@ class BoreConnector(ProgramConnector):
     name = "bore"
     how_to_get = "Install it with: cargo install bore-cli"
     brings_url = True
-    signs = (
+    output_rules = (
         OutputRule(Outcome.UP, r"listening at (?P<origin>https?://\S+)"),
         OutputRule(Outcome.FAILED, "retrying"),
         OutputRule(Outcome.OVER, "bad token", "Set BORE_SECRET"),
@@ -227,7 +227,7 @@ from pytest_synth_tunnels.connectors.program import Outcome, OutputRule, Program
 
 class Bore(ProgramConnector):
     name = "bore"
-    signs = (OutputRule(Outcome.UP, "up"),)
+    output_rules = (OutputRule(Outcome.UP, "up"),)
     def arguments(self):
         return ["bore"]
 

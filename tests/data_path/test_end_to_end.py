@@ -456,7 +456,7 @@ def test_a_caller_that_goes_away_while_the_app_does_not_read(
             await opened.arrived.get()
             if answering:
                 await caller.head()
-            known = opened.backend._http.callers.connections
+            known = opened.backend._running.http.callers.connections
             (connection,) = known
             paused = 0
             while paused < 20:
@@ -830,7 +830,7 @@ def test_strangers_that_do_not_read_leave_nothing_behind(monkeypatch: pytest.Mon
             dropped = []
             for _ in range(3):
                 stranger = await opened.caller(buffer_bytes=4096)
-                while not (found := list(opened.backend._http.callers.strangers)):  # noqa: ASYNC110
+                while not (found := list(opened.backend._running.http.callers.strangers)):  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 while not found[0].write_paused:
                     stranger.writer.write(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
@@ -873,7 +873,8 @@ def streaming(sent: list[int]) -> Callable[[Tunnel], App]:
 def buffered_bytes(opened: Tunnel) -> int:
     """Return what the relay holds for callers."""
     return sum(
-        x.transport.get_write_buffer_size() for x in opened.backend._http.callers.connections
+        x.transport.get_write_buffer_size()
+        for x in opened.backend._running.http.callers.connections
     )
 
 

@@ -1,6 +1,5 @@
 """A real keeper process, processes that talk to it, an app, and a backend that counts."""
 
-import asyncio
 import http.client
 import http.server
 import json
@@ -19,7 +18,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.keeper.ipc.messages import (
     Challenge,
     Event,
@@ -35,6 +33,8 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     proof,
 )
 from pytest_synth_tunnels.settings import Settings
+
+from ..support.hosted_backend import HostedBackend, hosted_backend
 
 BOOTSTRAP = (
     "import sys, json; config = json.load(sys.stdin); sys.path[:] = config.pop('sys_path'); "
@@ -250,46 +250,8 @@ def open_lease() -> Callable[[Process], Any]:
     return open_lease
 
 
-class CountingBackend(Backend):
-    """Remembers what was asked, and can refuse it all."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.seen: list[str] = []
-        self.down = False
-
-    def _control(self, exchange: Any) -> Any:
-        self.seen.append(exchange.head.method)
-        if self.down:
-            exchange.respond(503, [("Content-Type", "application/json")], b"{}")
-            return super()._route.__globals__["IGNORE"]
-        return super()._control(exchange)
-
-    @property
-    def creates(self) -> int:
-        return self.seen.count("POST")
-
-    @property
-    def releases(self) -> int:
-        return self.seen.count("DELETE")
-
-
 @pytest.fixture
-def hosted() -> Iterator[CountingBackend]:
+def hosted() -> Iterator[HostedBackend]:
     """A backend in another process, as far as the keeper is concerned."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    def run(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(20)
-
-    backend = CountingBackend(api_key="sk_secret_of_this_test")
-    run(backend.start())
-    try:
+    with hosted_backend("sk_secret_of_this_test") as backend:
         yield backend
-    finally:
-        run(backend.close())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()

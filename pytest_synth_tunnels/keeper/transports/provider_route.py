@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ...connectors.base import ConnectorStatus
+from ...sdk.models import GATEWAY_PORT
 from ...sdk.requests import Request
 from ..backend_client import BackendClient
 from ..errors import KeeperRequestError
@@ -28,8 +29,6 @@ ACCOUNTS: Final = ("ngrok", "cloudflared")
 
 _LOOPBACK: Final = "loopback"
 _SECRET_BYTES: Final = 16
-_GATEWAY_PORT: Final = 8016
-"""Unless the lease says otherwise (protocol, section 4)."""
 
 
 def connector_name(provider: str, *, embedded: bool) -> str:
@@ -120,7 +119,7 @@ class ProviderRoute:
         brings_url = self._connections.kind(self._connector).brings_url
         if not (self._plane.embedded or brings_url):
             named = self._made.gateway_port
-            port = _GATEWAY_PORT if named is None else named
+            port = GATEWAY_PORT if named is None else named
         self._gateway = await self._gateways.find(port)
         previous = self._connection
         self._connection = self._connections.use(self._connector, self._gateway.url, self._answer)
