@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final, Protocol
 
+from ..aio.backoff import Backoff
 from .base import ConnectorError, ConnectorStatus
 from .child import Tail
 from .output_rules import OutputRule, OutputState
@@ -87,7 +88,7 @@ class Supervisor:
         self._output = OutputState(rules, needs_origin=needs_origin)
         self._sleep = sleep
         self._now = now or asyncio.get_running_loop().time
-        self._uniform = uniform
+        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, spread=0.5, uniform=uniform)
         self._process: Process | None = None
         self._tail = Tail()
         """The output of the process that runs, or ran last."""
@@ -95,8 +96,6 @@ class Supervisor:
         """The last lines of the process before that."""
         self._ends = 0
         """How often the process ended in a row, each time before it counted as healthy."""
-        self._pauses = 0
-        """How many pauses there were in that row."""
         self._settled = asyncio.Event()
         """Set while the program is connected, and when it will never be."""
         self._over = asyncio.Event()
@@ -165,7 +164,8 @@ class Supervisor:
             if self._over.is_set():
                 return
             if self._now() - started_at >= _STEADY_S:
-                self._ends = self._pauses = 0
+                self._ends = 0
+                self._backoff.reset()
             process = await self._again(at_once=was_connected and not self._ends)
 
     async def _end_of(self, process: Process) -> str:
@@ -184,9 +184,7 @@ class Supervisor:
         self._ends += 1
         while True:
             if not at_once:
-                longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._pauses, 10))
-                self._pauses += 1
-                await self._sleep(self._uniform(longest_s / 2, longest_s))
+                await self._sleep(self._backoff.next_s())
             at_once = False
             try:
                 self._process = await self._spawn()
