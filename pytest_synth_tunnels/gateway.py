@@ -15,7 +15,7 @@ from .http.errors import error_response
 from .http.exchange import IGNORE, Exchange, RequestHandler
 from .http.refusal_log import log_refusal
 from .http.server import HttpServer
-from .in_process import attach
+from .in_process import attach_in_process
 from .relay.ingress import Ingress
 from .relay.relay import Relay
 from .relay.route import Limits, Route
@@ -108,7 +108,7 @@ class Gateway:
         self._note_lengths()
         asked_at = prefix if ready_prefix is None else ready_prefix
         self._ready_paths[asked_at + READY_PATH] = route
-        attach(self._relay, agent, _AGENT_TOKEN)
+        attach_in_process(self._relay, agent, _AGENT_TOKEN)
 
     def remove(self, lease_id: str) -> None:
         """Forget a lease; what is under way ends, and its paths are 404. Harmless if unknown."""

@@ -6,10 +6,10 @@ from .agent.agent import Agent
 from .relay.relay import Relay
 from .wire.link import memory_links
 
-__all__ = ["attach"]
+__all__ = ["attach_in_process"]
 
 
-def attach(
+def attach_in_process(
     relay: Relay,
     agent: Agent,
     agent_token: str,

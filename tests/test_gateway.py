@@ -33,11 +33,11 @@ class World:
     async def start(self, *addresses: str, **options: Any) -> None:
         await self.gateway.start()
         options = {"public_url": PUBLIC_URL, "prefix": PREFIX} | options
-        self.agent.serve("lease_1", options["public_url"])
+        self.agent.leases.serve("lease_1", options["public_url"])
         self.gateway.add("lease_1", self.agent, **options)
         for address in addresses:
             app = self.apps[address] = await self.tunnels.app(address or "app")
-            self.agent.set_target("lease_1", address, Target(HOST, app.port))
+            self.agent.leases.set_target("lease_1", address, Target(HOST, app.port))
 
     async def ask(self, path: str, *headers: str, method: str = "GET") -> tuple[int, bytes]:
         lines = [f"{method} {path} HTTP/1.0", "Host: demo.example.com"]
@@ -138,10 +138,10 @@ def test_a_prefix_within_another_one() -> None:
         await world.start("")
         agent = Agent(patience_s=0)
         deeper = f"{PREFIX}/deeper"
-        agent.serve("lease_2", PUBLIC_URL + "/deeper")
+        agent.leases.serve("lease_2", PUBLIC_URL + "/deeper")
         world.gateway.add("lease_2", agent, public_url=PUBLIC_URL + "/deeper", prefix=deeper)
         app = await world.tunnels.app("deeper")
-        agent.set_target("lease_2", "", Target(HOST, app.port))
+        agent.leases.set_target("lease_2", "", Target(HOST, app.port))
         try:
             assert await world.ask(f"{PREFIX}/x") == (200, b"app /x")
             assert await world.ask(f"{deeper}/x") == (200, b"deeper /x")
@@ -185,7 +185,7 @@ def test_ready_while_the_app_answers() -> None:
 def test_ready_where_one_of_several_apps_answers() -> None:
     async def scenario(world: World) -> None:
         await world.start("gw0")
-        world.agent.set_target("lease_1", "gw1", Target(HOST, 1))
+        world.agent.leases.set_target("lease_1", "gw1", Target(HOST, 1))
         assert (await world.ask(f"{PREFIX}/__synth/ready"))[0] == 200
         assert (await world.ask(f"{PREFIX}/~gw0/__synth/ready"))[0] == 200
         assert (await world.ask(f"{PREFIX}/~gw1/__synth/ready"))[0] == 503
@@ -213,7 +213,7 @@ def test_not_ready_while_the_app_does_not_answer_well(app: Any) -> None:
     async def scenario(world: World) -> None:
         await world.start()
         port = await world.tunnels.listen(app)
-        world.agent.set_target("lease_1", "", Target(HOST, port))
+        world.agent.leases.set_target("lease_1", "", Target(HOST, port))
         status, body = await world.ask(f"{PREFIX}/__synth/ready")
         assert (status, json.loads(body)["code"]) == (503, "target_unreachable")
         assert f"127.0.0.1:{port}" in json.loads(body)["message"]
@@ -235,14 +235,14 @@ def test_many_questions_are_one_for_the_app() -> None:
         await world.start()
         async with await asyncio.start_server(app, HOST, 0) as server:
             target = Target(HOST, server.sockets[0].getsockname()[1])
-            world.agent.set_target("lease_1", "", target)
+            world.agent.leases.set_target("lease_1", "", target)
             asking = [asyncio.create_task(world.ask(f"{PREFIX}/__synth/ready")) for _ in range(20)]
-            while len(world.agent._probes._tasks) < 20:  # noqa: ASYNC110 - nobody tells
+            while len(world.agent._probes._answers) < 20:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0)
             answers.set()
             assert {status for status, _ in await asyncio.gather(*asking)} == {200}
         assert asked == 1
-        assert world.agent._probes._looks == {}
+        assert world.agent._probes._probes == {}
 
     run(scenario)
 
@@ -319,7 +319,7 @@ def test_a_websocket_goes_through() -> None:
 
         async with websockets.asyncio.server.serve(echo, HOST, 0) as server:
             port = server.sockets[0].getsockname()[1]
-            world.agent.set_target("lease_1", "", Target(HOST, port))
+            world.agent.leases.set_target("lease_1", "", Target(HOST, port))
             url = f"ws://{HOST}:{world.gateway.port}{PREFIX}/socket?a=b"
             async with websockets.asyncio.client.connect(url) as caller:
                 assert await caller.recv() == "/socket?a=b"

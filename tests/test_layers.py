@@ -36,10 +36,6 @@ LEVEL_OF = {name: level for level, names in enumerate(LAYERS) for name in names}
 TOP_LEVEL = len(LAYERS)
 
 KNOWN: set[str] = {
-    (
-        "circle: agent.agent, agent.app_answer, agent.forwarded_request, agent.readiness, "
-        "agent.websocket_table, agent.websockets"
-    ),
     "circle: http.callers, http.connection, http.exchange, http.intake, http.outlet, http.server",
     "circle: http.client_connection, http.pool, http.response, http.response_reader",
     "circle: relay.agent_session, relay.auth, relay.relay, relay.route",

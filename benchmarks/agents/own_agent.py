@@ -14,8 +14,8 @@ from pytest_synth_tunnels.aio.runtime import run
 async def main(lease: dict[str, Any], port: int) -> None:
     """Run until killed."""
     agent = Agent()
-    agent.serve(lease["lease_id"], lease["public_url"], max_inflight=1024)
-    agent.set_target(lease["lease_id"], "", Target("127.0.0.1", port))
+    agent.leases.serve(lease["lease_id"], lease["public_url"], max_inflight=1024)
+    agent.leases.set_target(lease["lease_id"], "", Target("127.0.0.1", port))
     connect = lease["agent_connect"]
     dialer = Dialer(
         agent, connect["url"], connect["agent_token"], on_change=lambda *news: print(*news)

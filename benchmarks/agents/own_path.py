@@ -174,8 +174,8 @@ async def measure(link: str, method: str, count: int, runs: int, profile: bool) 
         )
     )
     agent = Agent()
-    agent.serve(lease["lease_id"], lease["public_url"], max_inflight=1024)
-    agent.set_target(lease["lease_id"], "", Target("127.0.0.1", APP_PORT))
+    agent.leases.serve(lease["lease_id"], lease["public_url"], max_inflight=1024)
+    agent.leases.set_target(lease["lease_id"], "", Target("127.0.0.1", APP_PORT))
     connect = lease["agent_connect"]
     dialer = None
     if link == "embedded":

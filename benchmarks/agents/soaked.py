@@ -52,8 +52,8 @@ class Subject:
     async def serve(self, port: int, *, websocket: bool) -> dict[str, Any]:
         lease = self.lease(port)
         agent = Agent()
-        agent.serve(lease["lease_id"], lease["public_url"], max_inflight=1024)
-        agent.set_target(lease["lease_id"], "", Target("127.0.0.1", port))
+        agent.leases.serve(lease["lease_id"], lease["public_url"], max_inflight=1024)
+        agent.leases.set_target(lease["lease_id"], "", Target("127.0.0.1", port))
         self.agents.append(agent)
         self.leases.append(lease)
         if websocket:
@@ -103,8 +103,8 @@ class Subject:
     async def turn_over(self) -> None:
         """Take a lease, serve it, and give it back."""
         lease, agent = self.lease(self.ports["port"]), Agent()
-        agent.serve(lease["lease_id"], lease["public_url"])
-        agent.set_target(lease["lease_id"], "", Target("127.0.0.1", self.ports["port"]))
+        agent.leases.serve(lease["lease_id"], lease["public_url"])
+        agent.leases.set_target(lease["lease_id"], "", Target("127.0.0.1", self.ports["port"]))
         self.attach(lease, agent)
         self.backend.call(requests.close_synth_lease(lease["lease_id"]))
         await agent.close()

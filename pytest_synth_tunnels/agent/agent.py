@@ -1,8 +1,21 @@
-"""The agent: takes requests off a link and brings them to the local app."""
+"""The agent: takes requests off a link and brings them to the local app.
+
+Theory of operation. An agent is *detached* or *attached*. Attached is what
+:meth:`Agent.connected` makes it, once a relay has accepted its leases; :meth:`Agent.link_lost` and
+:meth:`Agent.close` detach it. A link's end ends all that was in flight on it, so a detached agent
+has no request and no WebSocket, and a new link begins with none. What is served
+(:attr:`Agent.leases`) has nothing to do with the link and stays.
+
+Every frame that comes off the link names a request or a WebSocket by ``rid``; frames for unknown
+ones are late, and ignored. Requests are :class:`~.forwarded_request.ForwardedRequest`, WebSockets
+:class:`~.websockets.AppWebSocket`; both use the link through the agent's
+:class:`~.uplink.Uplink`, which lists them. Requests for paths below
+:data:`.served_leases.OWN_PATH` are the tunnel's own and answered here.
+"""
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from ..aio.deadlines import Deadlines
@@ -15,33 +28,32 @@ from ..wire.frames import (
     Cancel,
     Frame,
     FrameError,
-    Headers,
     RelayCapabilities,
     ReqBody,
     ReqEnd,
     ReqHeaders,
-    RespBody,
-    RespEnd,
     RespError,
-    RespHeaders,
     Window,
     WsClose,
     WsFrame,
     WsOpen,
 )
 from ..wire.link import Link
-from .app_answer import answer
-from .directory import Directory
-from .forwarded_request import STALL_S, ForwardedRequest
-from .readiness import Probes
-from .served_leases import OWN_PATH, READY_PATH, ServedLease, read_nonce
-from .target import Target, split_address
-from .websocket_table import AppWebSockets
+from .forwarded_request import ForwardedRequest
+from .readiness import ReadinessProbes
+from .served_leases import OWN_PATH, READY_PATH, ServedLease, ServedLeases, read_nonce
+from .target import split_address
+from .uplink import Uplink
 
-__all__ = ["Agent", "Target"]
+if TYPE_CHECKING:
+    from .websockets import AppWebSockets
+
+__all__ = ["Agent"]
+
+_LOST_REASON: Final = "the tunnel's agent lost its relay"
 
 
-class Agent(Directory):
+class Agent:
     """Serves leases over one link (a :class:`~..wire.link.LinkHandler`), with their own targets
     only.
 
@@ -63,71 +75,80 @@ class Agent(Directory):
         timeout_s: float = 3600.0,
         patience_s: float = 5.0,
     ) -> None:
+        loop = asyncio.get_running_loop()
         self.agent_id = agent_id or f"agent-{uuid4().hex[:12]}"
-        self.flow_control = False
-        """The relay knows windows."""
-        self.whole_messages = False
-        """The relay takes a whole response in one frame."""
-        self.link_paused = False
-        """The link takes no bodies now."""
+        self.deadlines = Deadlines(loop)
+        """Wakes up requests, WebSockets and idle connections that have waited too long."""
+        self.leases = ServedLeases(self.deadlines, patience_s)
+        """What it serves."""
+        self.uplink = Uplink(loop, self.deadlines)
+        """Its end of the link, and what is in flight on it."""
         self._timeout_s = timeout_s
-        self._loop = asyncio.get_running_loop()
-        super().__init__(Deadlines(self._loop), patience_s)
-        self.now: Callable[[], float] = self._loop.time
-        """The loop's time."""
-        self._link: Link | None = None
-        self._forwards: dict[str, ForwardedRequest] = {}
-        """What is under way, by rid."""
-        self._held: list[ForwardedRequest] = []
-        """Requests that wait until the end of this tick for more of themselves."""
-        self._stalled: set[ForwardedRequest] = set()
-        """Requests for which the link waits."""
-        self._probes = Probes(self)
-        self._websockets = AppWebSockets(self, self._leases, timeout_s)
-        under_way = self._websockets.under_way
-        self._turns = FairResume(self._loop, self._forwards, under_way, lambda: self.link_paused)
+        self._probes = ReadinessProbes(self.uplink)
+        self._websockets: AppWebSockets | None = None
+        """Made with the first WebSocket."""
+        uplink = self.uplink
+        self._requests = uplink.requests
+        self._fair_resume = FairResume(
+            loop, uplink.requests, uplink.websockets, lambda: uplink.link_paused
+        )
         self._takes: dict[type[Any], Callable[[Any], None]] = {
-            ReqHeaders: self._request,
-            ReqBody: self._body,
-            ReqEnd: self._end,
-            Cancel: self._cancel,
-            Window: self._window,
-            WsOpen: self._websockets.open,
-            WsFrame: self._websockets.message,
-            WsClose: self._websockets.close,
+            ReqHeaders: self._take_request,
+            ReqBody: self._take_body,
+            ReqEnd: self._take_end,
+            Cancel: self._take_cancel,
+            Window: self._take_window,
+            WsOpen: self._open_websocket,
+            WsFrame: self._take_message,
+            WsClose: self._take_close,
         }
 
-    # --- what is served
-
-    def drop(self, lease_id: str) -> None:
-        """Stop serving a lease; its requests under way fail."""
-        if lease_id in self._leases:
-            for forward in [f for f in self._forwards.values() if f.lease_id == lease_id]:
-                forward.abort("LEASE_NOT_SERVED", "the lease is over")
-            self._websockets.drop(lease_id)
-            super().drop(lease_id)
-
-    # --- the link
+    # --- for its owner
 
     @property
     def attached(self) -> bool:
-        """Whether a link is there."""
-        return self._link is not None
+        """Whether there is a link."""
+        return self.uplink.attached
 
     @property
     def inflight(self) -> int:
-        """Requests under way."""
-        return len(self._forwards)
+        """The number of requests in flight."""
+        return len(self._requests)
+
+    def drop(self, lease_id: str) -> None:
+        """Stop serving a lease; its requests in flight fail. Harmless if it is not served."""
+        if self.leases.get(lease_id) is None:
+            return
+        for request in [r for r in self._requests.values() if r.lease.lease_id == lease_id]:
+            request.abort("LEASE_NOT_SERVED", "the lease is over")
+        for websocket in list(self.uplink.websockets.values()):
+            if websocket.lease_id == lease_id:
+                websocket.end(1001, "the lease is over")
+        self.leases.drop(lease_id)
+
+    async def close(self) -> None:
+        """End everything: the link, the requests, the connections to the apps."""
+        link = self.uplink.disconnect()
+        self._end_inflight()
+        if link is not None:
+            link.close(1001, "the agent is closing")
+        for lease in self.leases:
+            self.drop(lease.lease_id)
+        await self.leases.aclose()
+        if self._websockets is not None:
+            await self._websockets.aclose()
+        self.deadlines.close()
+
+    # --- the link
 
     def attach_frame(self) -> Attach:
         """Return the first frame: the leases served, and what this agent can do."""
-        leases = [lease.attach() for lease in self._leases.values()]
         return Attach(
-            leases,
+            [lease.attach() for lease in self.leases],
             agent_id=self.agent_id,
             capabilities=AgentCapabilities(
                 streaming=True,
-                max_inflight=max((x.max_inflight for x in self._leases.values()), default=None),
+                max_inflight=max((lease.max_inflight for lease in self.leases), default=None),
                 max_body_chunk_bytes=MAX_CHUNK_BYTES,
                 supports_cancel=True,
                 websocket=True,
@@ -143,29 +164,13 @@ class Agent(Directory):
             link: its handler is this agent.
             capabilities: what ``ATTACH_ACK`` announced.
         """
-        self._forget_all()
-        self._link = link
-        self.flow_control = capabilities.flow_control
-        self.whole_messages = capabilities.whole_messages
-        self.link_paused = False
+        self._end_inflight()
+        self.uplink.connect(link, capabilities)
 
     def link_lost(self, reason: str) -> None:
-        """Forget the link and whatever was under way on it."""
-        self._link = None
-        self.link_paused = False
-        self._forget_all()
-
-    async def close(self) -> None:
-        """End everything: the link, the requests, the connections to the apps."""
-        link, self._link = self._link, None
-        self._forget_all()
-        if link is not None:
-            link.close(1001, "the agent is closing")
-        for lease_id in list(self._leases):
-            self.drop(lease_id)
-        await self._close_origins()
-        await self._websockets.aclose()
-        self.deadlines.close()
+        """Forget the link and whatever was in flight on it."""
+        self.uplink.disconnect()
+        self._end_inflight()
 
     def frame_received(self, frame: Frame) -> None:
         """Take a frame; what an agent does not understand it ignores."""
@@ -174,43 +179,43 @@ class Agent(Directory):
             take(frame)
 
     def frame_failed(self, error: FrameError) -> None:
-        """Fail the request that the frame names."""
+        """Fail the request or WebSocket that a malformed frame names."""
         log_refusal(400, "BAD_FRAME", "a frame of the relay")
-        if error.rid is None:
+        rid = error.rid
+        if rid is None:
             return
-        forward = self._forwards.get(error.rid)
-        websocket = self._websockets.get(error.rid)
-        if forward is not None:
-            forward.abort("BAD_REQUEST_FRAME", str(error))
-        elif websocket is not None:
+        if (request := self._requests.get(rid)) is not None:
+            request.abort("BAD_REQUEST_FRAME", str(error))
+        elif (websocket := self.uplink.websockets.get(rid)) is not None:
             websocket.end(1002, str(error))
         else:
-            self.send(RespError(error.rid, "BAD_REQUEST_FRAME", str(error)))
+            self.uplink.send(RespError(rid, "BAD_REQUEST_FRAME", str(error)))
 
     def pause_writing(self) -> None:
-        """Let all apps wait."""
-        self.link_paused = True
-        self._turns.pause()
+        """Let all apps wait, because the link is full."""
+        self.uplink.link_paused = True
+        self._fair_resume.pause()
 
     def resume_writing(self) -> None:
-        """Go on after :meth:`pause_writing`."""
-        self.link_paused = False
-        self._turns.resume()
+        """Let the apps go on after :meth:`pause_writing`."""
+        self.uplink.link_paused = False
+        self._fair_resume.resume()
 
-    # --- frames
+    # --- requests
 
-    def _request(self, frame: ReqHeaders) -> None:
+    def _take_request(self, frame: ReqHeaders) -> None:
         rid, lease_id = frame.rid, frame.lease_id
-        lease = self._leases.get(lease_id)
+        lease = self.leases.get(lease_id)
         if lease is None:
-            self._refuse(rid, lease_id, "LEASE_NOT_SERVED", "this agent does not serve the lease")
+            message = "this agent does not serve the lease"
+            self.uplink.send(RespError(rid, "LEASE_NOT_SERVED", message, lease_id))
             return
-        if rid in self._forwards:
-            self._forwards[rid].abort("BAD_REQUEST_FRAME", "two requests with the same rid")
+        if rid in self._requests:
+            self._requests[rid].abort("BAD_REQUEST_FRAME", "two requests with the same rid")
             return
         if lease.inflight >= lease.max_inflight:
             message = f"{lease.inflight} requests are under way, which is the lease's limit"
-            self._refuse(rid, lease_id, "TOO_MANY_IN_FLIGHT_REQUESTS", message)
+            self.uplink.send(RespError(rid, "TOO_MANY_IN_FLIGHT_REQUESTS", message, lease_id))
             return
         if OWN_PATH in frame.path and self._answer_itself(frame, lease):
             return
@@ -218,119 +223,85 @@ class Agent(Directory):
         if found is None:
             head_only = frame.method == "HEAD"
             message = lease.explain(frame.path)
-            answer(self, rid, lease_id, 404, "UNKNOWN_ADDRESS", message, head_only)
+            self.uplink.respond_error(
+                rid, lease_id, 404, "UNKNOWN_ADDRESS", message, head_only=head_only
+            )
             return
-        mount, origin, path = found
+        rewriter, pool, path = found
         timeout_s = self._timeout_s
         if frame.deadline_ms > 0:
             timeout_s = min(timeout_s, frame.deadline_ms / 1000)
-        forward = ForwardedRequest(self, frame, mount, origin, path, timeout_s)
-        self._forwards[rid] = forward
-        lease.inflight += 1
-        self.deadlines.set(forward, self.now() + timeout_s)
+        request = ForwardedRequest(self.uplink, frame, lease, rewriter, pool, path, timeout_s)
+        self.uplink.add(request, self.uplink.now() + timeout_s)
         if frame.end:
-            forward.whole(frame.body)
-        elif forward.waits_for_body:
-            self.hold(forward)
+            request.whole(frame.body)
+        elif request.waits_for_body:
+            self.uplink.hold(request)
 
     def _answer_itself(self, frame: ReqHeaders, lease: ServedLease) -> bool:
         """Answer what is asked of the tunnel and not of the app; return whether it was that."""
         address, path = split_address(frame.path)
-        if address and address not in lease.mounts:
+        if address and address not in lease.destinations:
             return False
         if path == READY_PATH:
-            self._probes.ask(frame, lease.ready_targets(address))
+            self._probes.answer(frame, lease.ready_targets(address))
             return True
         nonce = read_nonce(path)
         if nonce:
             headers = [("Content-Type", "text/plain"), ("X-Synth-Tunnels-Agent", self.agent_id)]
             body = b"" if frame.method == "HEAD" else nonce
-            self.respond(frame.rid, frame.lease_id, 200, headers, body)
+            self.uplink.respond(frame.rid, frame.lease_id, 200, headers, body)
         return bool(nonce)
 
-    def _body(self, frame: ReqBody) -> None:
-        forward = self._forwards.get(frame.rid)
-        if forward is not None:
-            forward.body(frame.chunk)
+    def _take_body(self, frame: ReqBody) -> None:
+        request = self._requests.get(frame.rid)
+        if request is not None:
+            request.body(frame.chunk)
 
-    def _end(self, frame: ReqEnd) -> None:
-        forward = self._forwards.get(frame.rid)
-        if forward is not None:
-            forward.end()
+    def _take_end(self, frame: ReqEnd) -> None:
+        request = self._requests.get(frame.rid)
+        if request is not None:
+            request.end()
 
-    def _cancel(self, frame: Cancel) -> None:
-        forward = self._forwards.get(frame.rid)
-        if forward is not None:
-            forward.cancel()
+    def _take_cancel(self, frame: Cancel) -> None:
+        request = self._requests.get(frame.rid)
+        if request is not None:
+            request.cancel()
 
-    def _window(self, frame: Window) -> None:
-        forward = self._forwards.get(frame.rid)
-        if forward is not None:
+    def _take_window(self, frame: Window) -> None:
+        request = self._requests.get(frame.rid)
+        if request is not None:
             if frame.credit_bytes > 0:
-                forward.window(frame.credit_bytes)
-        elif (websocket := self._websockets.get(frame.rid)) is not None:
+                request.window(frame.credit_bytes)
+        elif (websocket := self.uplink.websockets.get(frame.rid)) is not None:
             websocket.credit(frame.credit_bytes)
 
-    # --- for the requests
+    # --- WebSockets
 
-    def send(self, frame: Frame, *, at_once: bool = False) -> None:
-        """Send a frame, if there is a link (see :meth:`..wire.link.Link.send`)."""
-        if self._link is not None:
-            self._link.send(frame, at_once=at_once)
+    def _open_websocket(self, frame: WsOpen) -> None:
+        if self._websockets is None:
+            # Most runs have no WebSocket, and never need the library.
+            from .websockets import AppWebSockets
 
-    def respond(self, rid: str, lease_id: str, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole response of the agent's own."""
-        if self.whole_messages:
-            self.send(RespHeaders(rid, status, headers, lease_id, body, end=True))
-            return
-        self.send(RespHeaders(rid, status, headers, lease_id))
-        if body:
-            self.send(RespBody(rid, body, lease_id=lease_id))
-        self.send(RespEnd(rid, lease_id))
+            self._websockets = AppWebSockets(self.uplink, self.leases, self._timeout_s)
+        self._websockets.open(frame)
 
-    def hold(self, forward: ForwardedRequest) -> None:
-        """Start a request at the end of this tick, unless it is complete before."""
-        if not self._held:
-            self._loop.call_soon(self._release)
-        self._held.append(forward)
+    def _take_message(self, frame: WsFrame) -> None:
+        websocket = self.uplink.websockets.get(frame.rid)
+        if websocket is not None:
+            websocket.message(frame)
 
-    def stall(self, forward: ForwardedRequest) -> None:
-        """Let the link wait for a slow app, for a while."""
-        if not self._stalled and self._link is not None:
-            self._link.pause_reading()
-        self._stalled.add(forward)
-        self.deadlines.set(forward, self.now() + STALL_S)
-
-    def unstall(self, forward: ForwardedRequest) -> None:
-        """Go on after :meth:`stall`."""
-        self._stalled.discard(forward)
-        if not self._stalled and self._link is not None:
-            self._link.resume_reading()
-
-    def forget(self, forward: ForwardedRequest) -> None:
-        """Count a request as over. Harmless if it is over already."""
-        if self._forwards.get(forward.rid) is forward:
-            del self._forwards[forward.rid]
-            self.deadlines.forget(forward)
-            lease = self._leases.get(forward.lease_id)
-            if lease is not None:
-                lease.inflight -= 1
+    def _take_close(self, frame: WsClose) -> None:
+        websocket = self.uplink.websockets.get(frame.rid)
+        if websocket is not None:
+            websocket.end(frame.code, frame.reason, tell=False)
 
     # --- inside
 
-    def _refuse(self, rid: str, lease_id: str, code: str, message: str) -> None:
-        self.send(RespError(rid, code, message, lease_id))
-
-    def _release(self) -> None:
-        """Start what was held back in this tick."""
-        held, self._held = self._held, []
-        for forward in held:
-            if not forward.started and self._forwards.get(forward.rid) is forward:
-                forward.start()
-
-    def _forget_all(self) -> None:
-        for forward in list(self._forwards.values()):
-            forward.cancel()
+    def _end_inflight(self) -> None:
+        """End all that was in flight on the link, which is gone."""
+        for request in list(self._requests.values()):
+            request.cancel()
         self._probes.cancel()
-        self._websockets.lose()
-        self._stalled.clear()
+        for websocket in list(self.uplink.websockets.values()):
+            websocket.end(1012, _LOST_REASON, tell=False)

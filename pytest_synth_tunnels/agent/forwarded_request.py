@@ -1,101 +1,158 @@
-"""One request on its way from the relay to the app; :mod:`.app_answer` is the way back.
+"""One request on its way from the relay to the app, and the app's answer on its way back.
 
-The head waits for what comes with it: a request whose body arrives in the same tick of the loop is
-one write. Each direction holds at most a window of body (:data:`..wire.frames.WINDOW_BYTES`); with
-a relay that knows no windows the link itself waits, and only for so long.
+Theory of operation. A request moves through these states, in this order; any state may be skipped
+on the way to the last one:
+
+- *collecting*: the head has come. A request that arrives whole starts at once; one whose body is
+  to come waits until the end of the loop's tick (:meth:`.uplink.Uplink.hold`), so that head and a
+  short body are one write. :meth:`ForwardedRequest.start` leaves this state.
+- *waiting* (``started``): the pool looks for a connection, and what comes of the body is kept.
+- *exchanging* (``_connection`` is set): what comes of the body is written at once, and the app's
+  answer is passed on as it comes. Request and answer end independently of each other: ``_ended``
+  says that the relay has sent all, ``_responded`` that the head of the answer has come.
+- *over*: the uplink has forgotten the request. The answer's end leads here
+  (:meth:`ForwardedRequest.response_ended`), and so does every failure, through
+  :meth:`ForwardedRequest._detach`. Nothing moves it any more.
+
+The relay moves it forwards (``body``, ``whole``, ``end``, ``cancel``), the connection moves the
+answer (``connected``, ``response_*``, ``failed``), and the clock ends it (``expire``).
+
+What always holds: each direction keeps at most a window of body
+(:data:`..wire.frames.WINDOW_BYTES`) and a little more. Towards the app, the relay gets credit only
+for what the app has taken; with a relay that knows no windows the link itself waits, for at most
+:attr:`.uplink.Uplink.stall_s`. Towards the relay, the app is not read while there is no credit or
+while the link is full. The head of the answer waits in ``_head`` for what comes in the same read
+of the connection, so that a short answer is one frame where the relay takes that.
 """
 
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..http.client_connection import ClientConnection
 from ..http.pool import ConnectionPool
 from ..http.response import OriginError
-from ..wire.frames import WINDOW_BYTES, ReqHeaders, RespEnd, RespError, Window
-from .app_answer import AppAnswer, answer
+from ..wire.frames import (
+    MAX_WHOLE_BYTES,
+    WINDOW_BYTES,
+    Headers,
+    ReqHeaders,
+    RespBody,
+    RespEnd,
+    RespError,
+    RespHeaders,
+    Window,
+)
+from .served_leases import ServedLease
 from .target import UrlRewriter
-
-if TYPE_CHECKING:
-    from .agent import Agent
+from .uplink import Uplink
 
 __all__ = ["ForwardedRequest"]
-
-STALL_S: Final = 10.0
-"""How long one slow app may hold up a link that knows no windows."""
 
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 """Methods that come without a body unless something says otherwise."""
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "PUT"})
 _EARLY_BYTES: Final = 65_536
-"""A body that grows to this is not waited for."""
+"""A body that grows to this length is not collected any longer."""
 
 
-class ForwardedRequest(AppAnswer):
-    """A request (a :class:`~..http.pool.ResponseHandler` and a :class:`~..aio.deadlines.Expiring`).
+class ForwardedRequest:
+    """A request (an :class:`.uplink.InflightRequest` and a :class:`~..http.pool.ResponseHandler`).
 
     Args:
-        agent: whose link it came by.
+        uplink: the link that the request came by.
         frame: the request.
-        mount: where it goes.
-        path: as the app sees it.
+        lease: the lease that it came for.
+        rewriter: the target that it goes to.
+        pool: the connections to that target.
+        path: the path as the app sees it.
         timeout_s: from the last sign of the caller to the beginning of the answer, in seconds.
     """
 
     __slots__ = (
         "_body",
         "_chunked",
+        "_connection",
+        "_credit",
         "_ended",
+        "_head",
         "_length",
         "_lines",
-        "_origin",
+        "_method",
+        "_pool",
         "_received",
+        "_responded",
         "_retried",
+        "_rewriter",
         "_sink_paused",
         "_stalled",
         "_timeout_s",
         "_untaken",
+        "_uplink",
+        "due_at",
+        "lease",
+        "lease_id",
+        "rid",
         "started",
     )
 
     def __init__(
         self,
-        agent: "Agent",
+        uplink: Uplink,
         frame: ReqHeaders,
-        mount: UrlRewriter,
-        origin: ConnectionPool,
+        lease: ServedLease,
+        rewriter: UrlRewriter,
+        pool: ConnectionPool,
         path: str,
         timeout_s: float,
     ) -> None:
-        super().__init__(agent, frame, mount)
+        self.rid = frame.rid
+        self.lease_id = frame.lease_id
+        self.lease = lease
+        self.due_at = inf
         self.started = False
-        """It has asked for a connection."""
-        self._origin = origin
-        self._lines, self._length = mount.request_head(frame, path)
+        """Whether it has asked for a connection."""
+        self._uplink = uplink
+        self._method = frame.method
+        self._rewriter = rewriter
+        self._pool = pool
         self._timeout_s = timeout_s
-        self._body: list[bytes] = []
-        """What waits for the connection."""
-        self._received = 0
-        """Bytes of the body so far."""
-        self._untaken = 0
-        """Those among them for which the relay got no credit yet."""
-        self._ended = False
-        """The request is complete."""
-        self._chunked = False
-        """How the body is framed towards the app."""
-        self._sink_paused = False
-        """The app reads slowly."""
-        self._stalled = False
-        """The link waits for this request."""
+        self._connection: ClientConnection | None = None
         self._retried = False
+        """Whether it goes to the app for the second time."""
+
+        # The request.
+        self._lines, self._length = rewriter.request_head(frame, path)
+        self._body: list[bytes] = []
+        """The pieces of the body that wait for the connection."""
+        self._received = 0
+        """How much of the body has come, in bytes."""
+        self._untaken = 0
+        """How much of that the relay got no credit for yet, in bytes."""
+        self._ended = False
+        """Whether the request is complete."""
+        self._chunked = False
+        """Whether the body goes to the app in chunks; else it has a known length, or none."""
+        self._sink_paused = False
+        """Whether the app reads slowly."""
+        self._stalled = False
+        """Whether the link waits for this request."""
+
+        # The answer.
+        self._responded = False
+        """Whether the head of the answer is sent, or waits in ``_head``."""
+        self._head: RespHeaders | None = None
+        """The beginning of the answer, as long as the rest may come in the same read."""
+        self._credit: float = WINDOW_BYTES if uplink.flow_control else inf
+        """How much the relay will still take of the answer's body, in bytes."""
 
     @property
     def waits_for_body(self) -> bool:
-        """Whether a body is to come for certain, so that the head need not wait for it long."""
+        """Whether a body is to come for certain, so that the head may wait for it a little."""
         length = self._length
         return length > 0 if length is not None else self._method not in _BODILESS
 
-    # --- from the relay
+    # --- the request, from the relay
 
     def body(self, chunk: bytes) -> None:
         """Take a piece of the request's body."""
@@ -115,7 +172,7 @@ class ForwardedRequest(AppAnswer):
             elif self._received >= _EARLY_BYTES:
                 self.start()
             else:
-                self._agent.hold(self)
+                self._uplink.hold(self)
             return
         connection.write(_chunk(chunk) if self._chunked else chunk)
         if self._sink_paused:
@@ -136,7 +193,7 @@ class ForwardedRequest(AppAnswer):
         self.start()
 
     def end(self) -> None:
-        """Take note that the request is complete."""
+        """Take the end of the request."""
         if self._ended:
             return
         length = self._length
@@ -154,40 +211,58 @@ class ForwardedRequest(AppAnswer):
             self._touch()
 
     def start(self) -> None:
-        """Ask for a connection with what is there of the request."""
+        """Ask for a connection with what has come of the request so far."""
         self.started = True
         if self._length is None:
             if not self._ended:
                 self._chunked = True
             elif self._received or self._method not in _BODILESS:
                 self._length = self._received
-        self._origin.submit(self)
+        self._pool.submit(self)
 
     def cancel(self) -> None:
-        """Forget the request: nobody waits for it."""
+        """End the request without a word to the relay, where nobody waits for it."""
         self._detach()
 
-    # --- from the agent
+    # --- the answer, from the relay's side
+
+    def window(self, credit_bytes: int) -> None:
+        """Take credit for the answer's body."""
+        self._credit += credit_bytes
+        self.resume()
+
+    def pause(self) -> None:
+        """Let the app wait, because the link is full."""
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        """Read the app's answer again, if both the link and this answer's window have room."""
+        if self._connection is not None and self._credit > 0 and not self._uplink.link_paused:
+            self._connection.resume_reading()
+
+    # --- the agent and the clock
 
     def expire(self) -> None:
-        """Act on the deadline."""
-        where = self._mount.target.name
+        """Give up waiting for the app."""
+        where = self._rewriter.target.name
         self._detach()
         if self._stalled:
-            message = f"the app at {where} took nothing of the request for {STALL_S:g} s"
+            stall_s = self._uplink.stall_s
+            message = f"the app at {where} took nothing of the request for {stall_s:g} s"
         else:
             message = f"the app at {where} did not answer within {self._timeout_s:g} s"
         self._give_up(504, "TUNNEL_TIMEOUT", message)
 
     def abort(self, code: str, message: str) -> None:
-        """Tell the relay that the request failed for a reason that is not the app's."""
+        """End the request for a reason that is not the app's, and tell the relay why."""
         self._detach()
-        self._agent.send(RespError(self.rid, code, message, lease_id=self.lease_id))
+        self._uplink.send(RespError(self.rid, code, message, lease_id=self.lease_id))
 
-    # --- from the app
+    # --- the connection
 
     def connected(self, connection: ClientConnection) -> None:
-        """Send what is there of the request, in one write."""
+        """Send what has come of the request, in one write."""
         self._connection = connection
         if self._chunked:
             head = f"{self._lines}Transfer-Encoding: chunked\r\n\r\n"
@@ -208,27 +283,12 @@ class ForwardedRequest(AppAnswer):
             data,
             head_only=self._method == "HEAD",
             complete=ended,
-            at_once=self._agent.inflight == 1,
+            at_once=self._uplink.inflight == 1,
         )
         if not ended and not self._sink_paused:
             self._grant()
-        if self._agent.link_paused:
+        if self._uplink.link_paused:
             connection.pause_reading()
-
-    def response_ended(self) -> None:
-        """Pass the end on. What is still to come of the request's body is dropped."""
-        self._connection = None
-        self._ended = True
-        agent = self._agent
-        agent.forget(self)
-        if self._stalled:
-            agent.unstall(self)
-        head = self._head
-        if head is not None:
-            head.end = True
-            agent.send(head, at_once=not agent.inflight)
-        else:
-            agent.send(RespEnd(self.rid, self.lease_id))
 
     def failed(self, error: OriginError) -> None:
         """Try again where nothing can happen twice, else tell the caller."""
@@ -241,50 +301,102 @@ class ForwardedRequest(AppAnswer):
             and self._method in _IDEMPOTENT
         ):
             self._retried = True
-            self._origin.submit(self, fresh=True)
+            self._pool.submit(self, fresh=True)
             return
         self._detach()
         self._give_up(502, "TUNNEL_ENDPOINT_UNREACHABLE", str(error))
 
     def pause_writing(self) -> None:
-        """Give the relay no more credit: the app is slow."""
+        """Give the relay no more credit, because the app reads slowly."""
         self._sink_paused = True
 
     def resume_writing(self) -> None:
-        """Go on after :meth:`pause_writing`."""
+        """Give the relay credit again, because the app has read."""
         self._sink_paused = False
         self._grant()
+
+    # --- the answer, from the connection
+
+    def response_started(self, status: int, headers: Headers, located: bool) -> None:
+        """Pass the head on, with redirects to the app itself made public."""
+        self._responded = True
+        self.due_at = inf
+        if located:
+            headers = self._rewriter.response_headers(headers)
+        head = RespHeaders(self.rid, status, headers, self.lease_id)
+        if self._uplink.whole_messages:
+            self._head = head
+        else:
+            self._uplink.send(head)
+
+    def response_body(self, data: bytes) -> None:
+        """Pass a piece of the body on, and stop the app where the relay takes no more."""
+        self._credit -= len(data)
+        head = self._head
+        if head is not None:
+            if len(head.body) + len(data) <= MAX_WHOLE_BYTES:
+                head.body += data
+                return
+            self.response_paused()
+        self._uplink.send(RespBody(self.rid, data, lease_id=self.lease_id))
+        if self._credit <= 0 and self._connection is not None:
+            self._connection.pause_reading()
+
+    def response_paused(self) -> None:
+        """Pass on what waits for more, because the rest did not come in the same read."""
+        head, self._head = self._head, None
+        if head is not None:
+            data, head.body = head.body, b""
+            self._uplink.send(head)
+            if data:
+                self._uplink.send(RespBody(self.rid, data, lease_id=self.lease_id))
+
+    def response_ended(self) -> None:
+        """Pass the end on. What is still to come of the request's body is dropped."""
+        self._connection = None
+        self._ended = True
+        uplink = self._uplink
+        uplink.forget(self)
+        if self._stalled:
+            uplink.unstall(self)
+        head = self._head
+        if head is not None:
+            head.end = True
+            uplink.send(head, at_once=not uplink.inflight)
+        else:
+            uplink.send(RespEnd(self.rid, self.lease_id))
 
     # --- inside
 
     def _grant(self) -> None:
         """Tell the relay that the app has taken what came so far."""
+        uplink = self._uplink
         if self._stalled:
             self._stalled = False
-            self._agent.unstall(self)
-            due_at = inf if self._responded else self._agent.now() + self._timeout_s
-            self._agent.deadlines.set(self, due_at)
-        if not self._agent.flow_control:
+            uplink.unstall(self)
+            due_at = inf if self._responded else uplink.now() + self._timeout_s
+            uplink.deadlines.set(self, due_at)
+        if not uplink.flow_control:
             self._untaken = 0
         elif self._untaken >= WINDOW_BYTES // 2 and not self._ended:
             credit, self._untaken = self._untaken, 0
-            self._agent.send(Window(self.rid, credit, self.lease_id))
+            uplink.send(Window(self.rid, credit, self.lease_id))
         if self._received:
             self._touch()
 
     def _hold_back(self) -> None:
         """Bound what waits for a slow app."""
-        if self._agent.flow_control:
+        if self._uplink.flow_control:
             if self._untaken > 4 * WINDOW_BYTES:
                 self._fail_request("the relay sends more than its window")
         elif self._untaken > WINDOW_BYTES and not self._stalled:
             self._stalled = True
-            self._agent.stall(self)
+            self._uplink.stall(self)
 
     def _touch(self) -> None:
-        """Begin to wait for the answer again: the caller or the app is still busy with the body."""
+        """Begin to wait for the answer anew, because caller or app is still busy with the body."""
         if not self._responded and not self._stalled:
-            self.due_at = self._agent.now() + self._timeout_s
+            self.due_at = self._uplink.now() + self._timeout_s
 
     def _fail_request(self, message: str) -> None:
         """Refuse the request for what the relay sent."""
@@ -292,20 +404,34 @@ class ForwardedRequest(AppAnswer):
             self.abort("INVALID_REQUEST_BODY", message)
         else:
             self._detach()
-            answer(self._agent, self.rid, self.lease_id, 400, "INVALID_REQUEST_BODY", message)
+            self._respond_error(400, "INVALID_REQUEST_BODY", message)
+
+    def _give_up(self, status: int, code: str, message: str) -> None:
+        """Answer instead of the app, or cut its answer off where it has begun."""
+        if self._responded:
+            error = RespError(self.rid, "LOCAL_BAD_RESPONSE", message, self.lease_id)
+            self._uplink.send(error)
+        else:
+            self._respond_error(status, code, message)
+
+    def _respond_error(self, status: int, code: str, message: str) -> None:
+        head_only = self._method == "HEAD"
+        self._uplink.respond_error(
+            self.rid, self.lease_id, status, code, message, head_only=head_only
+        )
 
     def _detach(self) -> None:
-        """Leave the agent, the link and the app alone from now on."""
-        self._agent.forget(self)
+        """Leave the uplink and the app alone from now on."""
+        self._uplink.forget(self)
         if self._stalled:
-            self._agent.unstall(self)
+            self._uplink.unstall(self)
         self._ended = True
         self._body = []
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abandon()
         else:
-            self._origin.withdraw(self)
+            self._pool.withdraw(self)
 
 
 def _chunk(data: bytes) -> bytes:

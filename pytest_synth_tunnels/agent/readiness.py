@@ -1,63 +1,64 @@
-"""Whether a lease's local apps answer, asked on behalf of whoever wants to know."""
+"""Answers whether a lease's local apps are ready (protocol, section 4)."""
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..wire.frames import ReqHeaders
-from .app_answer import answer
 from .target import Target
+from .uplink import Uplink
 
-if TYPE_CHECKING:
-    from .agent import Agent
-
-__all__ = ["Probes"]
+__all__ = ["ReadinessProbes"]
 
 _TIMEOUT_S: Final = 2.0
 
 
-class Probes:
-    """The answers to questions at :data:`.served_leases.READY_PATH` that are under way.
+class ReadinessProbes:
+    """Answers requests for :data:`.served_leases.READY_PATH`.
 
     Args:
-        agent: it was asked, and answers.
+        uplink: the link that the requests come by.
     """
 
-    def __init__(self, agent: "Agent") -> None:
-        self._agent = agent
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._looks: dict[tuple[Target, ...], asyncio.Task[bool]] = {}
-        """What is being found out. Who asks meanwhile gets the same answer, so that many questions
-        are one for the apps."""
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
+        self._answers: set[asyncio.Task[None]] = set()
+        """The requests that are not answered yet."""
+        self._probes: dict[tuple[Target, ...], asyncio.Task[bool]] = {}
+        """The probes in flight. Requests that come meanwhile share their result, so that the apps
+        see one probe for many requests."""
 
-    def ask(self, question: ReqHeaders, targets: Iterable[Target]) -> None:
-        """Answer 200 as soon as one of the apps answers, or 503 within two seconds."""
-        task = asyncio.create_task(self._answer(question, tuple(targets)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def answer(self, request: ReqHeaders, targets: Iterable[Target]) -> None:
+        """Answer a request with 200 as soon as one of the apps answers, or with 503 within two
+        seconds."""
+        task = asyncio.create_task(self._answer(request, tuple(targets)))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
 
     def cancel(self) -> None:
-        """Answer nothing any more."""
-        for task in (*self._tasks, *self._looks.values()):
+        """Answer none of the requests that have come so far."""
+        for task in (*self._answers, *self._probes.values()):
             task.cancel()
 
-    def _look(self, targets: tuple[Target, ...]) -> "asyncio.Task[bool]":
-        if targets not in self._looks:
-            look = self._looks[targets] = asyncio.create_task(_any_answers(targets))
-            look.add_done_callback(lambda _: self._looks.pop(targets))
-        return self._looks[targets]
+    def _probe(self, targets: tuple[Target, ...]) -> "asyncio.Task[bool]":
+        if targets not in self._probes:
+            probe = self._probes[targets] = asyncio.create_task(_any_answers(targets))
+            probe.add_done_callback(lambda _: self._probes.pop(targets))
+        return self._probes[targets]
 
-    async def _answer(self, question: ReqHeaders, targets: tuple[Target, ...]) -> None:
-        rid, lease_id = question.rid, question.lease_id
-        head_only = question.method == "HEAD"
-        if await asyncio.shield(self._look(targets)):
+    async def _answer(self, request: ReqHeaders, targets: tuple[Target, ...]) -> None:
+        rid, lease_id = request.rid, request.lease_id
+        head_only = request.method == "HEAD"
+        if await asyncio.shield(self._probe(targets)):
             body = b"" if head_only else b'{"status":"ready"}'
             headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
-            self._agent.respond(rid, lease_id, 200, headers, body)
+            self._uplink.respond(rid, lease_id, 200, headers, body)
             return
         names = ", ".join(target.name for target in targets) or "any target"
         message = f"no app answers on {names} below status 500"
-        answer(self._agent, rid, lease_id, 503, "target_unreachable", message, head_only)
+        self._uplink.respond_error(
+            rid, lease_id, 503, "target_unreachable", message, head_only=head_only
+        )
 
 
 async def _any_answers(targets: Iterable[Target]) -> bool:

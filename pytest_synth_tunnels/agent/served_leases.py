@@ -1,84 +1,205 @@
-"""A lease that an agent serves: which address leads where. No I/O."""
+"""The leases that an agent serves, and where their addresses lead."""
 
+import asyncio
 import re
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
+from ..aio.deadlines import Deadlines
 from ..http.pool import ConnectionPool
 from ..wire.frames import AttachLease, LocalTarget
 from .target import Target, UrlRewriter, split_address
 
-__all__ = ["NONCE_PATH", "OWN_PATH", "READY_PATH", "ServedLease", "read_nonce"]
+__all__ = [
+    "NONCE_PATH",
+    "OWN_PATH",
+    "READY_PATH",
+    "Destination",
+    "ServedLease",
+    "ServedLeases",
+    "read_nonce",
+]
 
 OWN_PATH: Final = "/__synth/"
-"""Below it lie the agent's own answers."""
+"""The paths below this one are answered by the agent itself."""
 
 NONCE_PATH: Final = "/__synth/nonce/"
-"""Below it the agent itself answers with the rest of the path: proof that a URL leads here."""
+"""Below this path the agent answers with the rest of the path, to prove that a URL leads here."""
 
 READY_PATH: Final = "/__synth/ready"
-"""There the agent itself says whether the app answers (protocol, section 4)."""
+"""At this path the agent says whether the app answers (protocol, section 4)."""
 
 _NONCE = re.compile(r"[0-9a-fA-F]{8,128}")
 
 
+class Destination(NamedTuple):
+    """Where an address of a lease leads."""
+
+    rewriter: UrlRewriter
+    """Writes requests as the target gets them."""
+
+    pool: ConnectionPool
+    """The connections to the target."""
+
+
 class ServedLease:
-    """A lease and its targets.
+    """A lease that an agent serves.
 
     Args:
         lease_id: the lease.
         public_url: where callers reach it, without any address.
-        max_inflight: how many requests may be under way at the same time.
+        max_inflight: how many requests may be in flight at the same time.
     """
 
     def __init__(self, lease_id: str, public_url: str, max_inflight: int) -> None:
         self.lease_id = lease_id
         self.max_inflight = max_inflight
         self.inflight = 0
-        """Requests under way."""
+        """The number of requests in flight."""
         self.websockets = 0
-        """Those that are open, or being opened; counted apart."""
-        self.mounts: dict[str, tuple[UrlRewriter, ConnectionPool]] = {}
+        """The number of WebSockets that are open or being opened, which count apart."""
+        self.destinations: dict[str, Destination] = {}
         """By address."""
         self._public_url = public_url
 
     def move(self, public_url: str) -> None:
         """Use another public URL from the next request on."""
         self._public_url = public_url
-        for address, (mount, origin) in list(self.mounts.items()):
-            self.mount(address, mount.target, origin)
+        for address, (rewriter, pool) in list(self.destinations.items()):
+            self.lead(address, rewriter.target, pool)
 
-    def mount(self, address: str, target: Target, origin: ConnectionPool) -> None:
+    def lead(self, address: str, target: Target, pool: ConnectionPool) -> None:
         """Lead an address to a target, through these connections."""
-        self.mounts[address] = UrlRewriter(self.lease_id, self._public_url, address, target), origin
+        rewriter = UrlRewriter(self.lease_id, self._public_url, address, target)
+        self.destinations[address] = Destination(rewriter, pool)
 
     def resolve(self, path: str) -> tuple[UrlRewriter, ConnectionPool, str] | None:
         """Return where a path leads, with what the target sees of it; ``None`` for nowhere."""
-        mounts = self.mounts
+        destinations = self.destinations
         address, rest = split_address(path)
-        found = mounts.get(address)
-        if found is None and address and "" in mounts:
+        found = destinations.get(address)
+        if found is None and address and "" in destinations:
             # The app's own path begins with a tilde.
-            rest, found = path, mounts[""]
-        if found is None and not address and len(mounts) == 1:
-            (found,) = mounts.values()
+            rest, found = path, destinations[""]
+        if found is None and not address and len(destinations) == 1:
+            (found,) = destinations.values()
         return None if found is None else (*found, rest)
 
     def ready_targets(self, address: str) -> list[Target]:
-        """Return the apps that a question at :data:`READY_PATH` is about: that of the address, or
-        all of them where it names none."""
-        return [mount.target for known, (mount, _) in self.mounts.items() if address in ("", known)]
+        """Return the targets that a question at :data:`READY_PATH` is about: that of the address,
+        or all of them where the question names no address."""
+        return [
+            destination.rewriter.target
+            for known, destination in self.destinations.items()
+            if address in ("", known)
+        ]
 
     def explain(self, path: str) -> str:
-        """Return why a path leads nowhere."""
-        known = ", ".join(f"/~{address}" for address in sorted(self.mounts)) or "none yet"
+        """Return why a path leads nowhere, for people."""
+        known = ", ".join(f"/~{address}" for address in sorted(self.destinations)) or "none yet"
         return f"the lease has no target at {path[:200]}; its addresses: {known}"
 
     def attach(self) -> AttachLease:
         """Return the lease as an ``ATTACH`` frame names it."""
-        if len(self.mounts) != 1:
+        if len(self.destinations) != 1:
             return AttachLease(self.lease_id)
-        ((mount, _),) = self.mounts.values()
-        return AttachLease(self.lease_id, LocalTarget(mount.target.host, mount.target.port))
+        ((rewriter, _),) = self.destinations.values()
+        return AttachLease(self.lease_id, LocalTarget(rewriter.target.host, rewriter.target.port))
+
+
+class ServedLeases:
+    """All leases of one agent, and the connections to their targets.
+
+    Args:
+        deadlines: wakes up what closes idle connections.
+        patience_s: how long a refused connection is tried again while the app has never accepted
+            one, in seconds.
+    """
+
+    def __init__(self, deadlines: Deadlines, patience_s: float) -> None:
+        self._deadlines = deadlines
+        self._patience_s = patience_s
+        self._leases: dict[str, ServedLease] = {}
+        """By id."""
+        self.pools: set[ConnectionPool] = set()
+        """Every pool, also those of targets that were replaced while requests were in flight."""
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def __iter__(self) -> Iterator[ServedLease]:
+        return iter(list(self._leases.values()))
+
+    def get(self, lease_id: str) -> ServedLease | None:
+        """Return a lease, or ``None`` if it is not served."""
+        return self._leases.get(lease_id)
+
+    def serve(self, lease_id: str, public_url: str, *, max_inflight: int = 128) -> None:
+        """Serve a lease, or change what is known of it. To be called before attaching.
+
+        Args:
+            lease_id: the lease.
+            public_url: where callers reach it, without any address.
+            max_inflight: how many requests may be in flight at the same time.
+        """
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            self._leases[lease_id] = ServedLease(lease_id, public_url, max_inflight)
+            return
+        lease.max_inflight = max_inflight
+        lease.move(public_url)
+
+    def set_target(self, lease_id: str, address: str, target: Target) -> None:
+        """Lead an address of a lease to a target. Requests in flight end where they began.
+
+        Args:
+            lease_id: a lease that is served.
+            address: ``gw1`` of ``{public_url}/~gw1``, or ``""`` for the public URL itself.
+            target: the app.
+
+        Raises:
+            KeyError: the lease is not served.
+        """
+        lease = self._leases[lease_id]
+        current = lease.destinations.get(address)
+        if current is not None and current.rewriter.target == target:
+            return
+        self.remove_target(lease_id, address)
+        pool = ConnectionPool(
+            target.host, target.port, self._deadlines, patience_s=self._patience_s
+        )
+        self.pools.add(pool)
+        lease.lead(address, target, pool)
+
+    def remove_target(self, lease_id: str, address: str) -> None:
+        """Stop leading an address anywhere. Requests in flight go on.
+
+        Args:
+            lease_id: the lease; nothing happens if it is not served.
+            address: nothing happens if it leads nowhere.
+        """
+        lease = self._leases.get(lease_id)
+        destination = lease.destinations.pop(address, None) if lease is not None else None
+        if destination is not None:
+            destination.pool.close()
+            self.pools = {pool for pool in self.pools if not pool.closed} | {destination.pool}
+
+    def drop(self, lease_id: str) -> None:
+        """Stop serving a lease. Harmless if it is not served.
+
+        Args:
+            lease_id: a lease without requests in flight (:meth:`.agent.Agent.drop` ends them).
+        """
+        lease = self._leases.get(lease_id)
+        if lease is not None:
+            for address in list(lease.destinations):
+                self.remove_target(lease_id, address)
+            del self._leases[lease_id]
+
+    async def aclose(self) -> None:
+        """Close the connections to the apps."""
+        await asyncio.gather(*(pool.aclose() for pool in self.pools))
+        self.pools.clear()
 
 
 def read_nonce(path: str) -> bytes:

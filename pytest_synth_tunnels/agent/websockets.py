@@ -1,9 +1,25 @@
-"""The agent's end of one WebSocket: the connection to the local app."""
+"""The agent's end of WebSockets: the connections to the local apps.
 
-from typing import TYPE_CHECKING, Final
+Theory of operation. An :class:`AppWebSocket` is *opening* until the app has answered its
+handshake, then *open* (``opened``), and *over* once the link knows it no more, which may come
+first. While it is opening it waits for a connection, always a new one; then it writes the
+handshake and reads the app's answer: a 101 opens it, any other answer is passed on as the app's
+own refusal, and no answer within the time limit is a 504. From then on it is a
+:class:`~..websocket.tunnelled.TunnelledWebSocket`, whose module says how messages and closes
+travel.
+
+What always holds: it is listed in :attr:`.uplink.Uplink.websockets`, and counts against its
+lease's limit, exactly until it is over; it is in :attr:`AppWebSockets.ends` exactly as long as it
+has a connection, which may outlive that.
+"""
+
+import asyncio
+from typing import Final
 
 from ..http.client_connection import ClientConnection
+from ..http.errors import error_response
 from ..http.pool import ConnectionPool
+from ..http.refusal_log import log_refusal
 from ..http.response import OriginError
 from ..websocket.tunnelled import TunnelledWebSocket
 from ..websocket.upgrade import (
@@ -19,32 +35,91 @@ from ..wire.frames import (
     MAX_WS_MESSAGE_BYTES,
     Frame,
     ReqHeaders,
-    WsClose,
     WsOpen,
     WsOpenAck,
     WsOpenReject,
 )
-from .served_leases import ServedLease
+from .served_leases import ServedLease, ServedLeases
 from .target import UrlRewriter
+from .uplink import Uplink
 
-if TYPE_CHECKING:
-    from .websocket_table import AppWebSockets
+__all__ = ["AppWebSocket", "AppWebSockets"]
 
-__all__ = ["AppWebSocket"]
+_MAX_OPEN: Final = 64
+"""How many WebSockets a lease may have, which is what relays allow."""
 
 _UNREACHABLE: Final = "TUNNEL_ENDPOINT_UNREACHABLE"
 
 
-class AppWebSocket(TunnelledWebSocket):
-    """One WebSocket to the app (a :class:`~..http.response.Dialer`).
+class AppWebSockets:
+    """Opens WebSockets to the apps of an agent's leases.
 
     Args:
-        table: whose it is.
+        uplink: the link that they come by.
+        leases: what the agent serves.
+        timeout_s: for an app to answer, in seconds, where the relay sets no shorter time.
+    """
+
+    def __init__(self, uplink: Uplink, leases: ServedLeases, timeout_s: float) -> None:
+        self.uplink = uplink
+        """The link that they come by."""
+        self.ends: set[TunnelledWebSocket] = set()
+        """Those that have a connection, closing ones included."""
+        self._leases = leases
+        self._timeout_s = timeout_s
+
+    def open(self, frame: WsOpen) -> None:
+        """Open a WebSocket, or refuse it."""
+        rid, lease_id = frame.rid, frame.lease_id
+        if not lease_id and len(self._leases) == 1:
+            (lease_id,) = (lease.lease_id for lease in self._leases)  # not every relay says it
+        lease = self._leases.get(lease_id)
+        if rid in self.uplink.websockets:
+            self.uplink.websockets[rid].end(1002, "two WebSockets with the same rid")
+        elif lease is None:
+            message = "this agent does not serve the lease"
+            self.refuse(rid, lease_id, 502, "LEASE_NOT_SERVED", message)
+        elif (found := lease.resolve(frame.path)) is None:
+            self.refuse(rid, lease_id, 404, "UNKNOWN_ADDRESS", lease.explain(frame.path))
+        elif lease.websockets >= _MAX_OPEN:
+            message = f"{lease.websockets} WebSockets are open, which is the lease's limit"
+            self.refuse(rid, lease_id, 503, "TUNNEL_CAPACITY_EXCEEDED", message)
+        else:
+            rewriter, pool, path = found
+            timeout_s = self._timeout_s
+            if frame.deadline_ms > 0:
+                timeout_s = min(timeout_s, frame.deadline_ms / 1000)
+            opening = AppWebSocket(self, frame, lease, rewriter, pool, path, timeout_s)
+            self.uplink.websockets[rid] = opening
+            opening.begin()
+
+    def refuse(self, rid: str, lease_id: str, status: int, code: str, message: str) -> None:
+        """Answer an upgrade with an error of the agent's own."""
+        log_refusal(status, code, rid)
+        _, headers, body = error_response(status, code, message, rid)
+        self.uplink.send(WsOpenReject(rid, status, headers, body, lease_id))
+
+    def forget(self, ended: "AppWebSocket") -> None:
+        """List a WebSocket as one that the link knows no more."""
+        self.uplink.websockets.pop(ended.rid, None)
+
+    async def aclose(self) -> None:
+        """End the connections that are still closing."""
+        for end in list(self.ends):
+            end.abort()
+        await asyncio.sleep(0)  # The transports tell of their end in the next tick.
+
+
+class AppWebSocket(TunnelledWebSocket):
+    """One WebSocket to the app (a :class:`~..http.response.ConnectionWaiter`).
+
+    Args:
+        owner: opened it, and is told of its end.
         frame: what the relay asked for.
-        lease: whose it is, among whose WebSockets it counts from now on.
-        mount: where it goes.
-        origin: the connections there.
-        path: as the app sees it.
+        lease: the lease that it came for, among whose WebSockets it counts from now on.
+        rewriter: the target that it goes to.
+        pool: the connections to that target.
+        path: the path as the app sees it.
         timeout_s: for the app to accept it, in seconds.
     """
 
@@ -52,36 +127,36 @@ class AppWebSocket(TunnelledWebSocket):
 
     def __init__(
         self,
-        table: "AppWebSockets",
+        owner: AppWebSockets,
         frame: WsOpen,
         lease: ServedLease,
-        mount: UrlRewriter,
-        origin: ConnectionPool,
+        rewriter: UrlRewriter,
+        pool: ConnectionPool,
         path: str,
         timeout_s: float,
     ) -> None:
-        agent = table.agent
+        uplink = owner.uplink
         headers = request_headers(frame.headers)
         protocol = app_protocol(headers, MAX_WS_MESSAGE_BYTES)
         super().__init__(
             frame.rid,
             lease.lease_id,
             protocol,
-            loop=table.loop,
-            deadlines=agent.deadlines,
-            ends=table.ends,
+            loop=uplink.loop,
+            deadlines=uplink.deadlines,
+            ends=owner.ends,
             max_message_bytes=MAX_WS_MESSAGE_BYTES,
         )
-        self._use(flow_control=agent.flow_control, link_paused=agent.link_paused)
+        self._use(flow_control=uplink.flow_control, link_paused=uplink.link_paused)
         request = ReqHeaders(self.lease_id, self.rid, "GET", path, frame.query, headers, 0)
-        head, _ = mount.request_head(request, path)
+        head, _ = rewriter.request_head(request, path)
         self._head = f"{head}{upgrade_lines(protocol)}".encode("latin-1")
         self._client = protocol
-        self._table = table
-        self._agent = agent
+        self._owner = owner
+        self._uplink = uplink
         self._lease = lease
-        self._mount = mount
-        self._origin = origin
+        self._rewriter = rewriter
+        self._pool = pool
         self._timeout_s = timeout_s
         self._answer = Answer()
         lease.websockets += 1
@@ -89,11 +164,11 @@ class AppWebSocket(TunnelledWebSocket):
     def begin(self) -> None:
         """Ask for a connection."""
         self._deadlines.set(self, self._loop.time() + self._timeout_s)
-        self._origin.submit(self, fresh=True)
+        self._pool.submit(self, fresh=True)
 
     def abort(self) -> None:
         """End it without a word to the app, or do not begin."""
-        self._origin.withdraw(self)
+        self._pool.withdraw(self)
         super().abort()
 
     # --- the connection
@@ -138,10 +213,6 @@ class AppWebSocket(TunnelledWebSocket):
 
     # --- the relay
 
-    def closed(self, frame: WsClose) -> None:
-        """Close as the caller did, or do not open."""
-        self.end(frame.code, frame.reason, tell=False)
-
     def end(self, code: int | None, reason: str, *, tell: bool = True) -> None:
         """Close in the middle."""
         super().end(code, reason, tell=tell)
@@ -155,7 +226,7 @@ class AppWebSocket(TunnelledWebSocket):
         if self.opened:
             super().expire()
         else:
-            name, seconds = self._mount.target.name, f"{self._timeout_s:g} s"
+            name, seconds = self._rewriter.target.name, f"{self._timeout_s:g} s"
             message = f"the app at {name} did not answer the upgrade within {seconds}"
             self._refuse(504, "TUNNEL_TIMEOUT", message)
 
@@ -173,23 +244,23 @@ class AppWebSocket(TunnelledWebSocket):
                 super().data_received(answer.rest)
             return
         if self._leave():
-            headers = self._mount.response_headers(without_framing(answer.headers))
+            headers = self._rewriter.response_headers(without_framing(answer.headers))
             body = bytes(answer.body)
             self._send(WsOpenReject(self.rid, answer.status, headers, body, self.lease_id))
         self.abort()
 
     def _refuse_bad(self, why: str) -> None:
-        self._refuse(502, _UNREACHABLE, f"{self._mount.target.name}: {why}")
+        self._refuse(502, _UNREACHABLE, f"{self._rewriter.target.name}: {why}")
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer instead of the app."""
         if self._leave():
-            self._table.refuse(self.rid, self.lease_id, status, code, message)
+            self._owner.refuse(self.rid, self.lease_id, status, code, message)
         self.abort()
 
     def _send(self, frame: Frame) -> None:
-        self._agent.send(frame)
+        self._uplink.send(frame)
 
     def _forget(self) -> None:
-        self._table.forget(self)
+        self._owner.forget(self)
         self._lease.websockets -= 1

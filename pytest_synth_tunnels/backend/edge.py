@@ -8,7 +8,7 @@ gateway: what cloudflared does for Cloudflare's edge.
 
 from ..agent.agent import Agent
 from ..agent.target import Target
-from ..in_process import attach
+from ..in_process import attach_in_process
 from ..relay.relay import Relay
 from ..relay.route import Route
 from ..sdk.resolve import is_loopback
@@ -53,9 +53,9 @@ class PublicEdge:
             )
             return
         agent = self._agents[tunnel.id] = Agent()
-        agent.serve(tunnel.id, route.public_url)
-        agent.set_target(tunnel.id, "", Target(tunnel.local_host, tunnel.local_port))
-        attach(self._relay, agent, route.agent_token)
+        agent.leases.serve(tunnel.id, route.public_url)
+        agent.leases.set_target(tunnel.id, "", Target(tunnel.local_host, tunnel.local_port))
+        attach_in_process(self._relay, agent, route.agent_token)
 
     def close_tunnel(self, tunnel_id: str) -> None:
         """Forget a tunnel; its requests in flight end."""

@@ -15,7 +15,7 @@ from ..http.exchange import IGNORE, Exchange, RequestHandler
 from ..http.headers import Headers
 from ..http.refusal_log import log_refusal
 from ..http.server import HttpLimits, HttpServer
-from ..in_process import attach
+from ..in_process import attach_in_process
 from ..relay.agent_session import AgentSession
 from ..relay.ingress import Ingress
 from ..relay.relay import Relay
@@ -226,7 +226,9 @@ class Backend:
         Raises:
             TunnelError: the lease is over, unknown, or another token's.
         """
-        if lease_id not in attach(self._running.relay, agent, agent_token, on_lost=on_lost):
+        if lease_id not in attach_in_process(
+            self._running.relay, agent, agent_token, on_lost=on_lost
+        ):
             raise TunnelError(f"the relay does not let this agent serve lease {lease_id}")
 
     def _route(self, exchange: Exchange) -> RequestHandler:

@@ -79,8 +79,8 @@ async def serve(config: LoopbackConfig, say: Say, ended: asyncio.Event) -> None:
         ended: set when it is to end.
     """
     agent = Agent()
-    agent.serve(config["lease_id"], config["public_url"], max_inflight=_MAX_INFLIGHT)
-    agent.set_target(config["lease_id"], "", Target.from_url(config["target"]))
+    agent.leases.serve(config["lease_id"], config["public_url"], max_inflight=_MAX_INFLIGHT)
+    agent.leases.set_target(config["lease_id"], "", Target.from_url(config["target"]))
     dialer = Dialer(
         agent,
         config["url"],

@@ -70,11 +70,11 @@ class Served:
         tunnels = self.tunnels
         self.lease = tunnels.lease(1, capabilities={"max_inflight": 1024})
         self.agent = Agent()
-        self.agent.serve(self.lease.id, self.lease.public_url, max_inflight=1024)
+        self.agent.leases.serve(self.lease.id, self.lease.public_url, max_inflight=1024)
         for address in ADDRESSES:
             name = f"{self.name}-{address}"
             port = await tunnels.listen(lambda r, w, name=name: app(name, r, w))
-            self.agent.set_target(self.lease.id, address, Target("127.0.0.1", port))
+            self.agent.leases.set_target(self.lease.id, address, Target("127.0.0.1", port))
         if self.over_websocket:
             await tunnels.dial(self.agent, self.lease)
         else:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_synth_tunnels.agent import forwarded_request as forward_module
 from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.wire.frames import (
@@ -107,7 +106,7 @@ class Bench:
         self._tasks: set[asyncio.Task[None]] = set()
         self._rids = 0
         self.agent = Agent(agent_id="me", timeout_s=5, patience_s=patience_s)
-        self.agent.serve("l1", PUBLIC)
+        self.agent.leases.serve("l1", PUBLIC)
         near, self.link = memory_links()
         near.handler, self.link.handler = self.agent, self
         self.near = near
@@ -237,7 +236,7 @@ class Bench:
         server = await asyncio.start_server(talk, "127.0.0.1", port)
         self._servers.append(server)
         port = int(server.sockets[0].getsockname()[1])
-        self.agent.set_target("l1", address, Target("127.0.0.1", port))
+        self.agent.leases.set_target("l1", address, Target("127.0.0.1", port))
         return port
 
     async def app(self, respond: Respond, address: str = "") -> int:
@@ -712,9 +711,9 @@ def test_the_deadline_waits_for_the_upload_and_ends_with_the_head() -> None:
 
         await bench.run(script)
         now = asyncio.get_running_loop().time()
-        bench.agent.now = lambda: now
+        bench.agent.uplink.now = lambda: now
         rid = bench.begin("POST", headers=[("Content-Length", "2")], deadline_ms=5000)
-        forward = bench.agent._forwards[rid]
+        forward = bench.agent.uplink.requests[rid]
         due = [forward.due_at]
         await bench.until(lambda: bench.connections)
         for frame in (ReqBody(rid, b"x"), ReqBody(rid, b"x"), ReqEnd(rid)):
@@ -739,7 +738,7 @@ def unused_port() -> int:
 def test_an_app_that_is_not_there_is_502() -> None:
     async def scenario(bench: Bench) -> None:
         port = unused_port()
-        bench.agent.set_target("l1", "", Target("127.0.0.1", port))
+        bench.agent.leases.set_target("l1", "", Target("127.0.0.1", port))
         answers = await asyncio.gather(*(bench.ask() for _ in range(3)))
         for answer in answers:
             assert (answer.status, answer.code) == (502, "TUNNEL_ENDPOINT_UNREACHABLE")
@@ -752,7 +751,7 @@ def test_an_app_that_is_not_there_is_502() -> None:
 def test_an_app_that_starts_late_is_waited_for_once() -> None:
     async def scenario(bench: Bench) -> None:
         port = unused_port()
-        bench.agent.set_target("l1", "", Target("127.0.0.1", port))
+        bench.agent.leases.set_target("l1", "", Target("127.0.0.1", port))
         rids = [bench.begin("POST", headers=[("Content-Length", "3")]) for _ in range(3)]
         for rid in rids:
             bench.link.send(ReqBody(rid, b"abc"))
@@ -802,7 +801,7 @@ def test_an_idle_connection_that_the_app_closed_is_not_used() -> None:
             await bench.until(lambda: bench.answers[f"r{bench.connections}"].done)
 
         await bench.run(script)
-        _, origin = bench.agent._leases["l1"].mounts[""]
+        _, origin = bench.agent.leases.get("l1").destinations[""]
         for count in (1, 2):
             assert (await bench.ask("POST")).status == 200
             assert bench.connections == count
@@ -956,13 +955,12 @@ def test_a_relay_that_ignores_its_window_fails_the_request_alone() -> None:
 def test_a_relay_without_windows_waits_for_a_slow_app_and_then_loses_it_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pytest_synth_tunnels.agent.agent.STALL_S", 0.05)
-    monkeypatch.setattr(forward_module, "STALL_S", 0.05)
     log: list[str] = []
     monkeypatch.setattr(MemoryLink, "pause_reading", lambda _: log.append("pause"))
     monkeypatch.setattr(MemoryLink, "resume_reading", lambda _: log.append("resume"))
 
     async def scenario(bench: Bench) -> None:
+        bench.agent.uplink.stall_s = 0.05
         reached = asyncio.Event()
 
         async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1031,7 +1029,7 @@ def test_each_address_leads_to_its_own_app() -> None:
             answer = await bench.ask(path=path)
             assert (answer.status, answer.code) == (404, "UNKNOWN_ADDRESS")
             assert "/~gw0, /~gw1" in answer.body.decode()
-        bench.agent.remove_target("l1", "gw1")
+        bench.agent.leases.remove_target("l1", "gw1")
         assert (await bench.ask(path="/only")).body == b"gw0 /only"
         assert (await bench.ask(path="/~gw1/")).status == 404
 
@@ -1098,7 +1096,7 @@ def test_too_many_requests_are_refused() -> None:
             await reader.read()
 
         await bench.run(script)
-        bench.agent.serve("l1", PUBLIC, max_inflight=2)
+        bench.agent.leases.serve("l1", PUBLIC, max_inflight=2)
         rids = [bench.begin() for _ in range(3)]
         for rid in rids:
             bench.link.send(ReqEnd(rid))
@@ -1124,7 +1122,7 @@ def test_only_served_leases_are_answered() -> None:
         assert bench.answers[rid].error == "LEASE_NOT_SERVED"
         assert (await bench.ask()).error == "LEASE_NOT_SERVED"
         with pytest.raises(KeyError):
-            bench.agent.set_target("l1", "", Target("127.0.0.1", 1))
+            bench.agent.leases.set_target("l1", "", Target("127.0.0.1", 1))
 
     run(scenario)
 
@@ -1152,7 +1150,7 @@ def test_broken_frames_fail_their_request_alone(refused: Callable[[], list[str]]
 def test_the_attach_frame_names_leases_and_the_only_target() -> None:
     async def scenario(bench: Bench) -> None:
         port = await bench.app(lambda _: ok())
-        bench.agent.serve("l2", "http://127.0.0.1:9/s/rt_2", max_inflight=1024)
+        bench.agent.leases.serve("l2", "http://127.0.0.1:9/s/rt_2", max_inflight=1024)
         frame = bench.agent.attach_frame()
         first, second = frame.leases
         assert (first.lease_id, first.local_target and first.local_target.port) == ("l1", port)
@@ -1170,7 +1168,7 @@ def test_redirects_to_the_app_become_public() -> None:
         answer = await bench.ask(path="/~gw0/")
         assert answer.get("location") == [f"{PUBLIC}/~gw0/login?x=1"]
         assert answer.get("content-location") == [f"{PUBLIC}/~gw0/doc"]
-        bench.agent.serve("l1", "https://public.example/s/rt_1")
+        bench.agent.leases.serve("l1", "https://public.example/s/rt_1")
         answer = await bench.ask(path="/~gw0/")
         assert answer.get("location") == ["https://public.example/s/rt_1/~gw0/login?x=1"]
 

@@ -52,8 +52,8 @@ def port_of(server: Server) -> int:
 @asynccontextmanager
 async def dialing(port: int, news: News, **options: Any) -> AsyncIterator[Dialer]:
     agent = Agent(agent_id="me")
-    agent.serve("l1", "http://127.0.0.1:9/s/rt_1")
-    agent.set_target("l1", "", Target("127.0.0.1", 1))
+    agent.leases.serve("l1", "http://127.0.0.1:9/s/rt_1")
+    agent.leases.set_target("l1", "", Target("127.0.0.1", 1))
     dialer = Dialer(
         agent,
         f"ws://127.0.0.1:{port}/agent",
@@ -120,7 +120,7 @@ def test_it_attaches_and_serves() -> None:
             assert (end["type"], end["rid"], end["lease_id"]) == ("RESP_END", "1", "l1")
             assert news.all == [(True, "")]
             assert agent.attached
-            assert not agent.flow_control
+            assert not agent.uplink.flow_control
             await dialer.close()
             assert not agent.attached
             assert news.all == [(True, "")]

@@ -55,7 +55,7 @@ class Bench:
         self.sent: Counter[str] = Counter()
         """By rid, in bytes."""
         self.agent = Agent(patience_s=0, **settings)
-        self.agent.serve("l1", PUBLIC)
+        self.agent.leases.serve("l1", PUBLIC)
         self.near, self.link = memory_links()
         self.near.handler, self.link.handler = self.agent, self
         self.agent.connected(self.near, RelayCapabilities(flow_control))
@@ -78,7 +78,7 @@ class Bench:
             size = len(frame.chunk if isinstance(frame, RespBody) else frame.data)
             self.sent[frame.rid] += size
             self.room -= size
-            if self.room <= 0 and not self.agent.link_paused:
+            if self.room <= 0 and not self.agent.uplink.link_paused:
                 self.agent.pause_writing()
 
     def frame_failed(self, error: FrameError) -> None:
@@ -102,7 +102,7 @@ class Bench:
         server = await serve(handle, "127.0.0.1", 0, **options)
         self._servers.append(server)
         port = next(iter(server.sockets)).getsockname()[1]
-        self.agent.set_target("l1", address, Target("127.0.0.1", port))
+        self.agent.leases.set_target("l1", address, Target("127.0.0.1", port))
 
     async def listen(self, serve: Callable[..., Awaitable[None]]) -> int:
         """Run a server, and return its port."""
@@ -113,7 +113,7 @@ class Bench:
     async def go_on(self) -> None:
         """Take a window more off the link, and let the loop turn a few times."""
         self.room = WINDOW_BYTES
-        if self.agent.link_paused:
+        if self.agent.uplink.link_paused:
             self.agent.resume_writing()
         for _ in range(10):
             await asyncio.sleep(0)
@@ -130,7 +130,7 @@ class Bench:
         server = await loop.create_server(Mute, "127.0.0.1", 0)
         self._servers.append(server)
         port = server.sockets[0].getsockname()[1]
-        self.agent.set_target("l1", "", Target("127.0.0.1", port))
+        self.agent.leases.set_target("l1", "", Target("127.0.0.1", port))
 
     def ask(
         self,
@@ -216,7 +216,7 @@ def test_what_comes_with_the_101_is_not_lost() -> None:
         server = await asyncio.start_server(greet, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            bench.agent.set_target("l1", "", Target("127.0.0.1", port))
+            bench.agent.leases.set_target("l1", "", Target("127.0.0.1", port))
             rid = await bench.open()
             assert (await bench.take(WsFrame)).data == b"hi"
             assert await bench.take(WsClose) == WsClose(rid, 4000, "", "l1")
@@ -251,7 +251,7 @@ def test_a_lease_may_go_without_saying() -> None:
         assert (await bench.take(WsOpenAck)).lease_id == "l1"
         bench.ask(lease_id="l2")
         assert await bench.refused() == (502, "LEASE_NOT_SERVED")
-        bench.agent.serve("l2", "http://127.0.0.1:9/s/rt_2")
+        bench.agent.leases.serve("l2", "http://127.0.0.1:9/s/rt_2")
         bench.link.send(WsOpen("w9", "/", "", [], 0))
         reject = await bench.take(WsOpenReject)
         assert (reject.rid, reject.status) == ("w9", 502)
@@ -366,7 +366,7 @@ def test_what_ends_with_the_lease() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.app()
         await bench.open()
-        bench.agent.serve("l2", "http://127.0.0.1:9/s/rt_2")
+        bench.agent.leases.serve("l2", "http://127.0.0.1:9/s/rt_2")
         bench.agent.drop("l2")
         assert bench.frames == []
         bench.agent.drop("l1")
@@ -438,7 +438,7 @@ def test_a_download_beside_websockets_that_fill_the_link() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.app(ping_interval=None)
         port = await bench.listen(download)
-        bench.agent.set_target("l1", "big", Target("127.0.0.1", port))
+        bench.agent.leases.set_target("l1", "big", Target("127.0.0.1", port))
         rids = [await bench.open() for _ in range(4)]
         bench.link.send(ReqHeaders("l1", "r1", "GET", "/~big/", "", [], 5000))
         bench.link.send(ReqEnd("r1"))

@@ -83,8 +83,10 @@ class Connector:
 
     def __init__(self, lease: dict[str, Any], gateway_port: int) -> None:
         self.agent = Agent()
-        self.agent.serve(lease["managed_tunnel_id"], "http://edge.test")
-        self.agent.set_target(lease["managed_tunnel_id"], "", Target("127.0.0.1", gateway_port))
+        self.agent.leases.serve(lease["managed_tunnel_id"], "http://edge.test")
+        self.agent.leases.set_target(
+            lease["managed_tunnel_id"], "", Target("127.0.0.1", gateway_port)
+        )
         self._up = asyncio.Event()
         self._dialer = Dialer(
             self.agent,

@@ -98,8 +98,8 @@ def new_lease(backend: Backend, port: int = 8000, **settings: Any) -> dict[str, 
 
 def agent_for(lease: dict[str, Any], port: int) -> Agent:
     agent = Agent()
-    agent.serve(lease["lease_id"], lease["public_url"])
-    agent.set_target(lease["lease_id"], "", Target("127.0.0.1", port))
+    agent.leases.serve(lease["lease_id"], lease["public_url"])
+    agent.leases.set_target(lease["lease_id"], "", Target("127.0.0.1", port))
     return agent
 
 
@@ -257,7 +257,7 @@ def test_an_expired_lease_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> Non
         async with serving(now=lambda: time) as backend:
             lease = new_lease(backend, requested_ttl_seconds=60)
             agent = Watched()
-            agent.serve(lease["lease_id"], lease["public_url"])
+            agent.leases.serve(lease["lease_id"], lease["public_url"])
             backend.attach(lease["lease_id"], agent, lease["agent_connect"]["agent_token"])
             time += 60
             await agent.lost.wait()

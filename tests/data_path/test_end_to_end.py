@@ -177,8 +177,8 @@ async def tunnel(
     )
     lease_id, connect = made.lease["lease_id"], made.lease["agent_connect"]
     made.agent = PlainAgent() if kind == "plain" else agent_type()
-    made.agent.serve(lease_id, made.lease["public_url"])
-    made.agent.set_target(lease_id, "", Target("127.0.0.1", port))
+    made.agent.leases.serve(lease_id, made.lease["public_url"])
+    made.agent.leases.set_target(lease_id, "", Target("127.0.0.1", port))
     if kind == "memory":
         made.backend.attach(lease_id, made.agent, connect["agent_token"])
     else:
@@ -988,7 +988,7 @@ def test_an_app_that_does_not_read_costs_its_window_and_slows_nobody(kind: str) 
                     async with asyncio.timeout(2):
                         assert await opened.ask() == (200, b"ok")
             assert sent < 24 << 20
-            (forward,) = opened.agent._forwards.values()
+            (forward,) = opened.agent.uplink.requests.values()
             assert forward._untaken <= 2 * WINDOW_BYTES
             uploading.cancel()
             with suppress(asyncio.CancelledError):

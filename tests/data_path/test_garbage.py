@@ -842,8 +842,8 @@ def test_whatever_a_relay_sends_the_app_gets_nothing_but_http(
             app = await tunnels.app("app")
             near, far = memory_links()
             agent = Agent(timeout_s=5)
-            agent.serve("l1", "http://relay.test/s/rt_1")
-            agent.set_target("l1", "", Target("127.0.0.1", app.port))
+            agent.leases.serve("l1", "http://relay.test/s/rt_1")
+            agent.leases.set_target("l1", "", Target("127.0.0.1", app.port))
             answered = asyncio.Event()
             far.handler = Listener("last", answered)
             near.handler = agent

@@ -257,8 +257,8 @@ def test_an_agent_leads_a_lease_to_its_own_targets_alone() -> None:
         own, other = tunnels.lease(mine.port), tunnels.lease(theirs.port)
         agent = await tunnels.attach(own, {"a": mine.port, "b": mine.port}, websocket=False)
         # The same agent serves another lease too.
-        agent.serve(other.id, other.public_url)
-        agent.set_target(other.id, "theirs", Target("127.0.0.1", theirs.port))
+        agent.leases.serve(other.id, other.public_url)
+        agent.leases.set_target(other.id, "theirs", Target("127.0.0.1", theirs.port))
         for path, status in (
             ("/~a/x", 200),
             ("/~theirs/x", 404),

@@ -63,7 +63,7 @@ async def attached() -> AsyncIterator[World]:
     try:
         world.lease = await world.make_lease()
         world.agent = Agent()
-        world.agent.serve(world.lease["lease_id"], world.lease["public_url"])
+        world.agent.leases.serve(world.lease["lease_id"], world.lease["public_url"])
         world.attachment = await world.attach(world.lease["agent_connect"]["agent_token"])
         assert world.news == [(True, "")]
         assert world.agent.attached
@@ -130,7 +130,7 @@ def test_another_agent_that_shows_the_token_is_not_driven_away() -> None:
     async def test(world: World) -> None:
         other = World()
         other.plane, other.lease, other.agent = world.plane, world.lease, Agent()
-        other.agent.serve(world.lease["lease_id"], world.lease["public_url"])
+        other.agent.leases.serve(world.lease["lease_id"], world.lease["public_url"])
         await other.attach(world.lease["agent_connect"]["agent_token"])
         await asyncio.sleep(0)
         assert world.news[1:] == [(False, "another agent took over")]

@@ -162,9 +162,9 @@ class Tunnels:
     async def attach(self, lease: "Lease", targets: dict[str, int], *, websocket: bool) -> Agent:
         """Serve a lease, with the ports of its targets by address."""
         agent = Agent()
-        agent.serve(lease.id, lease.public_url, max_inflight=1024)
+        agent.leases.serve(lease.id, lease.public_url, max_inflight=1024)
         for address, port in targets.items():
-            agent.set_target(lease.id, address, Target("127.0.0.1", port))
+            agent.leases.set_target(lease.id, address, Target("127.0.0.1", port))
         self._stack.push_async_callback(agent.close)
         if websocket:
             await self.dial(agent, lease)

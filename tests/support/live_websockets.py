@@ -75,8 +75,8 @@ async def tunnel_to(
         )
     )
     agent = Agent(patience_s=patience_s)
-    agent.serve(lease["lease_id"], lease["public_url"])
-    agent.set_target(lease["lease_id"], "", Target("127.0.0.1", port))
+    agent.leases.serve(lease["lease_id"], lease["public_url"])
+    agent.leases.set_target(lease["lease_id"], "", Target("127.0.0.1", port))
     token = lease["agent_connect"]["agent_token"]
     dialer = None
     if kind == "memory":

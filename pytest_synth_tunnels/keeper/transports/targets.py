@@ -51,13 +51,13 @@ class AgentTargets:
         """
         if self._lease_id not in ("", lease_id):
             self.agent.drop(self._lease_id)
-        self.agent.serve(lease_id, public_url, max_inflight=max_inflight)
+        self.agent.leases.serve(lease_id, public_url, max_inflight=max_inflight)
         self._lease_id = lease_id
         for address, target in self._targets.items():
             self._lead(address, target)
 
     def _lead(self, address: str, target: Target) -> None:
-        self.agent.set_target(self._lease_id, address, target)
+        self.agent.leases.set_target(self._lease_id, address, target)
         self._since.setdefault(target, self._now())
 
     @property
@@ -86,7 +86,7 @@ class AgentTargets:
         """Lead an address nowhere any more."""
         target = self._targets.pop(address, None)
         if target is not None and self._lease_id:
-            self.agent.remove_target(self._lease_id, address)
+            self.agent.leases.remove_target(self._lease_id, address)
             if target not in self._targets.values():
                 self._note(target)
 

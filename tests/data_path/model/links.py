@@ -239,9 +239,9 @@ class Lease:
         world.relay.add(self.route)
         with world.running():
             self.agent = Agent(agent_id=name, timeout_s=60, patience_s=1)
-            self.agent.serve(self.route.lease_id, self.route.public_url)
-            self.agent.set_target(self.route.lease_id, "", Target("127.0.0.1", 8000))
-        (self.origin,) = self.agent._origins
+            self.agent.leases.serve(self.route.lease_id, self.route.public_url)
+            self.agent.leases.set_target(self.route.lease_id, "", Target("127.0.0.1", 8000))
+        (self.origin,) = self.agent.leases.pools
         self.origin.limit_bytes = limits.max_response_bytes
         self.accepting = True
         """The app takes connections."""

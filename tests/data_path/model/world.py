@@ -13,7 +13,8 @@ from unittest import mock
 
 from websockets.protocol import Side, State
 
-from pytest_synth_tunnels.agent import directory
+from pytest_synth_tunnels.agent import served_leases
+from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.http.server import HttpServer
 from pytest_synth_tunnels.relay.ingress import Ingress
 from pytest_synth_tunnels.relay.proxied_request import ProxiedRequest
@@ -52,6 +53,11 @@ class Clock(ManualLoop):
 
     def call_later(self, delay: float, callback: Callable[..., None]) -> Timer:
         return self.call_at(self.now + delay, callback)
+
+
+def websocket_ends(agent: Agent) -> set[TunnelledWebSocket]:
+    """Return those of an agent's WebSockets that have a connection."""
+    return set() if agent._websockets is None else set(agent._websockets.ends)
 
 
 class World:
@@ -101,7 +107,7 @@ class World:
         origin = type("Dialled", (ManualOrigin,), {"world": self})
         with (
             mock.patch.object(asyncio, "get_running_loop", return_value=self.loop),
-            mock.patch.object(directory, "ConnectionPool", origin),
+            mock.patch.object(served_leases, "ConnectionPool", origin),
         ):
             yield
 
@@ -215,9 +221,9 @@ class World:
         for lease in self.leases:
             assert lease.route.inflight == lease.route.websockets == 0
             assert not lease.route.held
-            assert lease.agent.inflight == len(lease.agent._websockets) == 0
-            assert not lease.agent._websockets.ends
-            assert not lease.agent._held
+            assert lease.agent.inflight == len(lease.agent.uplink.websockets) == 0
+            assert not websocket_ends(lease.agent)
+            assert not lease.agent.uplink._held
             assert not lease.origin._waiting
             assert not lease.origin._idle
             assert len(lease.agent.deadlines) <= 1  # the origin's own, for idle connections
@@ -255,20 +261,20 @@ class World:
                 assert session._stalled <= streams
                 assert session.link.reading is (not session._stalled)
             agent = lease.agent
-            forwards = list(agent._forwards.values())
-            opened = list(agent._websockets.under_way.values())
-            served = agent._leases[route.lease_id]
+            forwards = list(agent.uplink.requests.values())
+            opened = list(agent.uplink.websockets.values())
+            served = agent.leases.get(route.lease_id)
             assert (served.inflight, served.websockets) == (len(forwards), len(opened))
-            assert agent._stalled <= set(forwards)
+            assert agent.uplink._stalled <= set(forwards)
             assert agent.attached or not (forwards or opened)
-            ends = agent._websockets.ends | set(opened)
-            assert agent.deadlines._items <= {*forwards, *agent._origins, *ends}
+            ends = websocket_ends(agent) | set(opened)
+            assert agent.deadlines._items <= {*forwards, *agent.leases.pools, *ends}
             assert set(lease.origin._waiting) <= {*forwards, *opened}
             wiring = lease.wirings[-1] if lease.wirings else None
             if wiring is not None and not (wiring.closed or wiring.to_agent or wiring.to_relay):
                 # Nothing is on its way, so both ends know of the same requests.
-                known = set(wiring.session.streams) ^ set(agent._forwards)
-                known |= set(wiring.session.websockets) ^ set(agent._websockets.under_way)
+                known = set(wiring.session.streams) ^ set(agent.uplink.requests)
+                known |= set(wiring.session.websockets) ^ set(agent.uplink.websockets)
                 assert known <= self.repeated
                 self._check_flow(wiring)
                 self._check_websockets(wiring)
@@ -297,7 +303,7 @@ class World:
         """Check that nobody waits without a reason. No frame is on its way."""
         session, agent = wiring.session, wiring.agent
         for rid, call in session.streams.items():
-            forward = agent._forwards.get(rid)
+            forward = agent.uplink.requests.get(rid)
             if forward is None or rid in self.repeated or self.tags[rid] in self.spoilt:
                 continue
             assert isinstance(call, ProxiedRequest)
@@ -309,14 +315,14 @@ class World:
                 assert forward._sink_paused or forward._connection is None
             app = forward._connection
             if app is not None and app._read_paused:
-                assert agent.link_paused or forward._credit <= 0
+                assert agent.uplink.link_paused or forward._credit <= 0
             if forward._credit <= 0:
                 assert not call._exchange.writable
 
     def _check_websockets(self, wiring: Wiring) -> None:
         """Check the same of WebSockets."""
         for rid, near in wiring.session.websockets.items():
-            far = wiring.agent._websockets.get(rid)
+            far = wiring.agent.uplink.websockets.get(rid)
             if far is None or rid in self.repeated or self.tags[rid] in self.spoilt:
                 continue
             assert isinstance(near, ProxiedWebSocket)

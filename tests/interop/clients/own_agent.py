@@ -20,8 +20,8 @@ async def main(url: str, key: str, app_url: str) -> None:
             client_instance_id="client-own", local_host="127.0.0.1", local_port=port
         )
         agent = Agent()
-        agent.serve(lease["lease_id"], lease["public_url"])
-        agent.set_target(lease["lease_id"], "", Target("127.0.0.1", port))
+        agent.leases.serve(lease["lease_id"], lease["public_url"])
+        agent.leases.set_target(lease["lease_id"], "", Target("127.0.0.1", port))
         attached = asyncio.Event()
         connect = lease["agent_connect"]
         dialer = Dialer(

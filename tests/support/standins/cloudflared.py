@@ -124,8 +124,8 @@ async def carry(token: str, target: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     edge = Edge()
     agent = Agent(patience_s=0)
-    agent.serve(tunnel_id, edge_url.replace("ws", "http", 1), max_inflight=1024)
-    agent.set_target(tunnel_id, "", Target.from_url(target))
+    agent.leases.serve(tunnel_id, edge_url.replace("ws", "http", 1), max_inflight=1024)
+    agent.leases.set_target(tunnel_id, "", Target.from_url(target))
     dialer = Dialer(agent, edge_url, token, on_change=edge.changed, backoff_s=(0.05, 0.5))
     await dialer.start()
     while not ended.is_set():
