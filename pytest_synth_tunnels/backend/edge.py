@@ -87,13 +87,13 @@ class PublicEdge:
                 )
             )
         prefixes.add(prefix)
-        self._relay.lead(prefix, managed_tunnel_id)
+        self._relay.alias_prefix(prefix, managed_tunnel_id)
 
     def close_lease(self, prefix: str, managed_tunnel_id: str) -> None:
         """Stop routing a path. With its last path a connector loses its route."""
         prefixes = self._prefixes.get(managed_tunnel_id, set())
         prefixes.discard(prefix)
-        self._relay.lead(prefix, None)
+        self._relay.alias_prefix(prefix, None)
         if not prefixes and self._prefixes.pop(managed_tunnel_id, None) is not None:
             self._relay.remove(managed_tunnel_id)
 

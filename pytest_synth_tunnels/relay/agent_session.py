@@ -1,7 +1,14 @@
-"""The relay's end of one agent's link: whose answer a frame is."""
+"""The relay's end of one agent's link: it brings each frame to the request that it belongs to.
 
+A session begins with the agent's ``ATTACH``: it then serves those leases that the agent's token is
+for, each until a newer agent takes it over, the lease or its token ends, or the link is lost. A
+frame names its request by rid; one that names none in flight is dropped, for agents go on sending
+after a ``CANCEL`` (protocol, section 3).
+"""
+
+import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Protocol
 
 from ..http.refusal_log import log_refusal
 from ..wire.flow_control import FairResume, Pausable
@@ -23,31 +30,26 @@ from ..wire.frames import (
 )
 from ..wire.link import Link
 from .auth import same_secret
-from .failures import Failure, unreachable
+from .failures import Failure, unreachable, websocket_failed
 from .route import Route
 
-if TYPE_CHECKING:
-    from .relay import Relay
-
-__all__ = ["AgentSession", "Carried", "Stream", "WebSocket"]
-
-_MAX_MESSAGE: Final = 500
+__all__ = ["AgentSession", "Carried", "CarriedRequest", "CarriedWebSocket", "RouteLookup"]
 
 
 class Carried(Pausable, Protocol):
-    """What a session carries for a caller."""
+    """A caller's request or WebSocket that a session carries."""
 
     route: Route
 
     def credit(self, credit_bytes: int) -> None:
-        """Take the agent's leave to send more."""
+        """Send as many more bytes to the agent, which has taken as many."""
 
     def lost(self, reason: str, *, cancel: bool) -> None:
-        """Do without the agent: wait for its return, or end.
+        """Wait for the agent's return, or end: the agent is lost.
 
         Args:
-            reason: what became of it, for people.
-            cancel: it can still be told.
+            reason: what became of the agent, for people.
+            cancel: the agent can still be told to drop it.
         """
 
     def fail(self, failure: Failure, *, cancel: bool = True) -> None:
@@ -55,12 +57,12 @@ class Carried(Pausable, Protocol):
 
         Args:
             failure: what to tell the caller.
-            cancel: tell the agent too.
+            cancel: tell the agent to drop it too.
         """
 
 
-class Stream(Carried, Protocol):
-    """One request under way."""
+class CarriedRequest(Carried, Protocol):
+    """One request in flight, as its session sees it."""
 
     def response_headers(self, frame: RespHeaders) -> None:
         """Take the beginning of the answer, or all of it."""
@@ -75,41 +77,62 @@ class Stream(Carried, Protocol):
         """Take the agent's word that there is no answer, or no end of it."""
 
 
-class WebSocket(Carried, Protocol):
-    """One WebSocket, open or being opened."""
+class CarriedWebSocket(Carried, Protocol):
+    """One WebSocket, open or being opened, as its session sees it."""
 
     def take(self, frame: WsOpenAck | WsOpenReject | WsFrame | WsClose) -> None:
-        """Take what the agent says of it."""
+        """Take a frame of the agent's."""
+
+
+class RouteLookup(Protocol):
+    """The register of routes and sessions, as a session sees it: the :class:`~.relay.Relay`."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def by_lease(self, lease_id: str) -> Route | None:
+        """Return a lease's route; one whose time is over is closed first."""
+
+    def session_began(self, route: Route, session: "AgentSession") -> None:
+        """Lead a route's requests to this session, instead of another one."""
+
+    def session_ended(self, route: Route) -> None:
+        """Lead a route's requests nowhere until another session begins."""
 
 
 class AgentSession:
     """One agent's link, the relay's end of it (a :class:`~..wire.link.LinkHandler`).
 
+    Args:
+        routes: knows the routes, and which session serves which.
+        link: what the session sends on.
+        agent_token: what the agent showed when it connected.
+
     Attributes:
-        link: what it sends on.
-        streams: the requests under way, by rid.
-        websockets: the WebSockets under way, by rid.
+        link: what the session sends on.
+        requests: the requests in flight, by rid.
+        websockets: the WebSockets open or being opened, by rid.
         websocket: the agent carries WebSockets.
         flow_control: the agent knows windows.
         whole_messages: the agent takes a whole request in one frame.
         writing_paused: the link takes no bodies now.
     """
 
-    def __init__(self, relay: "Relay", link: Link, agent_token: str) -> None:
+    def __init__(self, routes: RouteLookup, link: Link, agent_token: str) -> None:
         self.link = link
-        self.streams: dict[str, Stream] = {}
-        self.websockets: dict[str, WebSocket] = {}
+        self.requests: dict[str, CarriedRequest] = {}
+        self.websockets: dict[str, CarriedWebSocket] = {}
         self.websocket = False
         self.flow_control = False
         self.whole_messages = False
         self.writing_paused = False
-        self._relay = relay
+        self._lookup = routes
         self._agent_token = agent_token
         self._routes: list[Route] = []
+        """What this agent serves."""
         self._stalled: set[object] = set()
         """Requests whose callers read too slowly, where only the whole link can be paused."""
-        self._turns = FairResume(
-            relay.loop, self.streams, self.websockets, lambda: self.writing_paused
+        self._resumer = FairResume(
+            routes.loop, self.requests, self.websockets, lambda: self.writing_paused
         )
         self._takes: dict[type[Any], Callable[[Any], None]] = {
             RespHeaders: self._response_headers,
@@ -138,13 +161,12 @@ class AgentSession:
         Returns:
             What to answer; ``accepted_leases`` is empty if the agent may serve nothing.
         """
-        relay = self._relay
         self.flow_control = frame.capabilities.flow_control
         self.whole_messages = frame.capabilities.whole_messages
         self.websocket = frame.capabilities.websocket
         accepted = []
         for lease in frame.leases:
-            route = relay.by_lease(lease.lease_id)
+            route = self._lookup.by_lease(lease.lease_id)
             if (
                 route is None
                 or route.closed
@@ -152,17 +174,9 @@ class AgentSession:
             ):
                 continue
             accepted.append(route.lease_id)
-            previous = route.session
-            if previous is self:
-                continue
-            if previous is not None:
-                previous.detach(route, None, "another agent took over")
-            route.session = self
-            route.last_seen_at = relay.now()
-            self._routes.append(route)
-            if route.held:
-                # Behind the acknowledgement, which comes first on the link.
-                relay.loop.call_soon(self._release, route)
+            if route not in self._routes:
+                self._lookup.session_began(route, self)
+                self._routes.append(route)
         return AttachAck(
             agent_id=frame.agent_id or "agent",
             accepted_leases=accepted,
@@ -174,20 +188,19 @@ class AgentSession:
 
         Args:
             route: one that it serves.
-            failure: how the route's requests under way end; ``None`` if another agent may go on
+            failure: how the route's requests in flight end; ``None`` if another agent may go on
                 with them.
             reason: why; told to the agent if that was its last route, whose link then closes.
         """
         self._routes.remove(route)
-        route.session = None
-        route.last_seen_at = self._relay.now()
-        for stream in self._carried():
-            if stream.route is not route:
+        self._lookup.session_ended(route)
+        for carried in self._carried():
+            if carried.route is not route:
                 continue
             if failure is None:
-                stream.lost(reason, cancel=True)
+                carried.lost(reason, cancel=True)
             else:
-                stream.fail(failure)
+                carried.fail(failure)
         if not self._routes:
             self.link.close(1001, reason)
 
@@ -197,11 +210,6 @@ class AgentSession:
             if websocket.route is route:
                 websocket.fail(failure)
 
-    def _release(self, route: Route) -> None:
-        """Take what has waited for an agent of this route."""
-        while route.held and route.session is self:
-            next(iter(route.held)).release(self)
-
     def frame_received(self, frame: Frame) -> None:
         """Take one frame; one for a request that is over is dropped."""
         take = self._takes.get(type(frame))
@@ -209,29 +217,29 @@ class AgentSession:
             take(frame)
 
     def _response_headers(self, frame: RespHeaders) -> None:
-        stream = self.streams.get(frame.rid)
-        if stream is not None:
-            stream.response_headers(frame)
+        request = self.requests.get(frame.rid)
+        if request is not None:
+            request.response_headers(frame)
 
     def _response_body(self, frame: RespBody) -> None:
-        stream = self.streams.get(frame.rid)
-        if stream is not None:
-            stream.response_body(frame.chunk)
+        request = self.requests.get(frame.rid)
+        if request is not None:
+            request.response_body(frame.chunk)
 
     def _response_end(self, frame: RespEnd) -> None:
-        stream = self.streams.get(frame.rid)
-        if stream is not None:
-            stream.response_end()
+        request = self.requests.get(frame.rid)
+        if request is not None:
+            request.response_end()
 
     def _response_error(self, frame: RespError) -> None:
-        stream = self.streams.get(frame.rid)
-        if stream is not None:
-            stream.response_error(frame.code, frame.message)
+        request = self.requests.get(frame.rid)
+        if request is not None:
+            request.response_error(frame.code, frame.message)
         else:
             self._websocket_failed(frame.rid, frame.message)
 
     def _window(self, frame: Window) -> None:
-        carried = self.streams.get(frame.rid) or self.websockets.get(frame.rid)
+        carried = self.requests.get(frame.rid) or self.websockets.get(frame.rid)
         if carried is not None:
             carried.credit(frame.credit_bytes)
 
@@ -252,41 +260,39 @@ class AgentSession:
         if error.rid is None:
             return
         message = f"the agent sent a bad frame: {error}"
-        stream = self.streams.get(error.rid)
-        if stream is not None:
-            stream.fail(unreachable(message, f"LOCAL_BAD_RESPONSE: {message}"))
+        request = self.requests.get(error.rid)
+        if request is not None:
+            request.fail(unreachable(message, f"LOCAL_BAD_RESPONSE: {message}"))
         else:
             self._websocket_failed(error.rid, message)
 
     def link_lost(self, reason: str) -> None:
-        """Leave the routes without an agent, and end what was under way."""
+        """Leave the routes without an agent, and end what was in flight."""
         routes, self._routes = self._routes, []
         for route in routes:
-            route.session = None
-            route.last_seen_at = self._relay.now()
-        for stream in self._carried():
-            stream.lost("its connection was lost", cancel=False)
+            self._lookup.session_ended(route)
+        for carried in self._carried():
+            carried.lost("its connection was lost", cancel=False)
 
     def pause_writing(self) -> None:
         """Let all bodies wait."""
         self.writing_paused = True
-        self._turns.pause()
+        self._resumer.pause()
 
     def resume_writing(self) -> None:
         """Let them go on."""
         self.writing_paused = False
-        self._turns.resume()
+        self._resumer.resume()
 
     def _carried(self) -> list[Carried]:
-        """Return all that is under way."""
-        return [*self.streams.values(), *self.websockets.values()]
+        """Return everything in flight."""
+        return [*self.requests.values(), *self.websockets.values()]
 
     def _websocket_failed(self, rid: str, message: str) -> None:
         """End the WebSocket of that name, if there is one."""
         websocket = self.websockets.get(rid)
         if websocket is not None:
-            message = message[:_MAX_MESSAGE] or "the app could not be reached"
-            websocket.fail((502, "TUNNEL_ENDPOINT_UNREACHABLE", message, message))
+            websocket.fail(websocket_failed(message))
 
     def stall(self, stream: object) -> None:
         """Pause the whole link for one slow caller, as long as its agent knows no windows."""

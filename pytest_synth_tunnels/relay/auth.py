@@ -1,4 +1,4 @@
-"""Who may use a route, and what of a caller's headers reaches the app. No I/O."""
+"""Who may use a lease's public URL, and which of a caller's headers reach the app. No I/O."""
 
 import hmac
 from typing import Final
@@ -6,7 +6,6 @@ from typing import Final
 from ..http.headers import HOP_BY_HOP, Headers, HeaderTable
 from ..http.request import RequestHead
 from ..wire.frames import WORKER_TOKEN_HEADER
-from .route import Route
 
 __all__ = ["AuthError", "admit", "same_secret"]
 
@@ -17,7 +16,7 @@ _WORKER_TOKEN: Final = 3
 _CONNECTION: Final = 4
 
 
-class AuthError(Exception):  # an answer to the caller, not a fault
+class AuthError(Exception):
     """The caller showed no worker token, or a wrong one.
 
     Attributes:
@@ -50,24 +49,25 @@ def _kind(name: str) -> int:
 _kinds = HeaderTable(_kind)
 
 
-def admit(head: RequestHead, route: Route) -> Headers:
-    """Check a caller's worker token and take out what is not the app's.
+def admit(head: RequestHead, worker_token: str | None, *, require_token: bool) -> Headers:
+    """Check a caller's worker token, and take out the headers that are not the app's.
 
     Args:
-        head: the request's.
-        route: the one it names.
+        head: the request's head.
+        worker_token: what callers of this lease show; ``None`` where no token is known.
+        require_token: whether a caller without the token is refused. A caller who shows it all
+            the same passes too, and the token never reaches the app.
 
     Returns:
         The headers that reach the app, without framing but for ``Content-Length``: neither the
-        worker token nor hop-by-hop headers nor what claims to come from a proxy.
+        worker token nor hop-by-hop headers nor headers that claim to come from a proxy.
 
     Raises:
-        NotAdmitted: the route wants a token that was not shown.
+        AuthError: the token is required, and was not shown or is another one.
     """
-    token = route.worker_token
     passed: Headers = []
     shown = False
-    admitted = token is None or not route.require_token
+    admitted = worker_token is None or not require_token
     named: set[str] | None = None
     for pair in head.headers:
         kind = _kinds[pair[0]]
@@ -75,15 +75,15 @@ def admit(head: RequestHead, route: Route) -> Headers:
             passed.append(pair)
         elif kind == _WORKER_TOKEN:
             shown = True
-            if token is not None and same_secret(pair[1].strip(), token):
+            if worker_token is not None and same_secret(pair[1].strip(), worker_token):
                 admitted = True
         elif kind == _AUTHORIZATION:
             scheme, _, value = pair[1].partition(" ")
             shown = True
             if (
-                token is not None
+                worker_token is not None
                 and scheme.lower() == "bearer"
-                and same_secret(value.strip(), token)
+                and same_secret(value.strip(), worker_token)
             ):
                 admitted = True
             else:

@@ -1,6 +1,10 @@
-"""How requests fail at the relay, and how a caller is told."""
+"""How requests fail at the relay, and how a caller is told.
 
-from typing import Final
+Every failure that a caller can see is made here, so that one cause has one status, one code and
+one text.
+"""
+
+from typing import Final, NamedTuple
 
 from ..http.errors import error_response
 from ..http.exchange import IGNORE, Exchange, RequestHandler
@@ -9,7 +13,11 @@ from ..http.refusal_log import log_refusal
 
 __all__ = [
     "Failure",
+    "bad_answer",
+    "bad_handshake",
     "lost",
+    "not_admitted",
+    "not_opened",
     "offline",
     "over",
     "refuse",
@@ -17,84 +25,199 @@ __all__ = [
     "rotated",
     "timed_out",
     "too_large",
+    "too_many_requests",
+    "too_many_websockets",
+    "unknown",
     "unreachable",
+    "websocket_failed",
+    "websockets_unsupported",
 ]
 
 _AGENT_OFFLINE: Final = "no agent serves this tunnel now: is the process that opened it alive?"
 
 _UNREACHABLE: Final = "TUNNEL_ENDPOINT_UNREACHABLE"
+_TIMEOUT: Final = "TUNNEL_TIMEOUT"
+_FULL: Final = "TUNNEL_CAPACITY_EXCEEDED"
 
 _MAX_MESSAGE: Final = 500
 
 _AGENT_ERRORS: Final = {
     "REQUEST_BODY_TOO_LARGE": (413, "TUNNEL_PAYLOAD_TOO_LARGE"),
-    "TOO_MANY_ACTIVE_REQUESTS": (429, "TUNNEL_CAPACITY_EXCEEDED"),
-    "TOO_MANY_IN_FLIGHT_REQUESTS": (429, "TUNNEL_CAPACITY_EXCEEDED"),
+    "TOO_MANY_ACTIVE_REQUESTS": (429, _FULL),
+    "TOO_MANY_IN_FLIGHT_REQUESTS": (429, _FULL),
 }
 """What an agent's error codes become; the rest is a 502."""
 
-Failure = tuple[int, str, str, str]
-"""How a request failed: HTTP status, code, message, and the detail in which clients look."""
+_RETRY_SOON: Final = ("Retry-After", "1")
+
+
+class Failure(NamedTuple):
+    """How a request failed.
+
+    Attributes:
+        status: the HTTP status of the answer.
+        code: the stable code (protocol, section 1).
+        message: for people: what failed, and what to do.
+        detail: the text in which clients look for words such as ``agent_offline``; ``message``
+            where it is empty.
+        headers: further headers of the answer.
+    """
+
+    status: int
+    code: str
+    message: str
+    detail: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def refuse(exchange: Exchange, rid: str, failure: Failure) -> RequestHandler:
+    """Answer a request with a failure.
+
+    Args:
+        exchange: the request, no answer to which has begun.
+        rid: its id, which the answer and the log name.
+        failure: what the answer says.
+
+    Returns:
+        The handler that takes what the caller still sends.
+    """
+    status, code, message, detail, headers = failure
+    log_refusal(status, code, rid, exchange.head.peer_host)
+    exchange.respond(
+        *error_response(status, code, message, rid, detail=detail or message, headers=[*headers])
+    )
+    return IGNORE
+
+
+# Before a request has an agent.
+
+
+def unknown() -> Failure:
+    """Return the failure of a request whose URL names no lease."""
+    return Failure(
+        404,
+        "TUNNEL_NOT_FOUND",
+        "no tunnel has this URL: check its path, or create a lease",
+    )
+
+
+def not_admitted(code: str, message: str) -> Failure:
+    """Return the failure of a caller without the lease's worker token."""
+    return Failure(401, code, message, headers=(("WWW-Authenticate", "Bearer"),))
+
+
+def rotated() -> Failure:
+    """Return the failure of a caller whose worker token has been replaced meanwhile."""
+    return Failure(401, "TUNNEL_AUTH_INVALID", "the worker token was rotated: take the new one")
+
+
+def over(reason: str) -> Failure:
+    """Return the failure of a request to a lease that has ended.
+
+    Args:
+        reason: why, as the end of a sentence.
+    """
+    message = f"this tunnel is over: {reason}"
+    return Failure(410, "TUNNEL_LEASE_EXPIRED", message, f"lease_expired: {message}")
+
+
+def too_many_requests(limit: int) -> Failure:
+    """Return the failure of a request beyond the lease's ``max_inflight``."""
+    message = f"more than {limit} requests at a time through this tunnel"
+    return Failure(429, _FULL, message, headers=(_RETRY_SOON,))
+
+
+def too_many_websockets(limit: int) -> Failure:
+    """Return the failure of a WebSocket beyond the lease's ``max_websocket_streams``."""
+    message = f"more than {limit} WebSockets through this tunnel"
+    return Failure(503, _FULL, message, headers=(_RETRY_SOON,))
+
+
+def too_large(what: str, limit_bytes: int) -> Failure:
+    """Return the failure of a body that is over its limit.
+
+    Args:
+        what: ``request`` or ``response``.
+        limit_bytes: the limit, in bytes.
+    """
+    message = f"the {what} body is larger than this tunnel's {limit_bytes} bytes"
+    return Failure(413, "TUNNEL_PAYLOAD_TOO_LARGE", message)
+
+
+def bad_handshake(status: int, message: str, headers: Headers) -> Failure:
+    """Return the failure of an upgrade that is no WebSocket handshake.
+
+    Args:
+        status: what the WebSocket protocol wants it answered with.
+        message: what is wrong with it.
+        headers: what the WebSocket protocol wants in the answer.
+    """
+    return Failure(status, "BAD_REQUEST", message, headers=tuple(headers))
 
 
 def offline(reason: str = "") -> Failure:
-    """Return the failure that published supervisors recover from."""
+    """Return the failure of a request that no agent takes (protocol, section 3: published
+    supervisors recover from this answer).
+
+    Args:
+        reason: why there is no agent, if that is known.
+    """
     message = f"{_AGENT_OFFLINE} ({reason})" if reason else _AGENT_OFFLINE
-    return 503, "AGENT_OFFLINE", message, f"agent_offline: {message}"
+    return Failure(503, "AGENT_OFFLINE", message, f"agent_offline: {message}")
+
+
+# Once an agent has it.
 
 
 def lost(reason: str) -> Failure:
-    """Return the failure of a request whose agent was lost, and which may not be sent again."""
+    """Return the failure of a request whose agent was lost, and which may not be sent again.
+
+    Args:
+        reason: what became of the agent.
+    """
     message = (
         "the tunnel's agent was lost while it had this request, which the app may or may not have "
         f"carried out ({reason})"
     )
-    return 502, "AGENT_LOST", message, f"agent_offline: {message}"
-
-
-def over(reason: str) -> Failure:
-    """Return the failure of a lease that has ended."""
-    message = f"this tunnel is over: {reason}"
-    return 410, "TUNNEL_LEASE_EXPIRED", message, f"lease_expired: {message}"
-
-
-def rotated() -> Failure:
-    """Return the failure of who was let in with a worker token that is not in force any more."""
-    message = "the worker token was rotated: take the new one"
-    return 401, "TUNNEL_AUTH_INVALID", message, message
-
-
-def refuse(
-    exchange: Exchange, rid: str, failure: Failure, headers: Headers | None = None
-) -> RequestHandler:
-    """Answer with a failure; return who takes what the caller still sends."""
-    status, code, message, detail = failure
-    log_refusal(status, code, rid, exchange.head.peer_host)
-    exchange.respond(*error_response(status, code, message, rid, detail=detail, headers=headers))
-    return IGNORE
-
-
-def too_large(what: str, limit_bytes: int) -> Failure:
-    """Return the failure of a body, a request's or a response's, over its limit."""
-    message = f"the {what} body is larger than this tunnel's {limit_bytes} bytes"
-    return 413, "TUNNEL_PAYLOAD_TOO_LARGE", message, message
+    return Failure(502, "AGENT_LOST", message, f"agent_offline: {message}")
 
 
 def unreachable(message: str, detail: str = "") -> Failure:
     """Return the failure of a request that gets no answer of the app's."""
-    return 502, _UNREACHABLE, message, detail or message
+    return Failure(502, _UNREACHABLE, message, detail)
+
+
+def bad_answer(error: ValueError) -> Failure:
+    """Return the failure of a request whose answer may not be written as HTTP."""
+    return unreachable(f"the app's answer cannot travel in HTTP: {error}")
 
 
 def reported(code: str, message: str) -> Failure:
-    """Return the failure that an agent tells of."""
+    """Return the failure that an agent reports with ``RESP_ERROR`` (protocol, section 3)."""
     text = message[:_MAX_MESSAGE] or "the app could not be reached"
     status, public_code = _AGENT_ERRORS.get(code, (502, _UNREACHABLE))
-    return status, public_code, text, f"{code[:64]}: {text}"
+    return Failure(status, public_code, text, f"{code[:64]}: {text}")
+
+
+def websocket_failed(message: str) -> Failure:
+    """Return the failure of a WebSocket that the agent reports."""
+    return unreachable(message[:_MAX_MESSAGE] or "the app could not be reached")
+
+
+def websockets_unsupported() -> Failure:
+    """Return the failure of a WebSocket whose agent announced no ``websocket`` capability."""
+    return Failure(501, "WEBSOCKET_UNSUPPORTED", "the agent of this tunnel carries no WebSockets")
 
 
 def timed_out(request_timeout_s: float) -> Failure:
-    """Return the failure of a request whose answer is not there in time."""
+    """Return the failure of a request whose answer did not begin in time."""
     message = (
         f"the app did not answer within {request_timeout_s:g} s (synth_tunnels_request_timeout_s)"
     )
-    return 504, "TUNNEL_TIMEOUT", message, f"timed out: {message}"
+    return Failure(504, _TIMEOUT, message, f"timed out: {message}")
+
+
+def not_opened(request_timeout_s: float) -> Failure:
+    """Return the failure of a WebSocket that the app did not accept in time."""
+    message = f"the app did not open the WebSocket within {request_timeout_s:g} s"
+    return Failure(504, _TIMEOUT, message, f"timed out: {message}")

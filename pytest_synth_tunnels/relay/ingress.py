@@ -6,7 +6,15 @@ from urllib.parse import urlsplit
 from ..http.exchange import Exchange, RequestHandler
 from ..http.request import RequestHead
 from .auth import AuthError, admit
-from .failures import offline, over, refuse, too_large
+from .failures import (
+    not_admitted,
+    offline,
+    over,
+    refuse,
+    too_large,
+    too_many_requests,
+    unknown,
+)
 from .proxied_request import ProxiedRequest
 from .relay import Relay
 from .route import Route
@@ -14,7 +22,8 @@ from .route import Route
 __all__ = ["Ingress"]
 
 _READINESS: Final = "/__synth/"
-"""In paths that ask whether the tunnel is up, now."""
+"""A part of the paths that ask whether the tunnel is up now: such a question does not wait for an
+agent."""
 
 
 class Ingress:
@@ -36,9 +45,7 @@ class Ingress:
         end = path.find("/", path.find("/", 1) + 1)
         route = self._relay.by_prefix(path if end < 0 else path[:end])
         if route is None:
-            message = "no tunnel has this URL: check its path, or create a lease"
-            failure = 404, "TUNNEL_NOT_FOUND", message, message
-            return refuse(exchange, self._relay.new_rid(), failure)
+            return refuse(exchange, self._relay.new_rid(), unknown())
         return self.forward(exchange, route, "/" if end < 0 else path[end:])
 
     def forward(self, exchange: Exchange, route: Route, rest: str) -> RequestHandler:
@@ -55,14 +62,13 @@ class Ingress:
         if route.closed:
             return refuse(exchange, rid, over(route.closed_because))
         try:
-            headers = admit(head, route)
+            headers = admit(head, route.worker_token, require_token=route.require_token)
         except AuthError as error:
-            failure = 401, error.code, str(error), str(error)
-            return refuse(exchange, rid, failure, [("WWW-Authenticate", "Bearer")])
+            return refuse(exchange, rid, not_admitted(error.code, str(error)))
         host, scheme = head.host, "https" if head.secure else "http"
         peer = head.peer_host
         if self._behind_edge:
-            host, scheme, peer = _seen_by_edge(head, route, scheme, peer)
+            host, scheme, peer = _client_as_seen_by_edge(head, route, scheme, peer)
         headers += route.forwarded
         headers += (
             ("x-synthtunnel-request-id", rid),
@@ -72,32 +78,32 @@ class Ingress:
         )
         path = head.path if route.whole_path else rest
         if head.upgrade:
-            # Most runs have none, and never need the WebSocket library.
-            from .proxied_websocket import open_stream
+            # Most runs have no WebSockets, and never need the library for them.
+            from .proxied_websocket import open_websocket
 
-            return open_stream(exchange, relay, route, rid, path, headers)
+            return open_websocket(exchange, relay, route, rid, path, headers)
         limits = route.limits
         if head.content_length > limits.max_request_bytes:
             return refuse(exchange, rid, too_large("request", limits.max_request_bytes))
         if route.inflight >= limits.max_inflight:
-            message = f"more than {limits.max_inflight} requests at a time through this tunnel"
-            failure = 429, "TUNNEL_CAPACITY_EXCEEDED", message, message
-            return refuse(exchange, rid, failure, [("Retry-After", "1")])
-        session = route.session
+            return refuse(exchange, rid, too_many_requests(limits.max_inflight))
+        session = relay.sessions.get(route.lease_id)
         if session is None and _READINESS in rest:
             return refuse(exchange, rid, offline())
-        call = ProxiedRequest(exchange, relay, route, rid, path, headers)
+        request = ProxiedRequest(exchange, relay, route, rid, path, headers)
         if session is not None:
-            call.begin(session)
+            request.begin(session)
         else:
-            call.hold()
-        return call
+            request.hold()
+        return request
 
 
-def _seen_by_edge(head: RequestHead, route: Route, scheme: str, peer: str) -> tuple[str, str, str]:
-    """Return the public host, the scheme and the caller's address, as far as an edge says them.
+def _client_as_seen_by_edge(
+    head: RequestHead, route: Route, scheme: str, peer: str
+) -> tuple[str, str, str]:
+    """Return the public host, the scheme and the caller's address as a provider's edge tells them.
 
-    Not the host: edges pass on what a caller claims of it, and the route knows it.
+    The host is the route's own: an edge passes on what a caller claims of it.
     """
     said = head.get("x-forwarded-proto")
     return (

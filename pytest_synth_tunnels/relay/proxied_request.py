@@ -1,43 +1,136 @@
-"""One request under way at the relay, between its caller, its agent and the clock."""
+"""One request at the relay, between its caller, its agent and the clock.
 
+The request is in one phase at a time:
+
+====================  ============================================================================
+``HELD``              no agent has it; it waits for one among the relay's ``held``
+``FORWARDED``         an agent has it; the answer has not begun
+``ANSWERING``         the answer's head is written to the caller
+``DONE``              it is over, and in no register any more
+====================  ============================================================================
+
+Who moves it:
+
+- the ingress, once, after it is made: :meth:`~ProxiedRequest.begin` to ``FORWARDED`` or
+  :meth:`~ProxiedRequest.hold` to ``HELD``;
+- an agent that comes: ``HELD`` to ``FORWARDED``; an agent that is lost: ``FORWARDED`` back to
+  ``HELD``, once, and only where the app may get the request twice without harm;
+- the agent's frames: to ``ANSWERING``, and to ``DONE`` with the answer's end or its error;
+- the caller that leaves, the deadline, a limit, the lease's end: to ``DONE``.
+
+What always holds: it counts in its route's ``inflight`` until it is ``DONE``; it is in its
+session's ``requests`` in the phases ``FORWARDED`` and ``ANSWERING``, and only then has a session;
+it has one deadline, which is that of the phase. How much of the request has come
+(``_request_open``) is independent of the phase, for an app may answer before it has read all.
+
+What is kept of bodies is bounded: of the request's, a window is on its way to the agent, and the
+caller is not read beyond that; of the answer's, a window waits for the caller, and the agent gets
+no credit beyond that. An agent that knows no windows is not read at all for a while instead.
+"""
+
+from enum import Enum, auto
 from math import inf
 from typing import Final
 
 import msgspec
 
 from ..http.exchange import Exchange
-from ..wire.frames import MAX_WHOLE_BYTES, WINDOW_BYTES, Headers, ReqBody, ReqEnd, ReqHeaders
+from ..http.headers import end_to_end
+from ..http.refusal_log import log_refusal
+from ..wire.flow_control import ReceiveWindow, SendWindow
+from ..wire.frames import (
+    MAX_WHOLE_BYTES,
+    Cancel,
+    Headers,
+    ReqBody,
+    ReqEnd,
+    ReqHeaders,
+    RespHeaders,
+    Window,
+)
 from .agent_session import AgentSession
-from .answering import Answering
-from .failures import lost, offline, too_large
+from .failures import (
+    Failure,
+    bad_answer,
+    lost,
+    offline,
+    refuse,
+    reported,
+    timed_out,
+    too_large,
+    unreachable,
+)
 from .relay import Relay
 from .route import Route
-from .waiting import Waiting
 
-__all__ = ["ProxiedRequest"]
+__all__ = ["Phase", "ProxiedRequest"]
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that may be carried out twice without harm."""
 
+_BODILESS: Final = frozenset({204, 304})
+"""Statuses whose answers have no body, whatever length they tell."""
 
-class ProxiedRequest(Answering):
+_MAX_HELD_BYTES: Final = 8 * 1024 * 1024
+"""How much of bodies may wait for agents, in the whole relay."""
+
+_STALL_S: Final = 10.0
+"""How long one slow caller may hold up a whole link that knows no windows."""
+
+
+class Phase(Enum):
+    """How far a request is (see the top of this module)."""
+
+    HELD = auto()
+    FORWARDED = auto()
+    ANSWERING = auto()
+    DONE = auto()
+
+
+# Plain globals, which cost less: they are looked up several times for each request.
+HELD, FORWARDED, ANSWERING, DONE = Phase
+
+
+class ProxiedRequest:
     """One request: takes the caller's side as a :class:`~..http.exchange.RequestHandler`, the
-    agent's as a :class:`~.agent_session.Stream`, and the clock's.
-
-    It is either with an agent, from :meth:`begin`, or waits for one, from :meth:`hold`, which is
-    all in its :class:`~.waiting.Waiting`. ``_credit`` is what may still be sent of the request body
-    before the agent takes it.
+    agent's as a :class:`~.agent_session.CarriedRequest`, and the clock's as an
+    :class:`~..aio.deadlines.Expiring`.
 
     Args:
         exchange: the caller's request.
-        relay: where it is under way.
+        relay: where it is in flight.
         route: its lease, among whose requests in flight it counts from now on.
         rid: its name.
-        path: what the agent sees of its path.
-        headers: what the agent sees of its headers.
+        path: its path, as the agent sees it.
+        headers: its headers, as the agent sees them.
+
+    Attributes:
+        due_at: the deadline of its phase, in the loop's time.
+        rid: its name on the link.
+        route: its lease.
     """
 
-    __slots__ = ("_credit", "_frame", "_repeated", "_request_left", "_timeout_s")
+    __slots__ = (
+        "_exchange",
+        "_frame",
+        "_held_body",
+        "_held_since",
+        "_moved",
+        "_phase",
+        "_receive_window",
+        "_relay",
+        "_repeated",
+        "_request_left",
+        "_request_open",
+        "_response_left",
+        "_send_window",
+        "_session",
+        "_stalled",
+        "_timeout_s",
+        "due_at",
+        "rid",
+        "route",
+    )
 
     def __init__(
         self,
@@ -48,9 +141,13 @@ class ProxiedRequest(Answering):
         path: str,
         headers: Headers,
     ) -> None:
-        head = exchange.head
+        head, limits = exchange.head, route.limits
         timeout_s = relay.request_timeout_s
-        super().__init__(exchange, relay, route, rid)
+        self.due_at = inf
+        self.rid = rid
+        self.route = route
+        self._exchange = exchange
+        self._relay = relay
         self._frame = ReqHeaders(
             lease_id=route.lease_id,
             rid=rid,
@@ -60,35 +157,58 @@ class ProxiedRequest(Answering):
             headers=headers,
             deadline_ms=int(timeout_s * 1000),
         )
+        self._phase = HELD
+        self._session: AgentSession | None = None
+        """The session of the agent that has the request."""
         self._timeout_s = timeout_s
+        """How long the agent has, in seconds; less for an agent that gets it again."""
         self._repeated = False
-        self._request_left = route.limits.max_request_bytes
-        self._credit: float = inf
+        """An agent that had it was lost; it is not sent a third time."""
+        self._request_open = True
+        """More of its body is to come, or its end."""
+        self._request_left = limits.max_request_bytes
+        """How much more of its body the lease allows, in bytes."""
+        self._response_left = limits.max_response_bytes
+        """How much more of the answer's body the lease allows, in bytes."""
+        self._send_window: SendWindow | None = None
+        """Of the request's body, if it has one, towards an agent that knows windows."""
+        self._receive_window: ReceiveWindow | None = None
+        """Of the answer's body, once an answer has begun that does not come whole."""
+        self._moved = False
+        """The answer went on since the last look at the clock. To note this costs less than to
+        move the deadline with each piece."""
+        self._stalled = False
+        """The link is paused until this caller reads."""
+        self._held_body = b""
+        """What came of the body while no agent has it."""
+        self._held_since = 0.0
+        """When it began to wait for an agent, in the loop's time."""
         route.inflight += 1
+
+    # --- finding an agent
 
     def begin(self, session: AgentSession) -> None:
         """Send the head to the agent, which may answer before this returns."""
         relay = self._relay
+        self._phase = FORWARDED
         self._session = session
-        if session.flow_control:
-            self._credit = WINDOW_BYTES
-        session.streams[self.rid] = self
+        session.requests[self.rid] = self
         relay.deadlines.set(self, relay.loop.time() + self._timeout_s)
         exchange, frame = self._exchange, self._frame
         if not exchange.head.has_body:
             frame.end = session.whole_messages
-            session.link.send(frame, at_once=frame.end and len(session.streams) == 1)
+            session.link.send(frame, at_once=frame.end and len(session.requests) == 1)
             return
         if session.whole_messages and 0 < exchange.body_at_hand <= MAX_WHOLE_BYTES:
             frame.end = True  # its body comes next, in this same read
         else:
+            if session.flow_control:
+                self._send_window = SendWindow()
             session.link.send(frame)
-        if not self._done:
+        if self._phase is not DONE:
             exchange.continue_()
             if session.writing_paused:
                 exchange.pause_body(keep=not frame.end)
-
-    # Without an agent.
 
     def hold(self, reason: str = "") -> None:
         """Wait for an agent, if the lease allows that. The body stays with the caller.
@@ -96,25 +216,22 @@ class ProxiedRequest(Answering):
         Args:
             reason: why there is none.
         """
-        route = self.route
+        relay, route = self._relay, self.route
         hold_s = min(route.limits.hold_s, self._timeout_s)
-        if hold_s <= 0 or len(route.held) >= route.limits.max_held:
+        if hold_s <= 0 or relay.held.count(route.lease_id) >= route.limits.max_held:
             self.fail(offline(reason))
             return
-        self._waiting = Waiting(self, self._relay, route, hold_s)
+        self._held_since = relay.loop.time()
+        relay.held.add(route.lease_id, self)
+        relay.deadlines.set(self, self._held_since + hold_s)
         self._exchange.pause_body()
 
-    def begin_again(self, session: AgentSession, body: bytes, waited_s: float) -> None:
-        """Go on with the agent that has come.
-
-        Args:
-            session: the agent's.
-            body: what has come of it meanwhile.
-            waited_s: how long that took, in seconds.
-        """
-        self._waiting = None
-        ended = not self._request_open
+    def release(self, session: AgentSession) -> None:
+        """Go on with the agent that has come (see :class:`~.held_requests.Held`)."""
+        body, ended = self._held_body, not self._request_open
+        self._leave_held()
         if self._repeated:
+            waited_s = self._relay.loop.time() - self._held_since
             self._timeout_s = max(self._timeout_s - waited_s, 0.0)
             self._frame = msgspec.structs.replace(
                 self._frame, rid=self.rid, deadline_ms=int(self._timeout_s * 1000)
@@ -136,79 +253,259 @@ class ProxiedRequest(Answering):
             cancel: it can still be told to drop the request.
         """
         session = self._session
-        if self._done or session is None:
+        if session is None or self._phase is DONE:
             return
         head = self._exchange.head
-        if self._answered or self._repeated or head.has_body or head.method not in _SAFE:
+        if self._phase is ANSWERING or self._repeated or head.has_body or head.method not in _SAFE:
             self.fail(lost(reason), cancel=cancel)
             return
         if cancel:
             self._cancel()
-        del session.streams[self.rid]
-        self._relay.deadlines.forget(self)
+        del session.requests[self.rid]
         self._session = None
+        self._phase = HELD
         self._repeated = True
         # The agent may still answer to the first name, even on its next link.
         self.rid += ".2"
         self._timeout_s = max(self.due_at - self._relay.loop.time(), 0.0)
+        self._relay.deadlines.forget(self)
         self.hold(reason)
 
-    # The caller's side.
+    # --- the caller's side
 
     def body_received(self, data: bytes) -> None:
-        """Send a piece of the body."""
-        if self._done:
+        """Send a piece of the body, or keep it for the agent that comes."""
+        if self._phase is DONE:
             return
         session = self._session
         if session is None:
-            if self._waiting is not None:
-                self._waiting.keep(data)
+            self._keep(data)
             return
         self._request_left -= len(data)
         if self._request_left < 0:
             self.fail(too_large("request", self.route.limits.max_request_bytes))
             return
-        self._credit -= len(data)
-        if self._credit <= 0:
-            self._exchange.pause_body()
-        self._progress()
         frame = self._frame
         if frame.end:
             frame.body = data
-            session.link.send(frame, at_once=len(session.streams) == 1)
-        else:
-            session.link.send(ReqBody(self.rid, data, self.route.lease_id))
+            session.link.send(frame, at_once=len(session.requests) == 1)
+            return
+        window = self._send_window
+        if window is not None and not window.spend(len(data)):
+            self._exchange.pause_body()
+        self._progress()
+        session.link.send(ReqBody(self.rid, data, self.route.lease_id))
 
     def body_ended(self) -> None:
         """Send the end of the body."""
-        if not self._done:
+        if self._phase is not DONE:
             self._request_open = False
             if self._session is not None and not self._frame.end:
                 self._session.link.send(ReqEnd(self.rid, self.route.lease_id))
 
-    # The agent's side.
+    def aborted(self) -> None:
+        """Let the agent drop the request: its caller is gone."""
+        if self._finish():
+            self._cancel()
+
+    def pause_writing(self) -> None:
+        """Do nothing: what the caller does not read is not told to the agent as taken."""
+
+    def resume_writing(self) -> None:
+        """Tell the agent that the caller has read."""
+        session = self._session
+        if session is None or self._phase is not ANSWERING:
+            return
+        self._moved = True
+        if self._stalled:
+            self._stalled = False
+            session.unstall(self)
+        self._give_credit(session)
+
+    # --- the agent's side: the request
 
     def credit(self, credit_bytes: int) -> None:
         """Send as much more of the body as the agent has taken."""
-        taken = min(credit_bytes, WINDOW_BYTES - self._credit)
-        if taken > 0 and self._request_open:
-            self._credit += taken
+        window = self._send_window
+        if window is not None and self._request_open and window.grant(credit_bytes):
             self._progress()
             if self._session is not None and not self._session.writing_paused:
                 self.resume()
 
     def pause(self) -> None:
-        """Let the caller wait with the body."""
+        """Let the caller wait with the body: the link is full."""
         self._exchange.pause_body()
 
     def resume(self) -> None:
-        """Let the caller go on with the body."""
-        if self._credit > 0:
+        """Let the caller go on with the body, if there is credit for it."""
+        window = self._send_window
+        if window is None or window.open:
             self._exchange.resume_body()
+
+    # --- the agent's side: the answer
+
+    def response_headers(self, frame: RespHeaders) -> None:
+        """Pass the answer's head on, and all the rest if it came with it."""
+        if self._phase is not FORWARDED:
+            return
+        try:
+            headers, length = end_to_end(frame.headers)
+            if max(length or 0, len(frame.body)) > self._response_left and (
+                frame.status not in _BODILESS and self._exchange.head.method != "HEAD"
+            ):
+                self.fail(too_large("response", self._response_left))
+            elif frame.end:
+                self._pass_on(frame, headers, length)
+            else:
+                self._exchange.start_response(frame.status, headers, length)
+                self._phase = ANSWERING
+                self._receive_window = ReceiveWindow()
+                self._moved = True
+        except ValueError as error:
+            self.fail(bad_answer(error))
+
+    def response_body(self, chunk: bytes) -> None:
+        """Pass a piece of the answer on."""
+        window, session = self._receive_window, self._session
+        if window is None or session is None:
+            self.fail(unreachable("the agent sent a body before its headers"))
+            return
+        self._response_left -= len(chunk)
+        if self._response_left < 0:
+            self.fail(too_large("response", self.route.limits.max_response_bytes))
+            return
+        window.take(len(chunk))
+        exchange = self._exchange
+        exchange.write(chunk)
+        if self._phase is DONE:
+            return
+        if exchange.done:
+            # It was longer than announced, and so cut off.
+            if self._finish():
+                self._cancel()
+        elif exchange.writable:
+            self._moved = True
+            self._give_credit(session)
+        elif window.full:
+            self._hold_back(session, window)
+
+    def response_end(self) -> None:
+        """End the answer."""
+        if self._phase is not ANSWERING:
+            self.fail(unreachable("the agent ended an answer that it had not begun"))
+        elif self._finish():
+            if self._request_open:
+                # The rest of the request's body has no reader any more.
+                self._cancel()
+            self._exchange.end()
+
+    def response_error(self, code: str, message: str) -> None:
+        """Tell the caller that the app cannot be reached, or has broken off."""
+        self.fail(reported(code, message), cancel=False)
+
+    # --- the clock's side
+
+    def expire(self) -> None:
+        """Act on the deadline: give up, unless the answer has moved since the last look at it."""
+        relay = self._relay
+        if self._phase is HELD:
+            self.fail(offline("waited for one in vain"))
+        elif self._moved and not self._stalled:
+            self._moved = False
+            relay.deadlines.set(self, relay.loop.time() + relay.idle_timeout_s)
+        else:
+            self.fail(timed_out(relay.request_timeout_s))
+
+    # --- the end
+
+    def fail(self, failure: Failure, *, cancel: bool = True) -> None:
+        """End the request with an error: as the answer, or else by breaking the answer off."""
+        if not self._finish():
+            return
+        if cancel:
+            self._cancel()
+        if self._exchange.started:
+            log_refusal(failure.status, failure.code, self.rid, self._exchange.head.peer_host)
+            self._exchange.abort()
+        else:
+            refuse(self._exchange, self.rid, failure)
+
+    def _finish(self) -> bool:
+        """Leave every register; false if that has happened already."""
+        if self._phase is DONE:
+            return False
+        self._phase = DONE
+        self.route.inflight -= 1
+        session = self._session
+        if session is not None:
+            self._relay.deadlines.forget(self)
+            del session.requests[self.rid]
+            if self._stalled:
+                session.unstall(self)
+        else:
+            self._leave_held()
+        return True
+
+    # --- inside
+
+    def _pass_on(self, frame: RespHeaders, headers: Headers, length: int | None) -> None:
+        """Answer with all that the agent has sent in one frame."""
+        # The head first: nothing of it may be wrong once this call is over.
+        answer = self._exchange.prepare(frame.status, headers, length)
+        session = self._session
+        if self._finish():
+            if self._request_open:
+                # The rest of the request's body has no reader any more.
+                self._cancel()
+            alone = session is not None and not session.requests
+            self._exchange.complete(answer, frame.body, at_once=alone)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep a piece of the body until an agent comes: it was read before the caller could be
+        stopped."""
+        held = self._relay.held
+        held.body_bytes += len(data)
+        self._held_body += data
+        limit_bytes = self.route.limits.max_request_bytes
+        if len(self._held_body) > limit_bytes:
+            self.fail(too_large("request", limit_bytes))
+        elif held.body_bytes > _MAX_HELD_BYTES:
+            self.fail(offline("and too much waits for one already"))
+
+    def _leave_held(self) -> None:
+        """Wait for no agent any more."""
+        relay = self._relay
+        relay.held.discard(self.route.lease_id, self)
+        relay.held.body_bytes -= len(self._held_body)
+        self._held_body = b""
+        relay.deadlines.forget(self)
 
     def _progress(self) -> None:
         """Move the deadline: a piece of the request came, or went."""
-        if not self._answered:
+        if self._phase is FORWARDED:
             self.due_at = self._relay.loop.time() + self._relay.request_timeout_s
         else:
             self._moved = True
+
+    def _cancel(self) -> None:
+        """Tell the agent to drop the request, if one has it."""
+        if self._session is not None:
+            self._session.link.send(Cancel(self.rid, self.route.lease_id))
+
+    def _give_credit(self, session: AgentSession) -> None:
+        """Tell the agent what the caller has taken, once that is worth a frame."""
+        window = self._receive_window
+        if window is not None and window.due:
+            credit_bytes = window.credit()
+            if session.flow_control:
+                session.link.send(Window(self.rid, credit_bytes, self.route.lease_id))
+
+    def _hold_back(self, session: AgentSession, window: ReceiveWindow) -> None:
+        """Bound what waits for a caller that does not read."""
+        if session.flow_control:
+            if window.overrun:
+                self.fail(unreachable("the agent sends more than its window"))
+        elif not self._stalled:
+            self._stalled = True
+            self._relay.deadlines.set(self, self._relay.loop.time() + _STALL_S)
+            session.stall(self)

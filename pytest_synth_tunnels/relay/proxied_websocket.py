@@ -8,20 +8,30 @@ from ..websocket.upgrade import check_request, request_headers, switching, witho
 from ..wire.frames import Frame, Headers, WsClose, WsFrame, WsOpen, WsOpenAck, WsOpenReject
 from ..wire.handshake import HandshakeError, server_protocol
 from .agent_session import AgentSession
-from .failures import Failure, lost, offline, refuse
+from .failures import (
+    Failure,
+    bad_answer,
+    bad_handshake,
+    lost,
+    not_opened,
+    offline,
+    refuse,
+    too_many_websockets,
+    unreachable,
+    websockets_unsupported,
+)
 from .relay import Relay
 from .route import Route
 
-__all__ = ["ProxiedWebSocket", "open_stream"]
+__all__ = ["ProxiedWebSocket", "open_websocket"]
 
-_UNREACHABLE: Final = "TUNNEL_ENDPOINT_UNREACHABLE"
 _AGENT_LOST: Final = 1012
 _FAILED: Final = 1011
 _CLOSE_CODES: Final = {401: 1008, 410: 1001}
 """What a failure's HTTP status is on a WebSocket that is open, if not ``_FAILED``."""
 
 
-def open_stream(
+def open_websocket(
     exchange: Exchange, relay: Relay, route: Route, rid: str, path: str, headers: Headers
 ) -> RequestHandler:
     """Bring a caller's upgrade to the agent, or refuse it.
@@ -31,34 +41,34 @@ def open_stream(
         relay: where it came.
         route: its lease.
         rid: its name.
-        path: what the agent sees of its path.
+        path: its path, as the agent sees it.
         headers: what is left of its headers for the app.
 
     Returns:
-        Who takes what the caller sends as long as the answer is open.
+        The handler that takes what the caller sends as long as the answer is open.
     """
     head, limits = exchange.head, route.limits
     try:
         accept = check_request(head.method, head.headers)
     except HandshakeError as error:
-        failure = error.status, "BAD_REQUEST", str(error), str(error)
-        return refuse(exchange, rid, failure, error.headers)
+        return refuse(exchange, rid, bad_handshake(error.status, str(error), error.headers))
     if route.websockets >= limits.max_websocket_streams:
-        message = f"more than {limits.max_websocket_streams} WebSockets through this tunnel"
-        failure = 503, "TUNNEL_CAPACITY_EXCEEDED", message, message
-        return refuse(exchange, rid, failure, [("Retry-After", "1")])
-    stream = ProxiedWebSocket(exchange, relay, route, rid, accept, path, request_headers(headers))
-    if route.session is not None:
-        stream.begin(route.session)
+        return refuse(exchange, rid, too_many_websockets(limits.max_websocket_streams))
+    websocket = ProxiedWebSocket(
+        exchange, relay, route, rid, accept, path, request_headers(headers)
+    )
+    session = relay.sessions.get(route.lease_id)
+    if session is not None:
+        websocket.begin(session)
     else:
-        stream.hold()
-    return stream
+        websocket.hold()
+    return websocket
 
 
 class ProxiedWebSocket(TunnelledWebSocket):
     """One caller's WebSocket: takes the caller's side as a
     :class:`~..http.exchange.RequestHandler` and then as a protocol, the agent's as a
-    :class:`~.agent_session.WebSocket`.
+    :class:`~.agent_session.CarriedWebSocket`.
 
     Args:
         exchange: the caller's request.
@@ -110,8 +120,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
     def begin(self, session: AgentSession) -> None:
         """Ask the agent, which may answer before this returns."""
         if not session.websocket:
-            message = "the agent of this tunnel carries no WebSockets"
-            self.fail((501, "WEBSOCKET_UNSUPPORTED", message, message))
+            self.fail(websockets_unsupported())
             return
         relay = self._relay
         self._session = session
@@ -120,21 +129,21 @@ class ProxiedWebSocket(TunnelledWebSocket):
         relay.deadlines.set(self, relay.loop.time() + relay.request_timeout_s)
         session.link.send(self._frame)
 
-    # Without an agent (as :class:`~.route.Held`).
+    # Without an agent (as :class:`~.held_requests.Held`).
 
     def hold(self) -> None:
         """Wait for an agent, if the lease allows that."""
         route, relay = self.route, self._relay
         hold_s = min(route.limits.hold_s, relay.request_timeout_s)
-        if hold_s <= 0 or len(route.held) >= route.limits.max_held:
+        if hold_s <= 0 or relay.held.count(route.lease_id) >= route.limits.max_held:
             self.fail(offline())
             return
-        route.held[self] = None
+        relay.held.add(route.lease_id, self)
         relay.deadlines.set(self, relay.loop.time() + hold_s)
 
     def release(self, session: AgentSession) -> None:
         """Go on with the agent that has come."""
-        del self.route.held[self]
+        self._relay.held.discard(self.route.lease_id, self)
         self.begin(session)
 
     # The caller's side, until it is open.
@@ -159,7 +168,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
             if self.opened:
                 self.end(frame.code, frame.reason, tell=False)
             else:
-                self._fail_bad("the agent closed it before it was open", cancel=False)
+                self.fail(unreachable("the agent closed it before it was open"), cancel=False)
         elif self.opened:
             return
         elif isinstance(frame, WsOpenAck):
@@ -178,8 +187,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
         """End it with an error: as the answer, or with a close code."""
         if self.over:
             return
-        status, _, message, _ = failure
-        self.end(_CLOSE_CODES.get(status, _FAILED), message, tell=cancel)
+        self.end(_CLOSE_CODES.get(failure.status, _FAILED), failure.message, tell=cancel)
         if not self.opened:
             refuse(self._exchange, self.rid, failure)
 
@@ -193,9 +201,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
         if self._session is None:
             self.fail(offline("waited for one in vain"))
             return
-        seconds = f"{self._relay.request_timeout_s:g} s"
-        message = f"the app did not open the WebSocket within {seconds}"
-        self.fail((504, "TUNNEL_TIMEOUT", message, f"timed out: {message}"))
+        self.fail(not_opened(self._relay.request_timeout_s))
 
     # Inside.
 
@@ -204,7 +210,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
         try:
             head = switching(self._accept, headers)
         except ValueError as error:
-            self._fail_bad(f"the app's answer cannot travel in HTTP: {error}")
+            self.fail(bad_answer(error))
             return
         self._relay.deadlines.forget(self)
         self.opened = True
@@ -218,11 +224,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
             try:
                 self._exchange.respond(frame.status, without_framing(frame.headers), frame.body)
             except ValueError as error:
-                message = f"the app's answer cannot travel in HTTP: {error}"
-                refuse(self._exchange, self.rid, (502, _UNREACHABLE, message, message))
-
-    def _fail_bad(self, message: str, *, cancel: bool = True) -> None:
-        self.fail((502, _UNREACHABLE, message, message), cancel=cancel)
+                refuse(self._exchange, self.rid, bad_answer(error))
 
     def _send(self, frame: Frame) -> None:
         if self._session is not None:
@@ -233,4 +235,4 @@ class ProxiedWebSocket(TunnelledWebSocket):
         if self._session is not None:
             del self._session.websockets[self.rid]
         else:
-            self.route.held.pop(self, None)
+            self._relay.held.discard(self.route.lease_id, self)

@@ -1,6 +1,10 @@
-"""The relay's hub: which lease is whose, and which agent serves it.
+"""The relay's hub: it knows every lease's route, and which agent's session serves it.
 
 No sockets: callers come through :mod:`.ingress`, agents through a :class:`~..wire.link.Link`.
+
+A route is open from :meth:`Relay.add` to :meth:`Relay.close`, or to its ``expires_at``, which is
+noticed when the route is looked up. ``sessions`` has an entry for a lease exactly while an agent
+serves it. A request that finds none is among ``held`` until an agent comes.
 """
 
 import asyncio
@@ -15,16 +19,17 @@ from ..wire.link import Link
 from .agent_session import AgentSession
 from .auth import same_secret
 from .failures import over, rotated
+from .held_requests import HeldRequests
 from .route import Route
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # most runs have no WebSockets, and never need the library
     from ..websocket.tunnelled import TunnelledWebSocket
 
 __all__ = ["Relay"]
 
 
 class Relay:
-    """Knows every route, and finds it.
+    """Knows every route and every agent's session, and finds them.
 
     Args:
         loop: for deadlines.
@@ -33,6 +38,12 @@ class Relay:
             after the last piece of its request.
         idle_timeout_s: how long an answer may stand still once it has begun, in seconds. It is
             noticed by the double of it.
+
+    Attributes:
+        sessions: the session of the agent that serves a lease, by lease id.
+        held: the requests and WebSockets that wait for an agent.
+        ends: the callers' WebSockets that have a connection, those that are closing included.
+        deadlines: of requests and WebSockets.
     """
 
     def __init__(
@@ -48,14 +59,15 @@ class Relay:
         self.request_timeout_s = request_timeout_s
         self.idle_timeout_s = idle_timeout_s
         self.deadlines = Deadlines(loop)
+        self.sessions: dict[str, AgentSession] = {}
+        self.held = HeldRequests()
         self.ends: set[TunnelledWebSocket] = set()
-        """Callers' WebSockets that have a connection, those that are closing included."""
-        self.held_bytes = 0
-        """Of bodies whose requests wait for an agent."""
         self._by_prefix: dict[str, Route] = {}
         self._by_lease: dict[str, Route] = {}
         self._rid_prefix = os.urandom(4).hex()
         self._rids = count(1)
+
+    # --- the backend's side: which routes there are
 
     def add(self, route: Route) -> None:
         """Carry this route's traffic from now on."""
@@ -83,10 +95,11 @@ class Relay:
             return
         route.closed = True
         route.closed_because = reason
-        if route.session is not None:
-            route.session.detach(route, over(reason), "lease closed")
-        for call in list(route.held):
-            call.fail(over(reason))
+        session = self.sessions.get(lease_id)
+        if session is not None:
+            session.detach(route, over(reason), "lease closed")
+        for held in self.held.of(lease_id):
+            held.fail(over(reason))
 
     def rotate_agent(self, lease_id: str, agent_token: str) -> None:
         """Let agents serve a lease with another token only; the one that serves it now is cut off.
@@ -99,14 +112,16 @@ class Relay:
         if route is None or route.closed:
             return
         route.agent_token = agent_token
-        if route.session is not None:
-            route.session.detach(route, None, "the agent token was rotated")
+        session = self.sessions.get(lease_id)
+        if session is not None:
+            session.detach(route, None, "the agent token was rotated")
 
     def rotate_worker(self, lease_id: str, worker_token: str) -> None:
         """Let callers in with another token only.
 
-        WebSockets that were opened with the old one are closed, and whoever waits for an agent is
-        refused. Requests that the agent has go on: their answers are due to who asked in time.
+        WebSockets that were opened with the old one are closed, and requests that wait for an
+        agent are refused. Requests that the agent has go on: their answers are due to callers who
+        asked in time.
 
         Args:
             lease_id: one that is unknown or closed stays as it is.
@@ -118,10 +133,23 @@ class Relay:
         route.worker_token = worker_token
         if not route.require_token:
             return
-        for held in list(route.held):
+        for held in self.held.of(lease_id):
             held.fail(rotated())
-        if route.session is not None:
-            route.session.fail_websockets(route, rotated())
+        session = self.sessions.get(lease_id)
+        if session is not None:
+            session.fail_websockets(route, rotated())
+
+    def alias_prefix(self, prefix: str, lease_id: str | None) -> None:
+        """Bring callers of a further path to a lease, or to none.
+
+        Args:
+            prefix: two segments, such as ``/m/r_1``.
+            lease_id: a lease whose route was added; ``None`` to forget the path.
+        """
+        if lease_id is None:
+            self._by_prefix.pop(prefix, None)
+        else:
+            self._by_prefix[prefix] = self._by_lease[lease_id]
 
     def shut_down(self) -> None:
         """Close every lease, and drop the timer."""
@@ -129,25 +157,17 @@ class Relay:
             self.close(lease_id, "the relay has ended")
         self.deadlines.close()
 
-    def lead(self, prefix: str, lease_id: str | None) -> None:
-        """Lead callers of another path to a lease too, or nowhere any more.
-
-        Args:
-            prefix: two segments, such as ``/m/r_1``.
-            lease_id: one that is carried; ``None`` for nowhere.
-        """
-        if lease_id is None:
-            self._by_prefix.pop(prefix, None)
-        else:
-            self._by_prefix[prefix] = self._by_lease[lease_id]
+    # --- the callers' side
 
     def by_prefix(self, prefix: str) -> Route | None:
         """Return the route that callers name so; one whose time is over is closed first."""
         return self._current(self._by_prefix.get(prefix))
 
-    def by_lease(self, lease_id: str) -> Route | None:
-        """Return a lease's route; one whose time is over is closed first."""
-        return self._current(self._by_lease.get(lease_id))
+    def new_rid(self) -> str:
+        """Return a name for a request that this relay has not used."""
+        return f"{self._rid_prefix}-{next(self._rids)}"
+
+    # --- the agents' side (a :class:`~.agent_session.RouteLookup`)
 
     def admits(self, agent_token: str) -> bool:
         """Whether an agent with this token may attach at all, asked before its handshake."""
@@ -165,9 +185,38 @@ class Relay:
         """
         return AgentSession(self, link, agent_token)
 
-    def new_rid(self) -> str:
-        """Return a name for a request that this relay has not used."""
-        return f"{self._rid_prefix}-{next(self._rids)}"
+    def by_lease(self, lease_id: str) -> Route | None:
+        """Return a lease's route; one whose time is over is closed first."""
+        return self._current(self._by_lease.get(lease_id))
+
+    def session_began(self, route: Route, session: AgentSession) -> None:
+        """Lead a route's requests to this session, those that wait for an agent first.
+
+        A session that served the route until now is detached from it.
+        """
+        previous = self.sessions.get(route.lease_id)
+        if previous is not None:
+            previous.detach(route, None, "another agent took over")
+        self.sessions[route.lease_id] = session
+        route.connected = True
+        route.last_seen_at = self.now()
+        if self.held.count(route.lease_id):
+            # Behind the acknowledgement of ATTACH, which is the first message on the link
+            # (protocol, section 3).
+            self.loop.call_soon(self._release, route.lease_id, session)
+
+    def session_ended(self, route: Route) -> None:
+        """Lead a route's requests nowhere until another session begins."""
+        del self.sessions[route.lease_id]
+        route.connected = False
+        route.last_seen_at = self.now()
+
+    # --- inside
+
+    def _release(self, lease_id: str, session: AgentSession) -> None:
+        """Give an agent what has waited for it."""
+        while self.sessions.get(lease_id) is session and (held := self.held.of(lease_id)):
+            held[0].release(session)
 
     def _current(self, route: Route | None) -> Route | None:
         if route is not None and not route.closed and route.expires_at <= self.now():

@@ -1,27 +1,16 @@
-"""What the relay knows of one lease."""
+"""What the relay knows of one lease: plain data.
+
+Who serves a lease now, and which requests wait for somebody to, is the
+:class:`~.relay.Relay`'s to know.
+"""
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from ..wire.frames import MAX_WS_MESSAGE_BYTES
 
-if TYPE_CHECKING:
-    from .agent_session import AgentSession
-    from .failures import Failure
-
-__all__ = ["Held", "Limits", "Route"]
-
-
-class Held(Protocol):
-    """What waits for an agent to come."""
-
-    def release(self, session: "AgentSession") -> None:
-        """Go on with the agent that has come. It leaves ``held`` by that."""
-
-    def fail(self, failure: "Failure") -> None:
-        """End with an error."""
+__all__ = ["Limits", "Route"]
 
 
 @dataclass(slots=True)
@@ -29,7 +18,7 @@ class Limits:
     """What one lease may use, as advertised with it.
 
     Attributes:
-        max_inflight: requests under way at the same time, those that wait for the agent included.
+        max_inflight: requests in flight at the same time, those that wait for an agent included.
         max_request_bytes: the largest request body, in bytes.
         max_response_bytes: the largest response body, in bytes.
         max_websocket_streams: WebSockets open at the same time, counted apart from requests.
@@ -60,30 +49,32 @@ class Limits:
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """One lease's way through the relay. The backend makes it and may change its first part.
+    """One lease's way through the relay. The backend makes it.
 
     Attributes:
         lease_id: the lease.
         route_token: the path segment after ``/s/`` by which callers name it; no secret. Empty
             where :attr:`prefix` is given.
         agent_token: what an agent must show to serve it.
+            :meth:`.relay.Relay.rotate_agent` replaces it.
         worker_token: what a caller must show; ``None`` where knowing the URL is enough.
             :meth:`.relay.Relay.rotate_worker` replaces it.
-        expires_at: when the lease ends, in unix seconds.
+        expires_at: when the lease ends, in unix seconds. The backend may move it.
         public_base_url: the origin under which callers reach the relay.
         limits: what the lease may use.
         require_token: false where callers pass without the worker token; one that they send all
             the same still never reaches the app.
         prefix: the path of the public URL, ``/s/{route_token}`` unless given; empty for a route
-            whose callers come by other paths (:meth:`.relay.Relay.lead`).
+            whose callers come by other paths (:meth:`.relay.Relay.alias_prefix`).
         whole_path: the agent gets a caller's path with the prefix.
-        closed: the lease is over. Set by :meth:`.relay.Relay.close`.
+        closed: the lease is over. :meth:`.relay.Relay.close` sets it.
         closed_because: why, as the end of a sentence.
-        session: the agent that serves it now, or ``None``. The relay's own.
-        inflight: requests under way. The relay's own.
-        websockets: WebSockets open, or being opened. The relay's own.
-        held: those of both that wait for an agent, oldest first. The relay's own.
-        last_seen_at: when an agent was last known to be attached, in unix seconds.
+        inflight: how many requests are in flight; the requests count themselves.
+        websockets: how many WebSockets are open or being opened; they count themselves.
+        connected: an agent serves it now; the relay sets it.
+        last_seen_at: when an agent was last known to be attached, in unix seconds; the relay
+            sets it.
+        forwarded: headers that every request of this lease gets.
     """
 
     lease_id: str
@@ -98,13 +89,11 @@ class Route:
     whole_path: bool = False
     closed: bool = False
     closed_because: str = field(default="it was closed", init=False)
-    session: "AgentSession | None" = field(default=None, init=False, repr=False)
     inflight: int = field(default=0, init=False)
     websockets: int = field(default=0, init=False)
-    held: dict[Held, None] = field(default_factory=dict, init=False, repr=False)
+    connected: bool = field(default=False, init=False)
     last_seen_at: float | None = field(default=None, init=False)
     forwarded: list[tuple[str, str]] = field(init=False, repr=False)
-    """Headers that every request of this lease gets."""
 
     def __post_init__(self) -> None:
         if self.route_token:
@@ -114,11 +103,6 @@ class Route:
             base = urlsplit(self.public_base_url).path.rstrip("/")
             self.forwarded.append(("x-forwarded-prefix", base + self.prefix))
         self.forwarded.append(("x-synthtunnel-lease-id", self.lease_id))
-
-    @property
-    def connected(self) -> bool:
-        """Whether an agent is attached."""
-        return self.session is not None
 
     @property
     def public_url(self) -> str:

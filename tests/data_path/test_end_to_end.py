@@ -25,7 +25,7 @@ from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.http import callers as callers_module
 from pytest_synth_tunnels.http import intake as intake_module
 from pytest_synth_tunnels.http.sockets import reset
-from pytest_synth_tunnels.relay import answering
+from pytest_synth_tunnels.relay import proxied_request
 from pytest_synth_tunnels.relay.route import Limits
 from pytest_synth_tunnels.sdk import requests
 from pytest_synth_tunnels.wire.frames import WINDOW_BYTES, Attach, Frame, ReqHeaders
@@ -937,7 +937,7 @@ def test_a_caller_that_asks_ahead_and_does_not_read_costs_one_answer_at_a_time(k
 def test_without_windows_a_stalled_reader_is_cut_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(answering, "_STALL_S", 0.1)
+    monkeypatch.setattr(proxied_request, "_STALL_S", 0.1)
 
     async def test() -> None:
         sent = [0]

@@ -139,7 +139,7 @@ def test_what_is_taken_for_a_head_means_the_same_to_others(data: bytes) -> None:
         "://" in target
     )
     # And whatever reaches an agent is a frame that it takes.
-    passed = admit(found, Route("l1", "rt_1", "at_1"))
+    passed = admit(found, None, require_token=True)
     path = "/" + found.path.lstrip("/")
     frame = ReqHeaders("l1", "r1", found.method, path, found.query, passed, 1)
     assert decode(encode(frame)) == frame
@@ -731,7 +731,7 @@ def test_whatever_an_agent_says_of_a_request_its_caller_gets_an_answer(
         wire.protocol.connection_lost(None)
     loop.advance(200)
     assert route.inflight == route.websockets == 0
-    assert not agent.session.streams
+    assert not agent.session.requests
     assert not agent.session.websockets
     assert len(relay.deadlines) == len(server.deadlines) == 0
 

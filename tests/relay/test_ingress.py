@@ -120,7 +120,7 @@ class World:
 
     def assert_nothing_under_way(self):
         assert self.route.inflight == 0
-        assert not self.agent.session.streams
+        assert not self.agent.session.requests
         assert len(self.relay.deadlines) == 0
 
 

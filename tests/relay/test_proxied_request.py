@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pytest_synth_tunnels.http.server import HttpServer
-from pytest_synth_tunnels.relay import waiting as module
+from pytest_synth_tunnels.relay import proxied_request as module
 from pytest_synth_tunnels.relay.ingress import Ingress
 from pytest_synth_tunnels.relay.relay import Relay
 from pytest_synth_tunnels.relay.route import Limits, Route
@@ -112,8 +112,8 @@ class World:
 
     def assert_nothing_under_way(self):
         assert self.route.inflight == 0
-        assert not self.route.held
-        assert self.relay.held_bytes == 0
+        assert not self.relay.held.count("l1")
+        assert self.relay.held.body_bytes == 0
         assert len(self.relay.deadlines) == 0
 
 
@@ -217,10 +217,10 @@ def test_a_question_whether_the_tunnel_is_up_is_answered_at_once(world):
 def test_the_body_of_a_waiting_request_is_not_read(world):
     caller = world.ask("POST", "/", "Content-Length: 9", body=b"ab")
     assert not caller.wire.reading
-    assert world.relay.held_bytes == 2
+    assert world.relay.held.body_bytes == 2
     agent = world.agent()
     assert caller.wire.reading
-    assert world.relay.held_bytes == 0
+    assert world.relay.held.body_bytes == 0
     agent.take(ReqHeaders)
     assert agent.take(ReqBody).chunk == b"ab"
     caller.send(b"cdefghi")
@@ -255,7 +255,7 @@ def test_what_waits_of_bodies_is_bounded(world, monkeypatch):
     first = world.ask("POST", "/", "Content-Length: 90", body=b"x" * 8)
     second = world.ask("POST", "/", "Content-Length: 90", body=b"x" * 8)
     assert second.error() == (503, "AGENT_OFFLINE")
-    assert world.relay.held_bytes == 8
+    assert world.relay.held.body_bytes == 8
     assert first.read() == b""
 
 
@@ -322,7 +322,7 @@ def test_an_agent_that_goes_before_it_has_taken_all(world):
     agent.on_frame = lambda frame: agent.link.close()
     world.loop.tick()
     assert [frame.path for frame in agent.frames] == ["/0"]
-    assert len(world.route.held) == 3
+    assert world.relay.held.count("l1") == 3
     agent = world.agent()
     paths = [frame.path for frame in agent.frames if isinstance(frame, ReqHeaders)]
     assert paths == ["/1", "/2", "/0"]

@@ -163,7 +163,7 @@ class World:
     def assert_nothing_under_way(self):
         assert self.route.websockets == self.route.inflight == 0
         assert not self.agent.session.websockets
-        assert not self.route.held
+        assert not self.relay.held.count("l1")
 
 
 class Caller:
@@ -408,7 +408,7 @@ def test_opening_waits_for_an_agent(loop):
     world.agent.send(WsOpenAck(world.agent.take(WsOpen).rid))
     assert ACCEPT in caller.wire.take()
     world.agent.take_all()
-    assert len(world.route.held) == 0
+    assert not world.relay.held.count("l1")
 
 
 def test_opening_waits_so_long_and_no_longer(loop):
@@ -417,7 +417,7 @@ def test_opening_waits_so_long_and_no_longer(loop):
     loop.advance(5.1)
     assert caller.error(503) == "AGENT_OFFLINE"
     assert world.route.websockets == 0
-    assert world.route.held == {}
+    assert not world.relay.held.count("l1")
 
 
 def test_opening_does_not_wait_where_that_is_off(loop):

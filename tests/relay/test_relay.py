@@ -57,7 +57,7 @@ class Stream:
         self.told = []
         self._session = session
         self._rid = rid
-        session.streams[rid] = self
+        session.requests[rid] = self
 
     def response_headers(self, frame):
         self.told.append(frame.status)
@@ -81,11 +81,11 @@ class Stream:
         self.told.append("resume")
 
     def lost(self, reason, *, cancel):
-        del self._session.streams[self._rid]
+        del self._session.requests[self._rid]
         self.told.append((reason, cancel))
 
     def fail(self, failure, *, cancel=True):
-        del self._session.streams[self._rid]
+        del self._session.requests[self._rid]
         self.told.append((failure[0], failure[1], cancel))
 
 
@@ -151,9 +151,9 @@ def test_the_newer_agent_takes_over(world):
     new = Agent(world.relay, "at_1").attach("l1")
     assert stream.told == [("another agent took over", True)]
     assert old.lost
-    assert route.session is new.session
+    assert world.relay.sessions[route.lease_id] is new.session
     new.attach("l1")
-    assert route.session is new.session
+    assert world.relay.sessions[route.lease_id] is new.session
     assert new.lost is None
 
 

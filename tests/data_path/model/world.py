@@ -220,7 +220,7 @@ class World:
             assert caller.wire is None
         for lease in self.leases:
             assert lease.route.inflight == lease.route.websockets == 0
-            assert not lease.route.held
+            assert not self.relay.held.count(lease.route.lease_id)
             assert lease.agent.inflight == len(lease.agent.uplink.websockets) == 0
             assert not websocket_ends(lease.agent)
             assert not lease.agent.uplink._held
@@ -228,13 +228,13 @@ class World:
             assert not lease.origin._idle
             assert len(lease.agent.deadlines) <= 1  # the origin's own, for idle connections
             for wiring in lease.wirings:
-                assert not wiring.session.streams
+                assert not wiring.session.requests
                 assert not wiring.session.websockets
                 assert wiring.relay_end.reading
                 assert wiring.agent_end.reading or wiring.left
         assert len(self.relay.deadlines) == 0
         assert not self.relay.ends
-        assert self.relay.held_bytes == 0
+        assert self.relay.held.body_bytes == 0
         assert len(self.server.deadlines) == 0
 
     def check(self) -> None:
@@ -244,16 +244,17 @@ class World:
         websockets: set[object] = set(self.relay.ends)
         for lease in self.leases:
             route = lease.route
-            session = route.session
-            streams = set() if session is None else set(session.streams.values())
+            session = self.relay.sessions.get(route.lease_id)
+            streams = set() if session is None else set(session.requests.values())
             sockets = set() if session is None else set(session.websockets.values())
-            held_sockets = {held for held in route.held if isinstance(held, ProxiedWebSocket)}
-            held = set(route.held) - held_sockets
+            waiting = set(self.relay.held.of(route.lease_id))
+            held_sockets = {held for held in waiting if isinstance(held, ProxiedWebSocket)}
+            held = waiting - held_sockets
             assert route.inflight == len(streams) + len(held)
             assert route.inflight <= route.limits.max_inflight
             assert route.websockets == len(sockets) + len(held_sockets)
             assert route.websockets <= route.limits.max_websocket_streams
-            assert not (session is not None and route.held)
+            assert not (session is not None and waiting)
             assert not (route.closed and (route.inflight or route.websockets))
             calls |= streams | held
             websockets |= sockets | held_sockets
@@ -273,14 +274,14 @@ class World:
             wiring = lease.wirings[-1] if lease.wirings else None
             if wiring is not None and not (wiring.closed or wiring.to_agent or wiring.to_relay):
                 # Nothing is on its way, so both ends know of the same requests.
-                known = set(wiring.session.streams) ^ set(agent.uplink.requests)
+                known = set(wiring.session.requests) ^ set(agent.uplink.requests)
                 known |= set(wiring.session.websockets) ^ set(agent.uplink.websockets)
                 assert known <= self.repeated
                 self._check_flow(wiring)
                 self._check_websockets(wiring)
         deadlines = self.relay.deadlines._items
         assert calls <= deadlines <= calls | websockets
-        assert self.relay.held_bytes >= 0
+        assert self.relay.held.body_bytes >= 0
         for caller in self.callers:
             self._check_buffers(caller)
         connected = {caller.wire.protocol for caller in self.callers if caller.wire is not None}
@@ -302,7 +303,7 @@ class World:
     def _check_flow(self, wiring: Wiring) -> None:
         """Check that nobody waits without a reason. No frame is on its way."""
         session, agent = wiring.session, wiring.agent
-        for rid, call in session.streams.items():
+        for rid, call in session.requests.items():
             forward = agent.uplink.requests.get(rid)
             if forward is None or rid in self.repeated or self.tags[rid] in self.spoilt:
                 continue
@@ -310,8 +311,8 @@ class World:
             caller = call._exchange._connection
             assert caller is not None
             if call._request_open and not caller.transport.is_reading():
-                assert session.writing_paused or call._credit <= 0
-            if call._credit <= 0:
+                assert session.writing_paused or _used_up(call)
+            if _used_up(call):
                 assert forward._sink_paused or forward._connection is None
             app = forward._connection
             if app is not None and app._read_paused:
@@ -328,7 +329,13 @@ class World:
             assert isinstance(near, ProxiedWebSocket)
             for end, other in ((near, far), (far, near)):
                 if end._read_paused and not end._closing:
-                    assert end._link_paused or end._credit <= 0
-                if end._credit <= 0:
+                    assert end._link_paused or _used_up(end)
+                if _used_up(end):
                     slow = other._write_paused or other._transport is None
                     assert slow or other._protocol.state is not State.OPEN
+
+
+def _used_up(sender: ProxiedRequest | TunnelledWebSocket) -> bool:
+    """Return whether it has sent as much as the other end of its link takes."""
+    window = sender._send_window
+    return window is not None and not window.open
