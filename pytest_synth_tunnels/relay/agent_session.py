@@ -30,7 +30,7 @@ from ..wire.frames import (
 )
 from ..wire.link import Link
 from .auth import same_secret
-from .failures import Failure, unreachable, websocket_failed
+from .failures import RelayFailure, unreachable, websocket_failed
 from .route import Route
 
 __all__ = ["AgentSession", "Carried", "CarriedRequest", "CarriedWebSocket", "RouteLookup"]
@@ -52,7 +52,7 @@ class Carried(Pausable, Protocol):
             cancel: the agent can still be told to drop it.
         """
 
-    def fail(self, failure: Failure, *, cancel: bool = True) -> None:
+    def fail(self, failure: RelayFailure, *, cancel: bool = True) -> None:
         """End with an error.
 
         Args:
@@ -183,7 +183,7 @@ class AgentSession:
             capabilities=RelayCapabilities(self.flow_control, self.whole_messages),
         )
 
-    def detach(self, route: Route, failure: Failure | None, reason: str) -> None:
+    def detach(self, route: Route, failure: RelayFailure | None, reason: str) -> None:
         """Take a route away from this agent.
 
         Args:
@@ -204,7 +204,7 @@ class AgentSession:
         if not self._routes:
             self.link.close(1001, reason)
 
-    def fail_websockets(self, route: Route, failure: Failure) -> None:
+    def fail_websockets(self, route: Route, failure: RelayFailure) -> None:
         """End a route's WebSockets, and leave its requests alone."""
         for websocket in list(self.websockets.values()):
             if websocket.route is route:

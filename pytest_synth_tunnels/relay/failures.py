@@ -12,7 +12,7 @@ from ..http.headers import Headers
 from ..http.refusal_log import log_refusal
 
 __all__ = [
-    "Failure",
+    "RelayFailure",
     "bad_answer",
     "bad_handshake",
     "lost",
@@ -51,7 +51,7 @@ _AGENT_ERRORS: Final = {
 _RETRY_SOON: Final = ("Retry-After", "1")
 
 
-class Failure(NamedTuple):
+class RelayFailure(NamedTuple):
     """How a request failed.
 
     Attributes:
@@ -70,7 +70,7 @@ class Failure(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def refuse(exchange: Exchange, rid: str, failure: Failure) -> RequestHandler:
+def refuse(exchange: Exchange, rid: str, failure: RelayFailure) -> RequestHandler:
     """Answer a request with a failure.
 
     Args:
@@ -92,48 +92,50 @@ def refuse(exchange: Exchange, rid: str, failure: Failure) -> RequestHandler:
 # Before a request has an agent.
 
 
-def unknown() -> Failure:
+def unknown() -> RelayFailure:
     """Return the failure of a request whose URL names no lease."""
-    return Failure(
+    return RelayFailure(
         404,
         "TUNNEL_NOT_FOUND",
         "no tunnel has this URL: check its path, or create a lease",
     )
 
 
-def not_admitted(code: str, message: str) -> Failure:
+def not_admitted(code: str, message: str) -> RelayFailure:
     """Return the failure of a caller without the lease's worker token."""
-    return Failure(401, code, message, headers=(("WWW-Authenticate", "Bearer"),))
+    return RelayFailure(401, code, message, headers=(("WWW-Authenticate", "Bearer"),))
 
 
-def rotated() -> Failure:
+def rotated() -> RelayFailure:
     """Return the failure of a caller whose worker token has been replaced meanwhile."""
-    return Failure(401, "TUNNEL_AUTH_INVALID", "the worker token was rotated: take the new one")
+    return RelayFailure(
+        401, "TUNNEL_AUTH_INVALID", "the worker token was rotated: take the new one"
+    )
 
 
-def over(reason: str) -> Failure:
+def over(reason: str) -> RelayFailure:
     """Return the failure of a request to a lease that has ended.
 
     Args:
         reason: why, as the end of a sentence.
     """
     message = f"this tunnel is over: {reason}"
-    return Failure(410, "TUNNEL_LEASE_EXPIRED", message, f"lease_expired: {message}")
+    return RelayFailure(410, "TUNNEL_LEASE_EXPIRED", message, f"lease_expired: {message}")
 
 
-def too_many_requests(limit: int) -> Failure:
+def too_many_requests(limit: int) -> RelayFailure:
     """Return the failure of a request beyond the lease's ``max_inflight``."""
     message = f"more than {limit} requests at a time through this tunnel"
-    return Failure(429, _FULL, message, headers=(_RETRY_SOON,))
+    return RelayFailure(429, _FULL, message, headers=(_RETRY_SOON,))
 
 
-def too_many_websockets(limit: int) -> Failure:
+def too_many_websockets(limit: int) -> RelayFailure:
     """Return the failure of a WebSocket beyond the lease's ``max_websocket_streams``."""
     message = f"more than {limit} WebSockets through this tunnel"
-    return Failure(503, _FULL, message, headers=(_RETRY_SOON,))
+    return RelayFailure(503, _FULL, message, headers=(_RETRY_SOON,))
 
 
-def too_large(what: str, limit_bytes: int) -> Failure:
+def too_large(what: str, limit_bytes: int) -> RelayFailure:
     """Return the failure of a body that is over its limit.
 
     Args:
@@ -141,10 +143,10 @@ def too_large(what: str, limit_bytes: int) -> Failure:
         limit_bytes: the limit, in bytes.
     """
     message = f"the {what} body is larger than this tunnel's {limit_bytes} bytes"
-    return Failure(413, "TUNNEL_PAYLOAD_TOO_LARGE", message)
+    return RelayFailure(413, "TUNNEL_PAYLOAD_TOO_LARGE", message)
 
 
-def bad_handshake(status: int, message: str, headers: Headers) -> Failure:
+def bad_handshake(status: int, message: str, headers: Headers) -> RelayFailure:
     """Return the failure of an upgrade that is no WebSocket handshake.
 
     Args:
@@ -152,10 +154,10 @@ def bad_handshake(status: int, message: str, headers: Headers) -> Failure:
         message: what is wrong with it.
         headers: what the WebSocket protocol wants in the answer.
     """
-    return Failure(status, "BAD_REQUEST", message, headers=tuple(headers))
+    return RelayFailure(status, "BAD_REQUEST", message, headers=tuple(headers))
 
 
-def offline(reason: str = "") -> Failure:
+def offline(reason: str = "") -> RelayFailure:
     """Return the failure of a request that no agent takes (protocol, section 3: published
     supervisors recover from this answer).
 
@@ -163,13 +165,13 @@ def offline(reason: str = "") -> Failure:
         reason: why there is no agent, if that is known.
     """
     message = f"{_AGENT_OFFLINE} ({reason})" if reason else _AGENT_OFFLINE
-    return Failure(503, "AGENT_OFFLINE", message, f"agent_offline: {message}")
+    return RelayFailure(503, "AGENT_OFFLINE", message, f"agent_offline: {message}")
 
 
 # Once an agent has it.
 
 
-def lost(reason: str) -> Failure:
+def lost(reason: str) -> RelayFailure:
     """Return the failure of a request whose agent was lost, and which may not be sent again.
 
     Args:
@@ -179,45 +181,47 @@ def lost(reason: str) -> Failure:
         "the tunnel's agent was lost while it had this request, which the app may or may not have "
         f"carried out ({reason})"
     )
-    return Failure(502, "AGENT_LOST", message, f"agent_offline: {message}")
+    return RelayFailure(502, "AGENT_LOST", message, f"agent_offline: {message}")
 
 
-def unreachable(message: str, detail: str = "") -> Failure:
+def unreachable(message: str, detail: str = "") -> RelayFailure:
     """Return the failure of a request that gets no answer of the app's."""
-    return Failure(502, _UNREACHABLE, message, detail)
+    return RelayFailure(502, _UNREACHABLE, message, detail)
 
 
-def bad_answer(error: ValueError) -> Failure:
+def bad_answer(error: ValueError) -> RelayFailure:
     """Return the failure of a request whose answer may not be written as HTTP."""
     return unreachable(f"the app's answer cannot travel in HTTP: {error}")
 
 
-def reported(code: str, message: str) -> Failure:
+def reported(code: str, message: str) -> RelayFailure:
     """Return the failure that an agent reports with ``RESP_ERROR`` (protocol, section 3)."""
     text = message[:_MAX_MESSAGE] or "the app could not be reached"
     status, public_code = _AGENT_ERRORS.get(code, (502, _UNREACHABLE))
-    return Failure(status, public_code, text, f"{code[:64]}: {text}")
+    return RelayFailure(status, public_code, text, f"{code[:64]}: {text}")
 
 
-def websocket_failed(message: str) -> Failure:
+def websocket_failed(message: str) -> RelayFailure:
     """Return the failure of a WebSocket that the agent reports."""
     return unreachable(message[:_MAX_MESSAGE] or "the app could not be reached")
 
 
-def websockets_unsupported() -> Failure:
+def websockets_unsupported() -> RelayFailure:
     """Return the failure of a WebSocket whose agent announced no ``websocket`` capability."""
-    return Failure(501, "WEBSOCKET_UNSUPPORTED", "the agent of this tunnel carries no WebSockets")
+    return RelayFailure(
+        501, "WEBSOCKET_UNSUPPORTED", "the agent of this tunnel carries no WebSockets"
+    )
 
 
-def timed_out(request_timeout_s: float) -> Failure:
+def timed_out(request_timeout_s: float) -> RelayFailure:
     """Return the failure of a request whose answer did not begin in time."""
     message = (
         f"the app did not answer within {request_timeout_s:g} s (synth_tunnels_request_timeout_s)"
     )
-    return Failure(504, _TIMEOUT, message, f"timed out: {message}")
+    return RelayFailure(504, _TIMEOUT, message, f"timed out: {message}")
 
 
-def not_opened(request_timeout_s: float) -> Failure:
+def not_opened(request_timeout_s: float) -> RelayFailure:
     """Return the failure of a WebSocket that the app did not accept in time."""
     message = f"the app did not open the WebSocket within {request_timeout_s:g} s"
-    return Failure(504, _TIMEOUT, message, f"timed out: {message}")
+    return RelayFailure(504, _TIMEOUT, message, f"timed out: {message}")

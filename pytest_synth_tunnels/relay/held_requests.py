@@ -7,7 +7,7 @@ an agent came, the caller left or the time was over.
 from typing import Protocol
 
 from .agent_session import AgentSession
-from .failures import Failure
+from .failures import RelayFailure
 
 __all__ = ["Held", "HeldRequests"]
 
@@ -18,7 +18,7 @@ class Held(Protocol):
     def release(self, session: AgentSession) -> None:
         """Go on with the agent that has come, and so wait no more."""
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: RelayFailure) -> None:
         """End with an error, and so wait no more."""
 
 

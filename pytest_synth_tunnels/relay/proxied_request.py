@@ -50,7 +50,7 @@ from ..wire.frames import (
 )
 from .agent_session import AgentSession
 from .failures import (
-    Failure,
+    RelayFailure,
     bad_answer,
     lost,
     offline,
@@ -418,7 +418,7 @@ class ProxiedRequest:
 
     # --- the end
 
-    def fail(self, failure: Failure, *, cancel: bool = True) -> None:
+    def fail(self, failure: RelayFailure, *, cancel: bool = True) -> None:
         """End the request with an error: as the answer, or else by breaking the answer off."""
         if not self._finish():
             return

@@ -9,7 +9,7 @@ from ..wire.frames import Frame, Headers, WsClose, WsFrame, WsOpen, WsOpenAck, W
 from ..wire.handshake import HandshakeError, server_protocol
 from .agent_session import AgentSession
 from .failures import (
-    Failure,
+    RelayFailure,
     bad_answer,
     bad_handshake,
     lost,
@@ -183,7 +183,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
         else:
             self.fail(lost(reason), cancel=cancel)
 
-    def fail(self, failure: Failure, *, cancel: bool = True) -> None:
+    def fail(self, failure: RelayFailure, *, cancel: bool = True) -> None:
         """End it with an error: as the answer, or with a close code."""
         if self.over:
             return
