@@ -19,7 +19,7 @@ from .keeper.ledger.ledger import (
     KeeperLiveness,
     Ledger,
     hash_key,
-    standing,
+    liveness_of,
     state_folder,
 )
 from .options import API_KEY_VARIABLE, PROVIDERS
@@ -82,7 +82,7 @@ def _list(ledger: Ledger) -> int:
     here = HostIdentity.here()
     entries = ledger.entries()
     for entry in entries:
-        print(_describe(entry, standing(entry, here)))
+        print(_describe(entry, liveness_of(entry, here)))
     if not entries:
         print("no open leases")
     return 0
@@ -103,7 +103,7 @@ def _release_stale(ledger: Ledger) -> int:
     api_key = os.environ.get(API_KEY_VARIABLE, "").strip()
     failed = False
     for entry in ledger.entries():
-        if standing(entry, here) is not KeeperLiveness.STALE:
+        if liveness_of(entry, here) is not KeeperLiveness.STALE:
             continue
         if entry.key_hash != hash_key(api_key):
             print(

@@ -374,7 +374,7 @@ def test_what_cloudflared_says(
     try:
         said = asyncio.run(checks._cloudflared_version(str(program), {}))
     except checks.ProblemError as error:
-        said = error.text
+        said = error.message
 
     assert words in said
 

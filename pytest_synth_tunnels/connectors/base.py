@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import urlsplit
 
+from ..sdk.hinted_error import HintedError
+
 __all__ = ["Assignment", "Connector", "ConnectorError", "ConnectorStatus"]
 
 _SECRET_WORDS: Final = ("token", "secret", "key", "password", "access_client_id")
@@ -28,7 +30,7 @@ _SHORTEST_SECRET: Final = 6
 """Masking a shorter value would hide ordinary words."""
 
 
-class ConnectorError(Exception):
+class ConnectorError(HintedError):
     """A connector cannot do its work.
 
     Args:
@@ -37,9 +39,7 @@ class ConnectorError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(f"{message.rstrip('.')}. {hint}" if hint else message)
-        self.message = message
-        self.hint = hint
+        super().__init__("CONNECTOR_FAILED", message, hint)
 
 
 @dataclass(frozen=True, slots=True)

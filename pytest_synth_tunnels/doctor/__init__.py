@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from ..connectors.base import ConnectorError
 from ..keeper.backend_client import BackendClient, EmbeddedBackendClient, HostedBackendClient
-from ..keeper.errors import KeeperRequestError
 from ..keeper.service import KeeperService
 from ..options import API_KEY_VARIABLE, Option
-from ..sdk.errors import TunnelError
+from ..sdk.hinted_error import HintedError
 from ..settings import Settings, SettingsError, resolve
-from .checks import Checks, ProblemError
+from .checks import Checks
 
 __all__ = ["Finding", "Verdict", "examine"]
 
@@ -97,8 +95,8 @@ class _Examination:
 
     async def run(self) -> bool:
         """Make all checks."""
-        service, plane = self._make_service()
-        checks = Checks(self._settings, self._environ, service, plane)
+        service, backend_client = self._make_service()
+        checks = Checks(self._settings, self._environ, service, backend_client)
         service.start()
         try:
             async with asyncio.timeout(_DEADLINE_S):
@@ -118,7 +116,7 @@ class _Examination:
 
     def _make_service(self) -> tuple[KeeperService, BackendClient]:
         url = self._settings.backend_url
-        plane: BackendClient = (
+        backend_client: BackendClient = (
             EmbeddedBackendClient(self._settings.request_timeout_s)
             if url is None
             else HostedBackendClient(url)
@@ -128,11 +126,11 @@ class _Examination:
             settings=self._settings,
             environ={k: v for k, v in self._environ.items() if k != API_KEY_VARIABLE},
             cwd=os.getcwd(),
-            plane=plane,
-            books=None,  # a lease that a crash leaves behind expires within two minutes
-            left=lambda: None,
+            backend_client=backend_client,
+            ledger_recorder=None,  # a lease that a crash leaves behind expires in two minutes
+            on_holder_left=lambda: None,
         )
-        return service, plane
+        return service, backend_client
 
     async def _make(
         self, name: str, check: Callable[[], Awaitable[str]], *, needs_all: bool = False
@@ -149,11 +147,7 @@ class _Examination:
             return
         try:
             text = await check()
-        except ProblemError as error:
-            self._tell(name, Verdict.PROBLEM, error.text, error.hint)
-        except KeeperRequestError as error:
-            self._tell(name, Verdict.PROBLEM, error.failure.message, error.failure.hint)
-        except (TunnelError, ConnectorError) as error:
+        except HintedError as error:
             self._tell(name, Verdict.PROBLEM, error.message, error.hint)
         else:
             self._tell(name, Verdict.OK, text)

@@ -37,6 +37,7 @@ from ..keeper.service import KeeperService
 from ..keeper.transports.provider_route import ACCOUNTS, connector_name
 from ..options import API_KEY_VARIABLE
 from ..sdk import requests
+from ..sdk.hinted_error import HintedError
 from ..sdk.models import GATEWAY_PORT
 from ..sdk.resolve import is_loopback
 from ..settings import Settings
@@ -52,18 +53,16 @@ _LEASE_TTL_S: Final = 90.0
 _M = TypeVar("_M", bound=Message)
 
 
-class ProblemError(Exception):
+class ProblemError(HintedError):
     """A check found a problem.
 
     Args:
-        text: what is wrong, for people, without secrets.
+        message: what is wrong, for people, without secrets.
         hint: what to do about it.
     """
 
-    def __init__(self, text: str, hint: str = "") -> None:
-        super().__init__(text)
-        self.text = text
-        self.hint = hint
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__("PROBLEM", message, hint)
 
 
 class Checks:
@@ -73,7 +72,7 @@ class Checks:
         settings: of the run.
         environ: the environment.
         service: the keeper's, started.
-        plane: its backend.
+        backend_client: its backend.
     """
 
     def __init__(
@@ -81,12 +80,12 @@ class Checks:
         settings: Settings,
         environ: Mapping[str, str],
         service: KeeperService,
-        plane: BackendClient,
+        backend_client: BackendClient,
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._service = service
-        self._plane = plane
+        self._backend_client = backend_client
         self._holder = Holder(os.getpid(), "")
         self._embedded = settings.backend_url is None
         self._connector = connector_name(settings.provider, embedded=self._embedded)
@@ -119,21 +118,21 @@ class Checks:
 
     async def backend(self) -> str:
         """Check that the backend answers, takes the key and serves the provider."""
-        plane = self._plane
+        backend_client = self._backend_client
         await self._service.answer(self._holder, GetBackend())  # returns when it has started
         began = time.perf_counter()
-        health: Mapping[str, Any] = await plane.call(requests.health())
+        health: Mapping[str, Any] = await backend_client.call(requests.health())
         took_ms = (time.perf_counter() - began) * 1000
-        await plane.call(requests.list_leases())
+        await backend_client.call(requests.list_leases())
         served = [str(name) for name in health.get("providers") or ()]
         provider = self._settings.provider
         is_its_own = provider in (SYNTHTUNNEL, *ACCOUNTS)
         if is_its_own and served and provider not in served:
             raise ProblemError(
-                f"{plane.url} serves no {provider}",
+                f"{backend_client.url} serves no {provider}",
                 f"Set synth_tunnels_provider to one of {', '.join(served)}",
             )
-        return f"{plane.url} answers in {took_ms:.0f} ms, and takes the key"
+        return f"{backend_client.url} answers in {took_ms:.0f} ms, and takes the key"
 
     async def connector(self) -> str:
         """Check that the program or package that carries the provider's leases is installed."""

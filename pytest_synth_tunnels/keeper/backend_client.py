@@ -1,7 +1,7 @@
 """The backend as the keeper sees it: calls, and a connection for each lease's agent.
 
-Two planes, one shape: :class:`EmbeddedBackendClient` carries the backend in this process and hands
-frames over in memory; :class:`HostedBackendClient` speaks HTTP and WebSocket. What a plane needs
+:class:`EmbeddedBackendClient` carries the backend in this process and hands frames over in memory;
+:class:`HostedBackendClient` speaks HTTP and WebSocket. What either needs
 is imported when it starts, because an HTTP client costs more than the whole embedded backend.
 """
 

@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["PortReservation", "accepts", "accepts_now", "is_taken"]
+__all__ = ["PortReservation", "accepts", "accepts_blocking", "is_taken"]
 
 HOST: Final = "127.0.0.1"
 
@@ -53,7 +53,7 @@ def is_taken(port: int) -> bool:
     return False
 
 
-def accepts_now(host: str, port: int, timeout_s: float) -> bool:
+def accepts_blocking(host: str, port: int, timeout_s: float) -> bool:
     """The same as :func:`accepts`, for a thread, which it blocks."""
     try:
         socket.create_connection((host, port), timeout_s).close()

@@ -30,14 +30,14 @@ async def wait_ready(
     target: Target | None,
     timeout_s: float,
 ) -> None:
-    """Wait until a tunnel carries requests to an app that accepts them.
+    """Wait until a lease carries requests to an app that accepts them.
 
     Args:
-        public_url: of the tunnel, with the address.
+        public_url: of the lease, with the address.
         headers: what a caller sends along.
         is_secret: whether the URL's path is what lets callers in.
-        missing_link: says which link, on the way from the public URL to here, is known not to be
-            there.
+        missing_link: returns which link between the public URL and this process is known to be
+            missing, or ``None``.
         target: the app; ``None`` where it need not accept yet.
         timeout_s: how long to wait, in seconds.
 

@@ -1,4 +1,8 @@
-"""What the keeper does for the processes of its run: it answers their requests."""
+"""What the keeper does for the processes of its run: it answers their requests.
+
+Requests of different connections are answered side by side; a slow one (``WaitReady``) holds up
+no other. All of it runs on the keeper's event loop, so that nothing here needs a lock.
+"""
 
 import asyncio
 import logging
@@ -55,16 +59,16 @@ _MAX_EVENTS: Final = 100
 
 
 class KeeperService:
-    """The keeper's work, without the sockets through which it is asked.
+    """The keeper's work, without the sockets through which it is asked. Made on the event loop.
 
     Args:
         run_id: names the run, for the backend's listings.
         settings: of the run.
         environ: the environment of the command.
         cwd: where the command runs.
-        plane: the backend, not yet started.
-        books: for what a hosted backend is owed; ``None`` for the embedded one.
-        left: called when a process has let go.
+        backend_client: the backend, not yet started.
+        ledger_recorder: where hosted leases are written down; ``None`` for the embedded backend.
+        on_holder_left: called when a process has let go of its leases.
 
     Attributes:
         holders: the processes that hold.
@@ -78,20 +82,22 @@ class KeeperService:
         settings: Settings,
         environ: Mapping[str, str],
         cwd: str,
-        plane: BackendClient,
-        books: "LedgerRecorder | None",
-        left: Callable[[], None],
+        backend_client: BackendClient,
+        ledger_recorder: "LedgerRecorder | None",
+        on_holder_left: Callable[[], None],
     ) -> None:
-        self.holders = Holders(self._gone)
+        self.holders = Holders(self._holder_left)
         self.journal = Journal()
         self._settings = settings
-        self._plane = plane
-        self._left = left
-        self._tunnels = LeaseRegistry(
+        self._backend_client = backend_client
+        self._on_holder_left = on_holder_left
+        self._leases = LeaseRegistry(
             run_id=run_id,
             settings=settings,
-            carriers=TransportFactory(settings, plane, books, environ, time.time),
-            tell=self._told,
+            transports=TransportFactory(
+                settings, backend_client, ledger_recorder, environ, time.time
+            ),
+            on_event=self._lease_event,
             journal=self.journal,
         )
         self._one_target = settings.port is not None or settings.command is not None
@@ -108,17 +114,18 @@ class KeeperService:
                 timeout_s=settings.command_timeout_s,
                 died=self._command_died,
             )
+        self._command_started: asyncio.Task[None] | None = None
         self._command_failure: KeeperRequestError | None = None
+        """Why the command ended after it had been up."""
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
         self._finishing = False
 
     def start(self) -> None:
-        """Start the backend, the run's lease and the command, before anybody asks."""
-        self._tunnels.start()
+        """Open the run's lease and start the command, before anybody asks for them."""
         if self._settings.share == "run":
-            self._tunnels.shared(COMMON, self._port(COMMON))
+            self._leases.shared(COMMON, self._port(COMMON))
         if self._command is not None:
-            self._command_up = spawn(self._command.start())
+            self._command_started = spawn(self._command.start())
 
     def _command_died(self, message: str) -> None:
         self._command_failure = KeeperRequestError("COMMAND_FAILED", message)
@@ -159,26 +166,26 @@ class KeeperService:
 
     async def _open_lease(self, holder: Holder, _: OpenLease) -> LeaseInfo:
         port = self._port(holder.address)
-        tunnel = self._tunnels.shared(holder.address, port)
-        address = self._address_on(tunnel, holder)
-        tunnel.serving.set_target(address, Target(HOST, port))
-        # Whichever fails first is told at once, and the other need not be waited for.
-        await asyncio.gather(tunnel.ready(), self._wait_for_command())
-        return tunnel.info(address)
+        lease = self._leases.shared(holder.address, port)
+        address = self._address_on(lease, holder)
+        lease.targets.set_target(address, Target(HOST, port))
+        # What fails first is reported at once, without waiting for the other.
+        await asyncio.gather(lease.ready(), self._wait_for_command())
+        return lease.info(address)
 
     async def _wait_for_command(self) -> None:
-        if self._command is None:
+        if self._command_started is None:
             return
         try:
-            await asyncio.shield(self._command_up)
+            await asyncio.shield(self._command_started)
         except KeeperRequestError as error:
-            raise KeeperRequestError.of(error.failure) from None
+            raise error.renewed() from None
         if self._command_failure is not None:
-            raise KeeperRequestError.of(self._command_failure.failure)
+            raise self._command_failure.renewed()
 
-    def _address_on(self, tunnel: HeldLease, holder: Holder) -> str:
+    def _address_on(self, lease: HeldLease, holder: Holder) -> str:
         """Return a process's part of a lease's URL."""
-        one = self._one_target or not self._tunnels.is_common(tunnel)
+        one = self._one_target or not self._leases.is_common(lease)
         return COMMON if one else holder.address
 
     async def _expose(self, holder: Holder, request: Expose) -> LeaseInfo:
@@ -190,7 +197,7 @@ class KeeperService:
                 f"{target.host} is not this machine, and a lease would open it to others",
                 "Set synth_tunnels_allow_remote_targets = true if that is meant",
             )
-        if provider == SYNTHTUNNEL and not (request.require_token or self._plane.embedded):
+        if provider == SYNTHTUNNEL and not (request.require_token or self._backend_client.embedded):
             raise KeeperRequestError(
                 "TOKEN_REQUIRED",
                 "a hosted relay always wants the worker token from its callers",
@@ -199,62 +206,64 @@ class KeeperService:
             )
         if request.ttl_s is not None and not request.ttl_s > 0:
             raise ValueError(f"ttl_s must be above 0, not {request.ttl_s:g}")
-        tunnel = self._tunnels.expose(
+        lease = self._leases.expose(
             holder.pid,
             target,
             provider=provider,
             ttl_s=request.ttl_s,
             name=request.name,
-            token=request.require_token,
+            require_token=request.require_token,
         )
         try:
-            await tunnel.ready()
+            await lease.ready()
         except BaseException:
-            self._tunnels.drop(tunnel)
+            self._leases.drop(lease)
             raise
-        return tunnel.info(COMMON)
+        return lease.info(COMMON)
 
     async def _close_lease(self, holder: Holder, request: CloseLease) -> Done:
-        await self._tunnels.close(request.lease_id, holder.pid)
+        await self._leases.close(request.lease_id, holder.pid)
         return Done()
 
     async def _wait_ready(self, holder: Holder, request: WaitReady) -> Done:
-        tunnel = self._tunnels.find(request.lease_id)
-        await tunnel.ready()
-        address = self._address_on(tunnel, holder)
+        lease = self._leases.find(request.lease_id)
+        await lease.ready()
+        address = self._address_on(lease, holder)
         await wait_ready(
-            public_url=tunnel.url(address),
-            headers=tunnel.carrier.headers,
-            is_secret=tunnel.carrier.worker_token is None,
-            missing_link=tunnel.carrier.missing_link,
-            target=tunnel.serving.target(address),
+            public_url=lease.url(address),
+            headers=lease.transport.headers,
+            is_secret=lease.transport.worker_token is None,
+            missing_link=lease.transport.missing_link,
+            target=lease.targets.target(address),
             timeout_s=min(max(request.timeout_s, 0.0), _MAX_WAIT_READY_S),
         )
         return Done()
 
     async def _status(self, _: Holder, request: Status) -> StatusInfo:
-        tunnel = self._tunnels.find(request.lease_id)
+        lease = self._leases.find(request.lease_id)
         try:
-            answer = await tunnel.carrier.status()
+            answer = await lease.transport.status()
         except TunnelError as error:
             if not is_gone(error):
                 raise
             answer = {}
-        return StatusInfo(state=tunnel.life.state.value, answer=answer)
+        return StatusInfo(state=lease.state.value, answer=answer)
 
     async def _token(self, holder: Holder, request: Token) -> LeaseInfo:
-        tunnel = self._tunnels.find(request.lease_id)
-        return tunnel.info(self._address_on(tunnel, holder))
+        lease = self._leases.find(request.lease_id)
+        return lease.info(self._address_on(lease, holder))
 
     async def _refresh_token(self, holder: Holder, request: RefreshToken) -> LeaseInfo:
-        tunnel = self._tunnels.find(request.lease_id)
-        await tunnel.carrier.refresh_token()
-        return tunnel.info(self._address_on(tunnel, holder))
+        lease = self._leases.find(request.lease_id)
+        await lease.transport.refresh_token()
+        return lease.info(self._address_on(lease, holder))
 
     async def _backend(self, _: Holder, __: GetBackend) -> BackendInfo:
-        await self._tunnels.started()
-        plane = self._plane
-        return BackendInfo(url=plane.url, api_key=plane.api_key, embedded=plane.embedded)
+        await self._leases.started()
+        backend_client = self._backend_client
+        return BackendInfo(
+            url=backend_client.url, api_key=backend_client.api_key, embedded=backend_client.embedded
+        )
 
     _HANDLERS: Mapping[type[Message], Callable[..., Coroutine[Any, Any, Message]]] = {
         ReservePort: _reserve_port,
@@ -270,31 +279,31 @@ class KeeperService:
 
     # --- what happens by itself
 
-    def _told(self, tunnel: HeldLease, kind: str, message: str) -> None:
-        """Tell whoever uses a lease what happened to it."""
+    def _lease_event(self, lease: HeldLease, kind: str, message: str) -> None:
+        """Tell the processes that use a lease what happened to it."""
         _log.warning("%s", message)
         self._events.append(message)
         if kind == "lost":
-            self.journal.lost(tunnel, message)
+            self.journal.lost(lease, message)
         event = Event(
             kind=kind,
-            lease_id=tunnel.lease_id,
-            shared=self._tunnels.is_shared(tunnel),
+            lease_id=lease.lease_id,
+            shared=self._leases.is_shared(lease),
             message=message,
         )
         for holder in self.holders:
-            if self._tunnels.is_used_by(tunnel, holder.pid, holder.address):
+            if self._leases.is_used_by(lease, holder.pid, holder.address):
                 holder.tell(event)
 
-    def _gone(self, holder: Holder) -> None:
-        """Let go of what a process held, with its last connection or with its life."""
-        self._tunnels.leave(holder.pid)
+    def _holder_left(self, holder: Holder) -> None:
+        """Let go of what a process held, when its last connection has closed or it has died."""
+        self._leases.leave(holder.pid)
         # A forked child has its parent's address, and may outlive it.
         if not self.holders.has_address(holder.address):
-            self._tunnels.vacate(holder.address)
+            self._leases.vacate(holder.address)
             if holder.address != COMMON and holder.address in self._ports:
                 self._ports.pop(holder.address).close()
-        self._left()
+        self._on_holder_left()
 
     async def finish(self) -> Report:
         """Release everything, within some ten seconds.
@@ -303,18 +312,20 @@ class KeeperService:
             What the run did.
         """
         self._finishing = True
-        ending: list[asyncio.Task[Any]] = [spawn(self._tunnels.finish(RELEASE_TIMEOUT_S + 1))]
+        ending: list[asyncio.Task[Any]] = [spawn(self._leases.finish(RELEASE_TIMEOUT_S + 1))]
         if self._command is not None:
-            self._command_up.cancel()
-            ending += [self._command_up, spawn(self._command.stop())]
+            ending.append(spawn(self._command.stop()))
+        if self._command_started is not None:
+            self._command_started.cancel()
+            ending.append(self._command_started)
         await asyncio.wait(ending, timeout=2 * RELEASE_TIMEOUT_S)
         for reservation in self._ports.values():
             reservation.close()
         return Report(
-            created=self._tunnels.created,
-            released=self._tunnels.released,
+            created=self._leases.created,
+            released=self._leases.released,
             events=list(self._events),
-            unreleased=self._tunnels.unreleased,
-            public=self._tunnels.public,
+            unreleased=self._leases.unreleased,
+            public=self._leases.public,
             happenings=self.journal.drain(),
         )

@@ -23,6 +23,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from .hinted_error import HintedError
+
 __all__ = [
     "CODES",
     "TunnelAnswerError",
@@ -44,7 +46,7 @@ __all__ = [
 _MAX_EXCERPT = 300
 
 
-class TunnelError(Exception):
+class TunnelError(HintedError):
     """Base of all errors of this SDK. Holds no secret.
 
     Attributes:
@@ -68,13 +70,11 @@ class TunnelError(Exception):
         hint: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
+        code = code or self.default_code
         # Not super(): subclasses mix in httpx exceptions, whose initialisers want other things.
-        Exception.__init__(self, message)
-        self.message = message
-        self.code = code or self.default_code
+        HintedError.__init__(self, code, message, CODES.get(code, "") if hint is None else hint)
         self.status = status
         self.request_id = request_id
-        self.hint = CODES.get(self.code, "") if hint is None else hint
         self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:

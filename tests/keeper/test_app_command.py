@@ -67,8 +67,8 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
 def failure(main: Callable[[], Awaitable[None]]) -> str:
     with pytest.raises(KeeperRequestError) as caught:
         run(main)
-    assert caught.value.failure.code == "COMMAND_FAILED"
-    return caught.value.failure.message
+    assert caught.value.code == "COMMAND_FAILED"
+    return caught.value.message
 
 
 async def gone(pid: int) -> None:

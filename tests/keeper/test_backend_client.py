@@ -17,9 +17,9 @@ OFFLINE = "the agent token was rotated"
 
 
 class World:
-    """A plane, a lease and its agent."""
+    """A backend client, a lease and its agent."""
 
-    plane: EmbeddedBackendClient
+    backend_client: EmbeddedBackendClient
     lease: dict[str, Any]
     agent: Agent
     attachment: Attachment
@@ -28,15 +28,17 @@ class World:
         self.news: list[tuple[bool, str]] = []
 
     async def make_lease(self) -> dict[str, Any]:
-        lease: dict[str, Any] = await self.plane.call(
+        lease: dict[str, Any] = await self.backend_client.call(
             requests.create_synth_lease(
-                client_instance_id=self.plane.client_id(), local_host="127.0.0.1", local_port=8000
+                client_instance_id=self.backend_client.client_id(),
+                local_host="127.0.0.1",
+                local_port=8000,
             )
         )
         return lease
 
     async def attach(self, token: str) -> Attachment:
-        return await self.plane.attach(
+        return await self.backend_client.attach(
             self.lease["lease_id"],
             self.agent,
             self.lease["agent_connect"]["url"],
@@ -47,19 +49,19 @@ class World:
 
     async def rotate(self) -> str:
         path = f"/api/v1/synthtunnel/leases/{self.lease['lease_id']}/agent-token:refresh"
-        answer = await self.plane.call(Request("POST", path))
+        answer = await self.backend_client.call(Request("POST", path))
         return str(answer["agent_connect"]["agent_token"])
 
     async def connected(self) -> bool:
-        answer = await self.plane.call(requests.get_synth_lease(self.lease["lease_id"]))
+        answer = await self.backend_client.call(requests.get_synth_lease(self.lease["lease_id"]))
         return bool(answer["connected"])
 
 
 @asynccontextmanager
 async def attached() -> AsyncIterator[World]:
     world = World()
-    world.plane = EmbeddedBackendClient(30.0)
-    await world.plane.start()
+    world.backend_client = EmbeddedBackendClient(30.0)
+    await world.backend_client.start()
     try:
         world.lease = await world.make_lease()
         world.agent = Agent()
@@ -70,7 +72,7 @@ async def attached() -> AsyncIterator[World]:
         yield world
     finally:
         await world.agent.close()
-        await world.plane.close()
+        await world.backend_client.close()
 
 
 def run(test: Callable[[World], Awaitable[None]]) -> None:
@@ -107,7 +109,7 @@ def test_a_token_that_is_rotated_twice_at_once() -> None:
 
 def test_the_end_of_the_lease_is_told_and_final() -> None:
     async def test(world: World) -> None:
-        await world.plane.call(requests.close_synth_lease(world.lease["lease_id"]))
+        await world.backend_client.call(requests.close_synth_lease(world.lease["lease_id"]))
         await asyncio.sleep(0)
         assert world.news[1:] == [(False, "lease closed")]
         assert not world.agent.attached
@@ -118,7 +120,7 @@ def test_the_end_of_the_lease_is_told_and_final() -> None:
 def test_a_lease_that_ends_right_after_a_rotation_is_left_alone() -> None:
     async def test(world: World) -> None:
         await world.rotate()
-        await world.plane.call(requests.close_synth_lease(world.lease["lease_id"]))
+        await world.backend_client.call(requests.close_synth_lease(world.lease["lease_id"]))
         await asyncio.sleep(0)
         assert world.news[1:] == [(False, OFFLINE)]
         assert not world.agent.attached
@@ -129,7 +131,7 @@ def test_a_lease_that_ends_right_after_a_rotation_is_left_alone() -> None:
 def test_another_agent_that_shows_the_token_is_not_driven_away() -> None:
     async def test(world: World) -> None:
         other = World()
-        other.plane, other.lease, other.agent = world.plane, world.lease, Agent()
+        other.backend_client, other.lease, other.agent = world.backend_client, world.lease, Agent()
         other.agent.leases.serve(world.lease["lease_id"], world.lease["public_url"])
         await other.attach(world.lease["agent_connect"]["agent_token"])
         await asyncio.sleep(0)

@@ -25,7 +25,7 @@ def nonce(request: bytes) -> bytes:
 
 
 @pytest.fixture(params=["near", "far"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def http_client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With our own few lines of HTTP, as for loopback, and with httpx, as for a hosted relay."""
     if request.param == "far":
         monkeypatch.setattr(readiness, "_is_near", lambda url: False)
@@ -61,21 +61,21 @@ def outcome(
     return [request for request in seen if request]
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("http_client")
 def test_a_nonce_goes_round_with_the_token() -> None:
     (request,) = outcome(nonce, app=True, timeout_s=10)[:1]
 
     assert b"x-synthtunnel-worker-token: wt_1\r\n" in request.lower()
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("http_client")
 def test_without_a_token_where_none_is_needed() -> None:
     (request,) = outcome(nonce, token=None, timeout_s=10)[:1]
 
     assert b"worker-token" not in request.lower()
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("http_client")
 @pytest.mark.parametrize(
     ("relay", "part"),
     [
@@ -92,8 +92,8 @@ def test_the_missing_link_is_named(relay: Answer, part: str) -> None:
     with pytest.raises(KeeperRequestError, match=r"is not ready after 0\.3 s") as caught:
         outcome(relay)
 
-    assert part in caught.value.failure.message
-    assert caught.value.failure.code == "TUNNEL_NOT_READY"
+    assert part in caught.value.message
+    assert caught.value.code == "TUNNEL_NOT_READY"
 
 
 def test_an_app_that_does_not_listen() -> None:

@@ -9,8 +9,7 @@ import string
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from ...sdk.errors import TunnelError
-from ..errors import KeeperRequestError
+from ...sdk.hinted_error import HintedError
 from .holders import Holder, Holders
 from .messages import Challenge, Event, Failure, Hello, Message, Welcome, decode, encode, proof
 
@@ -28,7 +27,7 @@ _ADDRESS_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "_
 _MAX_ADDRESS: Final = 64
 
 Answer = Callable[[Holder, Message], Awaitable[Message]]
-"""Answers a request of a holder; raises :class:`KeeperRequestError` or :class:`TunnelError`."""
+"""Answers a request of a holder; raises a :class:`HintedError`, or a :class:`ValueError`."""
 
 
 class ClientSession:
@@ -116,9 +115,7 @@ class ClientSession:
         assert self.holder is not None  # noqa: S101 - it said hello before
         try:
             return await self._answer(self.holder, decode(line))
-        except KeeperRequestError as error:
-            return error.failure
-        except TunnelError as error:
+        except HintedError as error:
             return Failure(code=error.code, message=error.message, hint=error.hint)
         except ValueError as error:
             return Failure(code="BAD_REQUEST", message=str(error), hint="")

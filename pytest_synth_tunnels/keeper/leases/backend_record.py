@@ -1,4 +1,4 @@
-"""One lease at the backend: asked for, written into the books, and given back."""
+"""One lease at the backend: created, written into the ledger, and released."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ _MAX_PAUSE_S: Final = 2.0
 
 
 class CreatedLease(msgspec.Struct):
-    """What is needed of the answer to any create."""
+    """The part that the answers to all kinds of creates have in common."""
 
     expires_at: str
 
@@ -34,73 +34,79 @@ _M = TypeVar("_M", bound=CreatedLease)
 
 
 class BackendLeaseRecord:
-    """A lease from the moment it is asked for until it is given back.
+    """What the keeper knows of a lease at the backend, from the create until the release.
 
     Args:
-        plane: the backend.
-        provider: what carries it.
-        books: where a hosted lease is written down; ``None`` for the embedded backend.
+        backend_client: the backend.
+        provider: what carries the lease's traffic.
+        ledger_recorder: where a hosted lease is written down; ``None`` for the embedded backend.
 
     Attributes:
-        books: see above.
-        lease_id: the backend's name for it; empty until it is made.
+        ledger_recorder: see above.
+        lease_id: the backend's name for the lease; empty until the backend has created it.
         answered: set once the backend has answered the create, with a lease or without.
-        released: whether it was given back.
-        release_error: why it could not be given back so far.
+        released: whether the backend has taken the lease back.
+        release_error: why the lease could not be released so far.
     """
 
-    def __init__(self, plane: BackendClient, provider: str, books: "LedgerRecorder | None") -> None:
+    def __init__(
+        self,
+        backend_client: BackendClient,
+        provider: str,
+        ledger_recorder: "LedgerRecorder | None",
+    ) -> None:
         self.lease_id = ""
         self.answered = asyncio.Event()
         self.released = False
         self.release_error = "the backend did not answer in time"
-        self._plane = plane
+        self.ledger_recorder = ledger_recorder
+        self._backend_client = backend_client
         self._provider = provider
-        self._turn = asyncio.Lock()
-        self.books = books
+        self._release_lock = asyncio.Lock()
 
     async def create(self, request: Request, kind: type[_M]) -> tuple[_M, dict[str, Any]]:
-        """Ask for the lease.
+        """Ask the backend for the lease.
 
         Args:
             request: the create.
             kind: what the answer must be.
 
         Returns:
-            What is needed of the answer, and the whole of it.
+            The answer as ``kind``, and the whole of it.
 
         Raises:
             TunnelError: the backend refused.
             KeeperRequestError: its answer cannot be used.
         """
-        # Whoever asked may not wait any longer, and yet the backend may make the lease.
+        # The caller may give up waiting, and the backend may create the lease all the same.
         return await asyncio.shield(spawn(self._create(request, kind)))
 
     async def _create(self, request: Request, kind: type[_M]) -> tuple[_M, dict[str, Any]]:
         try:
-            answer = await self._plane.call(request)
-            # Known before anything else may fail, so that it is given back in any case.
+            answer = await self._backend_client.call(request)
+            # Known before anything else can fail, so that the lease is released in any case.
             if isinstance(answer, dict):
                 self.lease_id = str(answer.get("lease_id") or "")
-            made = self.read(answer, kind)
-            if self.books is not None:
-                await self.books.add(self.lease_id, self._provider, parse_rfc3339(made.expires_at))
+            created = self.read(answer, kind)
+            if self.ledger_recorder is not None:
+                expires_at = parse_rfc3339(created.expires_at)
+                await self.ledger_recorder.add(self.lease_id, self._provider, expires_at)
         finally:
             self.answered.set()
         # Not the URL: where callers need no token it is the only secret.
-        _log.info("lease %s: made", self.lease_id)
-        return made, answer
+        _log.info("lease %s: created", self.lease_id)
+        return created, answer
 
     def read(self, answer: Any, kind: type[_M]) -> _M:
-        """Read what the backend says of the lease.
+        """Read an answer of the backend that describes the lease.
 
         Raises:
-            KeeperRequestError: it cannot be used.
+            KeeperRequestError: the answer cannot be used.
         """
-        where = "" if self._plane.embedded else f" at {self._plane.url}"
+        where = "" if self._backend_client.embedded else f" at {self._backend_client.url}"
         try:
-            made = msgspec.convert(answer, kind)
-            parse_rfc3339(made.expires_at)
+            created = msgspec.convert(answer, kind)
+            parse_rfc3339(created.expires_at)
         except (msgspec.ValidationError, ValueError) as error:
             raise KeeperRequestError(
                 "TUNNEL_INTERNAL",
@@ -111,41 +117,41 @@ class BackendLeaseRecord:
             raise KeeperRequestError(
                 "TUNNEL_INTERNAL", f"the backend{where} gave a lease without an id"
             )
-        return made
+        return created
 
-    async def give_back(self) -> None:
-        """Give it back, if there is one; tried again for as long as the caller waits."""
-        # A create that is under way may still make a lease, and only its answer tells which.
+    async def release(self) -> None:
+        """Release the lease, if there is one; tried again for as long as the caller waits."""
+        # A create in flight may still make a lease, and only its answer tells which.
         await self.answered.wait()
-        async with self._turn:
-            await self._give_back()
+        async with self._release_lock:
+            await self._release()
 
-    async def _give_back(self) -> None:
+    async def _release(self) -> None:
         if not self.lease_id or self.released:
             return
         for request in release_requests(self._provider, self.lease_id):
-            await self._ask_until_done(request)
+            await self._call_until_done(request)
         self.released = True
         _log.info("lease %s: released", self.lease_id)
-        if self.books is not None:
-            await self.books.remove(self.lease_id)
+        if self.ledger_recorder is not None:
+            await self.ledger_recorder.remove(self.lease_id)
 
-    async def give_back_another(self, answer: Any) -> None:
-        """Give back a lease that the backend made where it should have found this one.
+    async def release_another(self, answer: Any) -> None:
+        """Release a lease that the backend created where it should have found this one.
 
         Args:
-            answer: with its id.
+            answer: the backend's, which has the other lease's id.
         """
-        another = BackendLeaseRecord(self._plane, self._provider, self.books)
+        another = BackendLeaseRecord(self._backend_client, self._provider, self.ledger_recorder)
         another.lease_id = str(answer.get("lease_id") or "")
         another.answered.set()
-        await another.give_back()
+        await another.release()
 
-    async def _ask_until_done(self, request: Request) -> None:
+    async def _call_until_done(self, request: Request) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                await self._plane.call(request)
+                await self._backend_client.call(request)
                 return
             except TunnelError as error:
                 if is_gone(error):

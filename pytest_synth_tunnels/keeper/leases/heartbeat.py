@@ -1,9 +1,21 @@
 """A lease's heartbeat: when to beat, what an answer means, and the thread that does it.
 
-:class:`HeartbeatSchedule` is pure and takes the time as an argument; :class:`Heartbeat` is the
-thread around it. A beat that fails is *transient*: the next one comes sooner, and nobody is told.
-A lease is *lost* when the backend says so, or when it has not answered for the lease's whole time
-to live.
+Theory of operation. :class:`HeartbeatSchedule` is the state machine. It is pure, takes the time as
+an argument and is used by one thread; :class:`Heartbeat` is that thread. The schedule is *calm*,
+*retrying* or *over*:
+
+- It begins calm. A beat is due after the backend's interval, and at the latest after a third of
+  the lease's time to live, so that there is room for two missed beats.
+- A beat without an answer makes it retrying: the next beat comes after one second, then two, four
+  and so on up to the calm period. No notice is given, for such failures are mostly transient. Any
+  answer makes it calm again.
+- It is over, for good, when an answer says that the lease is gone (notice *lost*), when no beat
+  has been answered for the lease's whole time to live (*lost*), or when the lease's time has run
+  out (*expired*). The thread ends then.
+
+Beside that it counts for how long answers say that the agent is cut off, and notices *offline*
+once for each time that this exceeds a minute; and it notices *expiring* once, some time before
+the lease ends, and again only if the end was put off meanwhile.
 """
 
 import logging
@@ -20,7 +32,7 @@ _log = logging.getLogger(__name__)
 _ANNOUNCED_AHEAD_S: Final = 600.0
 _FIRST_RETRY_S: Final = 1.0
 _OFFLINE_AFTER_S: Final = 60.0
-"""How long the agent may be cut off before it is worth a word: reconnecting takes seconds."""
+"""How long the agent may be cut off without a notice: reconnecting takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +41,7 @@ class Beat:
 
     Attributes:
         alive: whether the backend still has the lease.
-        reason: why not, in the backend's words, or why the agent is cut off.
+        reason: why the lease is gone, in the backend's words, or why the agent is cut off.
         attached: whether what carries the lease's traffic is connected.
         next_s: when the backend wants the next beat, in seconds, if it says.
         expires_at: when the lease ends, in unix seconds, if the backend says.
@@ -43,8 +55,11 @@ class Beat:
 
 
 class NoticeKind(StrEnum):
-    """What there is to tell. A pulse tells each but ``offline`` at most once, that one once an
-    outage, and never ``moved``, which a carrier tells."""
+    """What a notice is about.
+
+    ``moved`` (the lease has another public URL) comes from the lease's transport, all others from
+    its heartbeat.
+    """
 
     LOST = "lost"
     EXPIRED = "expired"
@@ -89,7 +104,7 @@ class HeartbeatSchedule:
         self._announced = False
         self._offline = False
         self.over = False
-        """Whether loss or the end has been told: there is nothing more to watch."""
+        """Whether the lease was noticed to be lost or expired: there is nothing more to watch."""
 
     @property
     def _period_s(self) -> float:
@@ -101,7 +116,7 @@ class HeartbeatSchedule:
         return self._expires_at - min(_ANNOUNCED_AHEAD_S, self._ttl_s / 2)
 
     def due_s(self, now: float) -> float:
-        """Return the seconds until something is to be done: a beat, or a word about the end."""
+        """Return the seconds until something is to be done: a beat, or a notice of the end."""
         due = min(self._beat_at, self._expires_at)
         if not self._announced:
             due = min(due, self._announce_at)
@@ -113,7 +128,7 @@ class HeartbeatSchedule:
         return not self.over and (now >= self._beat_at or self._beat_at - now > self._period_s)
 
     def answered(self, beat: Beat, now: float) -> list[Notice]:
-        """Take an answer and return what is to be told."""
+        """Take the answer to a beat, and return the notices that follow from it."""
         self._answered_at = now
         self._retry_s = 0.0
         if beat.next_s is not None and beat.next_s > 0:
@@ -144,7 +159,7 @@ class HeartbeatSchedule:
         return [Notice(NoticeKind.OFFLINE, message)]
 
     def failed(self, error: str, now: float) -> list[Notice]:
-        """Take a beat that got no answer, and return what is to be told: mostly nothing."""
+        """Take a beat that got no answer, and return the notices that follow: mostly none."""
         self._retry_s = min(max(_FIRST_RETRY_S, 2 * self._retry_s), self._period_s)
         self._beat_at = now + self._retry_s
         if now - self._answered_at >= self._ttl_s:
@@ -154,7 +169,7 @@ class HeartbeatSchedule:
         return []
 
     def passed(self, now: float) -> list[Notice]:
-        """Return what the mere passing of time makes worth telling."""
+        """Return the notices that follow from the passing of time alone."""
         if now >= self._expires_at:
             return self._end(NoticeKind.EXPIRED, f"its {self._ttl_s:.0f} s are over")
         if now >= self._announce_at and not self._announced and not self.over:
@@ -177,9 +192,9 @@ class Heartbeat(threading.Thread):
 
     Args:
         name: the lease's id, for the log.
-        pulse: when to beat.
+        schedule: when to beat.
         beat: asks the backend; it may raise, and has a deadline of its own.
-        tell: takes each notice, in this thread.
+        on_notice: called with each notice, in this thread.
         now: unix seconds.
         wait: waits that many seconds, or until stopped; returns whether it was stopped.
     """
@@ -188,38 +203,38 @@ class Heartbeat(threading.Thread):
         self,
         name: str,
         *,
-        pulse: HeartbeatSchedule,
+        schedule: HeartbeatSchedule,
         beat: Callable[[], Beat],
-        tell: Callable[[Notice], None],
+        on_notice: Callable[[Notice], None],
         now: Callable[[], float],
         wait: Callable[[float], bool] | None = None,
     ) -> None:
         super().__init__(name=f"heartbeat {name}", daemon=True)
-        self._pulse = pulse
+        self._schedule = schedule
         self._beat = beat
-        self._tell = tell
+        self._on_notice = on_notice
         self._now = now
         self._stopping = threading.Event()
         self._wait = wait or self._stopping.wait
 
     def run(self) -> None:
         """Beat. Ends when stopped, or when the lease is over."""
-        while not self._pulse.over and not self._wait(self._pulse.due_s(self._now())):
-            notices = self._pulse.passed(self._now())
-            if self._pulse.wants_beat(self._now()):
+        while not self._schedule.over and not self._wait(self._schedule.due_s(self._now())):
+            notices = self._schedule.passed(self._now())
+            if self._schedule.wants_beat(self._now()):
                 notices += self._ask()
             for notice in notices:
                 if not self._stopping.is_set():
-                    self._tell(notice)
+                    self._on_notice(notice)
 
     def _ask(self) -> list[Notice]:
         try:
             beat = self._beat()
         except Exception as error:  # whatever a backend can do wrong must not end the heartbeat
             _log.info("%s failed, will retry: %s", self.name, error)
-            return self._pulse.failed(str(error) or type(error).__name__, self._now())
-        return self._pulse.answered(beat, self._now())
+            return self._schedule.failed(str(error) or type(error).__name__, self._now())
+        return self._schedule.answered(beat, self._now())
 
     def stop(self) -> None:
-        """Ask the thread to end, without waiting for it; nothing is told any more."""
+        """Ask the thread to end, without waiting for it; it gives no further notice."""
         self._stopping.set()

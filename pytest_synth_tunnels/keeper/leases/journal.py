@@ -1,10 +1,10 @@
-"""What happened to the run's leases, kept for the hooks that the run's owner calls.
+"""The events of the run's leases, kept for the hooks that the run's owner calls.
 
-A lease here is a JSON object without secrets: ``lease_id`` (its first: one that its backend had
-made anew has another later), ``provider``, ``backend``, ``local_host``, ``local_port``,
-``public_url`` (``None`` where the URL alone is enough to get through, for then it is a secret),
-``created_at`` and ``ended_at`` (unix seconds; ``ended_at`` is ``None`` while the lease carries
-traffic).
+A lease here is a JSON object without secrets: ``lease_id`` (its first: a lease that was replaced
+at the wish of its backend has another one later), ``provider``, ``backend``, ``local_host``,
+``local_port``, ``public_url`` (``None`` where the URL alone is enough to get through, for then it
+is a secret), ``created_at`` and ``ended_at`` (unix seconds; ``ended_at`` is ``None`` while the
+lease carries traffic).
 """
 
 import time
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 __all__ = ["Journal"]
 
-_MAX_HAPPENINGS: Final = 1000
+_MAX_EVENTS: Final = 1000
 """The oldest are forgotten; all of them fit into one line of :mod:`..ipc.messages`."""
 
 _MAX_REASON_CHARS: Final = 300
@@ -31,7 +31,7 @@ class Journal:
         self._now = now
         self._leases: dict[Hashable, dict[str, Any]] = {}
         """Those that were created and not yet released, by what stands for them."""
-        self._happenings: deque[dict[str, Any]] = deque(maxlen=_MAX_HAPPENINGS)
+        self._events: deque[dict[str, Any]] = deque(maxlen=_MAX_EVENTS)
 
     def created(
         self,
@@ -53,7 +53,7 @@ class Journal:
             backend: the backend's URL.
             local_host: the host that it was asked for with.
             local_port: the port that it was asked for with.
-            public_url: where its callers come; ``None`` if whoever knows it gets through.
+            public_url: where its callers come; ``None`` if everybody who knows it gets through.
         """
         self._leases[key] = {
             "lease_id": lease_id,
@@ -68,7 +68,7 @@ class Journal:
         self._note("created", self._leases[key])
 
     def lost(self, key: Hashable, reason: str) -> None:
-        """Note that a lease carries nothing any more, though nobody released it."""
+        """Note that a lease has stopped to carry traffic, though nobody released it."""
         lease = self._leases.get(key)
         if lease is not None and lease["ended_at"] is None:
             lease["ended_at"] = self._now()
@@ -82,13 +82,13 @@ class Journal:
             self._note("released", lease)
 
     def _note(self, kind: str, lease: dict[str, Any], reason: str = "") -> None:
-        self._happenings.append(
+        self._events.append(
             {"kind": kind, "lease": dict(lease), "reason": reason[:_MAX_REASON_CHARS]}
         )
 
     def drain(self) -> list[dict[str, Any]]:
-        """Return what happened since the last call, oldest first: ``kind`` (``created``, ``lost``
+        """Return the events since the last call, oldest first: ``kind`` (``created``, ``lost``
         or ``released``), ``lease`` and ``reason`` of each."""
-        happenings = list(self._happenings)
-        self._happenings.clear()
-        return happenings
+        events = list(self._events)
+        self._events.clear()
+        return events

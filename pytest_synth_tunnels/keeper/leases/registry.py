@@ -1,4 +1,17 @@
-"""All leases of a run: made once, found by their users, given back, and counted."""
+"""All leases of a run: opened once, found by their users, released, and counted.
+
+Theory of operation. A lease is in one of two tables: *shared* (one for the run, or one for each
+address, as ``synth_tunnels_share`` says) or *exposed* (opened by one process for itself). It comes
+in with :meth:`LeaseRegistry.shared` or :meth:`LeaseRegistry.expose` and goes out through
+:meth:`LeaseRegistry.drop`, which releases it once, whoever asks and however often; while that is
+going on the lease is in ``_dropping`` too. An exposed lease leaves its table when it is released;
+a shared one leaves it with the last process of its address, or not before the end of the run, so
+that a second one is never opened.
+
+All leases wait until the backend is started. The first shared lease of a provider is asked for
+alone, and the others wait for its outcome: what refuses one lease refuses all of them, and is
+asked once.
+"""
 
 import asyncio
 import time
@@ -12,7 +25,7 @@ from ..errors import KeeperRequestError
 from ..ports import HOST
 from ..transports.factory import TransportFactory
 from .journal import Journal
-from .lease import HeldLease, Tell
+from .lease import HeldLease, LeaseListener
 from .spec import LeaseSpec
 from .state import LeaseState
 
@@ -30,19 +43,19 @@ _CLOSE_TIMEOUT_S: Final = 8.0
 
 
 class LeaseRegistry:
-    """The leases of one run.
+    """The leases of one run. Made on the event loop, where it starts the backend at once.
 
     Args:
         run_id: names the run, for the backend's listings.
         settings: of the run.
-        carriers: make what carries the leases; their backend is not yet started.
-        tell: takes what happens to a lease.
+        transports: makes the leases' transports; its backend is not yet started.
+        on_event: called with what happens to a lease.
         journal: where the creation and the release of each are noted.
         now: unix seconds.
 
     Attributes:
-        created: leases that the backend made and that have been dropped since.
-        released: those of them that were given back.
+        created: leases that the backend created and that have been dropped since.
+        released: those of them that were released.
         unreleased: a line for each of the others.
         public: a line for each port that was open to the internet.
     """
@@ -52,8 +65,8 @@ class LeaseRegistry:
         *,
         run_id: str,
         settings: Settings,
-        carriers: TransportFactory,
-        tell: Tell,
+        transports: TransportFactory,
+        on_event: LeaseListener,
         journal: Journal,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -63,27 +76,26 @@ class LeaseRegistry:
         self.public: list[str] = []
         self._metadata = {"source": "pytest-synth-tunnels", "run_id": run_id}
         self._settings = settings
-        self._carriers = carriers
-        self._tell = tell
+        self._transports = transports
+        self._on_event = on_event
         self._journal = journal
         self._now = now
         self._shared: dict[str, HeldLease] = {}
         """By address; with one lease for the run there is only the common one."""
         self._exposed: dict[HeldLease, int] = {}
-        """Leases of their own, and the process that each belongs to."""
+        """Leases of one process, and which process that is."""
         self._dropping: dict[HeldLease, asyncio.Task[str | None]] = {}
+        """Leases that are being released."""
+        self._first_outcome: dict[str, asyncio.Future[None]] = {}
+        """By provider: the outcome of its first shared lease, which all others wait for."""
+        self._backend_started = spawn(transports.backend_client.start())
+        self._stale_released = spawn(self._release_stale())
 
-    def start(self) -> None:
-        """Start the backend, and close what dead keepers left there."""
-        self._started = spawn(self._carriers.plane.start())
-        self._may_create: dict[str, asyncio.Future[None]] = {}
-        """What leases of a provider wait for; the others' first one is not yet asked for."""
-        self._sweeping = spawn(self._sweep())
-
-    async def _sweep(self) -> None:
-        if self._carriers.books is not None:
-            await asyncio.shield(self._started)
-            await self._carriers.books.sweep()
+    async def _release_stale(self) -> None:
+        """Release what dead keepers left at the backend."""
+        if self._transports.ledger_recorder is not None:
+            await asyncio.shield(self._backend_started)
+            await self._transports.ledger_recorder.release_stale()
 
     async def started(self) -> None:
         """Wait for the backend.
@@ -91,7 +103,7 @@ class LeaseRegistry:
         Raises:
             TunnelError: it cannot be used.
         """
-        await asyncio.shield(self._started)
+        await asyncio.shield(self._backend_started)
 
     # --- leases
 
@@ -105,15 +117,14 @@ class LeaseRegistry:
         key = COMMON if self._settings.share == "run" else address
         if key not in self._shared:
             provider = self._settings.provider
-            tunnel = self._shared[key] = self._open(provider, port)
-            # The others wait for the first: what refuses one lease refuses all, and is asked once.
-            if provider not in self._may_create:
-                self._may_create[provider] = spawn(_succeeded(tunnel))
+            lease = self._shared[key] = self._open(provider, port)
+            if provider not in self._first_outcome:
+                self._first_outcome[provider] = spawn(_raise_if_refused(lease))
         return self._shared[key]
 
-    def is_common(self, tunnel: HeldLease) -> bool:
+    def is_common(self, lease: HeldLease) -> bool:
         """Whether all processes of the run share a lease."""
-        return self._settings.share == "run" and tunnel is self._shared.get(COMMON)
+        return self._settings.share == "run" and lease is self._shared.get(COMMON)
 
     def expose(
         self,
@@ -123,9 +134,9 @@ class LeaseRegistry:
         provider: str,
         ttl_s: float | None,
         name: str | None,
-        token: bool,
+        require_token: bool,
     ) -> HeldLease:
-        """Open a lease of its own for a process.
+        """Open a lease for one process alone.
 
         Args:
             pid: the process, with which the lease ends.
@@ -133,7 +144,7 @@ class LeaseRegistry:
             provider: what carries it.
             ttl_s: how long it lasts, in seconds; the run's setting by default.
             name: what the backend's listings call it.
-            token: whether callers must send the worker token.
+            require_token: whether callers must send the worker token.
 
         Raises:
             KeeperRequestError: there are too many.
@@ -142,18 +153,17 @@ class LeaseRegistry:
             raise KeeperRequestError(
                 "TOO_MANY_LEASES", f"{_MAX_EXPOSED} leases are open already", "Close some of them"
             )
-        metadata = {"name": name} if name else {}
-        tunnel = self._open(
+        lease = self._open(
             provider,
             target.port,
             host=target.host,
             ttl_s=ttl_s,
-            metadata=metadata,
-            require_token=token,
+            metadata={"name": name} if name else {},
+            require_token=require_token,
         )
-        self._exposed[tunnel] = pid
-        tunnel.serving.set_target(COMMON, target)
-        return tunnel
+        self._exposed[lease] = pid
+        lease.targets.set_target(COMMON, target)
+        return lease
 
     def _open(
         self,
@@ -165,34 +175,35 @@ class LeaseRegistry:
         metadata: dict[str, Any] | None = None,
         require_token: bool = True,
     ) -> HeldLease:
-        request = LeaseSpec(
+        spec = LeaseSpec(
             port=port,
             ttl_s=self._settings.ttl_s if ttl_s is None else ttl_s,
             metadata=self._metadata | (metadata or {}),
             require_token=require_token,
         )
-        tunnel = HeldLease(
-            self._carriers.make(provider, request),
-            started=self._may_create.get(provider, self._started),
-            tell=self._tell,
+        lease = HeldLease(
+            self._transports.make(provider, spec),
+            started=self._first_outcome.get(provider, self._backend_started),
+            on_event=self._on_event,
             now=self._now,
         )
-        spawn(self._note(tunnel, host, port))
-        return tunnel
+        spawn(self._note_creation(lease, host, port))
+        return lease
 
-    async def _note(self, tunnel: HeldLease, host: str, port: int) -> None:
+    async def _note_creation(self, lease: HeldLease, host: str, port: int) -> None:
         """Write a lease into the journal once it carries traffic, if it ever does."""
-        await tunnel.refused()
-        if tunnel.life.state is LeaseState.ACTIVE:
+        await lease.refusal()
+        if lease.state is LeaseState.ACTIVE:
+            transport = lease.transport
             self._journal.created(
-                tunnel,
-                lease_id=tunnel.lease_id,
-                provider=tunnel.carrier.provider,
-                backend=tunnel.carrier.backend_url,
+                lease,
+                lease_id=lease.lease_id,
+                provider=transport.provider,
+                backend=transport.backend_url,
                 local_host=host,
                 local_port=port,
                 # Where callers need no token it is the only secret.
-                public_url=tunnel.carrier.public_url if tunnel.carrier.worker_token else None,
+                public_url=transport.public_url if transport.worker_token else None,
             )
 
     def find(self, lease_id: str) -> HeldLease:
@@ -201,20 +212,20 @@ class LeaseRegistry:
         Raises:
             KeeperRequestError: this run does not hold it.
         """
-        for tunnel in [*self._shared.values(), *self._exposed]:
-            if lease_id and tunnel.carrier.is_called(lease_id):
-                return tunnel
+        for lease in [*self._shared.values(), *self._exposed]:
+            if lease_id and lease.transport.has_id(lease_id):
+                return lease
         raise KeeperRequestError("UNKNOWN_LEASE", f"this run holds no lease {lease_id}, or no more")
 
-    def is_shared(self, tunnel: HeldLease) -> bool:
+    def is_shared(self, lease: HeldLease) -> bool:
         """Whether a lease is the run's, or an address's, and not one that a process exposed."""
-        return tunnel not in self._exposed
+        return lease not in self._exposed
 
-    def is_used_by(self, tunnel: HeldLease, pid: int, address: str) -> bool:
+    def is_used_by(self, lease: HeldLease, pid: int, address: str) -> bool:
         """Whether what happens to a lease matters to a process."""
-        if tunnel in self._exposed:
-            return self._exposed[tunnel] == pid
-        return self.is_common(tunnel) or self._shared.get(address) is tunnel
+        if lease in self._exposed:
+            return self._exposed[lease] == pid
+        return self.is_common(lease) or self._shared.get(address) is lease
 
     # --- letting go
 
@@ -224,57 +235,57 @@ class LeaseRegistry:
         Raises:
             KeeperRequestError: it is not that process's to close, or could not be released.
         """
-        if any(tunnel.carrier.is_called(lease_id) for tunnel in self._shared.values()):
+        if any(lease.transport.has_id(lease_id) for lease in self._shared.values()):
             raise KeeperRequestError(
                 "LEASE_SHARED",
                 "the run's lease is used by all its tests; it is released when the run ends",
             )
-        for tunnel, owner in list(self._exposed.items()):
-            if tunnel.carrier.is_called(lease_id):
+        for lease, owner in list(self._exposed.items()):
+            if lease.transport.has_id(lease_id):
                 if owner != pid:
                     raise KeeperRequestError("LEASE_FOREIGN", "another process opened this lease")
-                error = await asyncio.shield(self.drop(tunnel))
+                error = await asyncio.shield(self.drop(lease))
                 if error is not None:
                     raise KeeperRequestError("TUNNEL_NOT_RELEASED", error)
 
     def leave(self, pid: int) -> None:
         """Release what a process exposed."""
-        for tunnel, owner in list(self._exposed.items()):
+        for lease, owner in list(self._exposed.items()):
             if owner == pid:
-                self.drop(tunnel)
+                self.drop(lease)
 
     def vacate(self, address: str) -> None:
         """Release what the processes of an address had for themselves; the last of them left."""
         if self._settings.share == "worker":
-            tunnel = self._shared.pop(address, None)
-            if tunnel is not None:
-                self.drop(tunnel)
+            lease = self._shared.pop(address, None)
+            if lease is not None:
+                self.drop(lease)
         elif address != COMMON and COMMON in self._shared:
-            self._shared[COMMON].serving.remove_target(address)
+            self._shared[COMMON].targets.remove_target(address)
 
-    def drop(self, tunnel: HeldLease) -> asyncio.Task[str | None]:
+    def drop(self, lease: HeldLease) -> asyncio.Task[str | None]:
         """Begin to release a lease, once; the task returns why that failed, if it did."""
-        if tunnel not in self._dropping:
-            self._dropping[tunnel] = spawn(self._release(tunnel))
-        return self._dropping[tunnel]
+        if lease not in self._dropping:
+            self._dropping[lease] = spawn(self._release(lease))
+        return self._dropping[lease]
 
-    async def _release(self, tunnel: HeldLease) -> str | None:
-        error = await tunnel.release(RELEASE_TIMEOUT_S)
-        self._exposed.pop(tunnel, None)
-        del self._dropping[tunnel]
-        self.public += tunnel.carrier.exposure()
-        if tunnel.lease_id:
+    async def _release(self, lease: HeldLease) -> str | None:
+        error = await lease.release(RELEASE_TIMEOUT_S)
+        self._exposed.pop(lease, None)
+        del self._dropping[lease]
+        self.public += lease.transport.exposure()
+        if lease.lease_id:
             self.created += 1
             if error is None:
                 self.released += 1
-                self._journal.released(tunnel)
+                self._journal.released(lease)
             else:
-                self.unreleased.append(self._debt(tunnel, error))
+                self.unreleased.append(self._unreleased_line(lease, error))
         return error
 
-    def _debt(self, tunnel: HeldLease, error: str) -> str:
-        message = f"lease {tunnel.lease_id} could not be released: {error}"
-        if self._carriers.books is None:
+    def _unreleased_line(self, lease: HeldLease, error: str) -> str:
+        message = f"lease {lease.lease_id} could not be released: {error}"
+        if self._transports.ledger_recorder is None:
             return message
         return (
             f"{message}. The next run with this backend tries again, and so does "
@@ -287,13 +298,13 @@ class LeaseRegistry:
         Args:
             timeout_s: how long that may take, in seconds.
         """
-        for tunnel in [*self._shared.values(), *self._exposed]:
-            self.drop(tunnel)
-        await asyncio.wait([*self._dropping.values(), self._sweeping], timeout=timeout_s)
-        await asyncio.wait([spawn(self._carriers.close())], timeout=_CLOSE_TIMEOUT_S)
+        for lease in [*self._shared.values(), *self._exposed]:
+            self.drop(lease)
+        await asyncio.wait([*self._dropping.values(), self._stale_released], timeout=timeout_s)
+        await asyncio.wait([spawn(self._transports.close())], timeout=_CLOSE_TIMEOUT_S)
 
 
-async def _succeeded(first: HeldLease) -> None:
-    refusal = await first.refused()
+async def _raise_if_refused(first: HeldLease) -> None:
+    refusal = await first.refusal()
     if refusal is not None:
-        raise KeeperRequestError.of(refusal.failure)
+        raise refusal.renewed()

@@ -24,7 +24,7 @@ class LeaseSpec(msgspec.Struct, frozen=True):
     """What a lease is asked for with.
 
     Attributes:
-        port: the local port that the backend is told of.
+        port: the local port, for the backend's listings.
         ttl_s: how long it should live, in seconds.
         metadata: kept with it by the backend; ``name`` in it is for listings.
         require_token: whether callers must send the worker token.
@@ -50,5 +50,5 @@ def release_requests(provider: str, lease_id: str) -> list[requests.Request]:
 
 
 def is_gone(error: TunnelError) -> bool:
-    """Whether an error says that the backend has no such lease any more: releasing it is done."""
+    """Whether an error says that the backend has no such lease, so that its release is done."""
     return error.status in (404, 410)

@@ -1,8 +1,15 @@
-"""A lease's life, in one table, for every kind of lease.
+"""The states of a lease, in one table, for every kind of lease. Pure.
 
-Everything that can change a lease's state is here: a state changes through
-:meth:`LeaseStateMachine.move`, and :meth:`LeaseStateMachine.move` knows :data:`TRANSITIONS` and
-nothing else. Pure.
+A lease is *pending* from the moment somebody wants it until it carries traffic, *active* while it
+does, and then over: *lost* (the backend took it away), *expired* (its time has run out) or
+*failed* (it never carried traffic). A lease in any state becomes *released* when the backend has
+taken it back; nothing follows that.
+
+Only :class:`~.lease.HeldLease` moves a state, on the keeper's event loop: by the outcome of
+opening the lease, by a notice of its heartbeat or its transport, and by its release. What always
+holds: the state changes through :meth:`LeaseStateMachine.transition` alone, which knows
+:data:`TRANSITIONS` and nothing else; a lease that is over never becomes active again; and news
+that come late or twice change nothing, so that nothing is reported twice.
 """
 
 from collections.abc import Mapping
@@ -13,12 +20,7 @@ __all__ = ["TRANSITIONS", "LeaseState", "LeaseStateMachine"]
 
 
 class LeaseState(StrEnum):
-    """Where a lease is in its life.
-
-    ``pending``: being made, or waiting for its agent. ``active``: carries traffic. ``lost``: the
-    backend took it away. ``expired``: its time is over. ``failed``: it never carried traffic.
-    ``released``: given back, the end of every lease that the backend ever made.
-    """
+    """What a lease is at the moment; the module's documentation says what each state means."""
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -42,28 +44,31 @@ TRANSITIONS: Final[Mapping[LeaseState, frozenset[LeaseState]]] = {
 
 
 class LeaseStateMachine:
-    """The state of one lease and why it is in it."""
+    """The state of one lease, and the reason for it.
+
+    Attributes:
+        state: the state.
+        reason: why the lease is in it, for people; the first cause wins.
+    """
 
     def __init__(self) -> None:
         self.state = LeaseState.PENDING
         self.reason = ""
-        """Why the state is what it is, for people; the first cause wins."""
 
     @property
     def is_over(self) -> bool:
-        """Whether it will carry no traffic any more."""
+        """Whether the lease has carried its last traffic."""
         return self.state not in (LeaseState.PENDING, LeaseState.ACTIVE)
 
-    def move(self, to: LeaseState, reason: str = "") -> bool:
-        """Change the state, if the table lets it.
+    def transition(self, to: LeaseState, reason: str = "") -> bool:
+        """Change the state, if the table allows it.
 
         Args:
             to: the new state.
             reason: why, for people.
 
         Returns:
-            Whether it changed. News that comes late (a heartbeat's answer after the release) or
-            twice changes nothing, and so nothing is reported twice.
+            Whether the state changed.
         """
         if to not in TRANSITIONS[self.state]:
             return False

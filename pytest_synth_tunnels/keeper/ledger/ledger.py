@@ -23,7 +23,16 @@ from filelock import FileLock, Timeout
 
 from ..process.run_directory import RunDirectory
 
-__all__ = ["Entry", "HostIdentity", "KeeperLiveness", "Ledger", "hash_key", "state_folder"]
+__all__ = [
+    "Entry",
+    "HostIdentity",
+    "KeeperLiveness",
+    "Ledger",
+    "hash_key",
+    "liveness_of",
+    "remove_traces",
+    "state_folder",
+]
 
 _LOCK_TIMEOUT_S: Final = 5.0
 
@@ -159,7 +168,7 @@ class Ledger:
             entry
             for entry in self._read()
             if (entry.backend_url, entry.key_hash) == (backend_url, key_hash)
-            and standing(entry, place) is KeeperLiveness.STALE
+            and liveness_of(entry, place) is KeeperLiveness.STALE
         ]
 
     def _locked(self) -> FileLock:
@@ -200,8 +209,8 @@ def _parse(line: str) -> Entry | None:
     return Entry(**values)
 
 
-def standing(entry: Entry, place: HostIdentity) -> KeeperLiveness:
-    """Say whether an entry's keeper lives.
+def liveness_of(entry: Entry, place: HostIdentity) -> KeeperLiveness:
+    """Return whether an entry's keeper lives.
 
     Args:
         entry: the lease.

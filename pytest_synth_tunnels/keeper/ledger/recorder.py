@@ -1,4 +1,4 @@
-"""The keeper's side of the ledger: what it writes down, and what it closes for dead keepers."""
+"""The keeper's side of the ledger: leases that it writes down, and releases for dead keepers."""
 
 import asyncio
 import logging
@@ -16,35 +16,39 @@ __all__ = ["LedgerRecorder"]
 
 _log = logging.getLogger(__name__)
 
-_MAX_SWEPT: Final = 50
-_AT_ONCE: Final = 5
+_MAX_STALE: Final = 50
+_MAX_CONCURRENT: Final = 5
 
 
 class LedgerRecorder:
-    """What this keeper owes to a hosted backend, and what others left.
+    """Records this keeper's leases of a hosted backend, and releases those of dead keepers.
 
     Args:
         ledger: of this user.
-        plane: the backend; started before anything is called here.
+        backend_client: the backend; started before anything is called here.
         lock: the path of this keeper's lock.
         now: unix seconds.
     """
 
     def __init__(
-        self, ledger: Ledger, plane: BackendClient, lock: str, now: Callable[[], float] = time.time
+        self,
+        ledger: Ledger,
+        backend_client: BackendClient,
+        lock: str,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
-        self._plane = plane
+        self._backend_client = backend_client
         self._lock = lock
         self._now = now
         self._place = HostIdentity.here()
 
     async def add(self, lease_id: str, provider: str, expires_at: float) -> None:
-        """Write down a lease that the backend just made. A ledger that cannot be written is worth
-        a word in the log and no failed run."""
+        """Write down a lease that the backend has just created. If the ledger cannot be written,
+        that is logged, and the run goes on."""
         entry = Entry(
-            backend_url=self._plane.url,
-            key_hash=hash_key(self._plane.api_key),
+            backend_url=self._backend_client.url,
+            key_hash=hash_key(self._backend_client.api_key),
             lease_id=lease_id,
             provider=provider,
             host=self._place.host,
@@ -65,28 +69,28 @@ class LedgerRecorder:
         except OSError as error:
             _log.warning("cannot cross lease %s out of the ledger: %s", lease_id, error)
 
-    async def sweep(self) -> None:
-        """Close what dead keepers left at this backend with this key, up to 50 leases."""
-        key_hash = hash_key(self._plane.api_key)
+    async def release_stale(self) -> None:
+        """Release the leases that dead keepers left at this backend with this key, up to 50."""
+        key_hash = hash_key(self._backend_client.api_key)
         try:
             stale = await in_thread(
-                lambda: self._ledger.stale(self._plane.url, key_hash, self._place)
+                lambda: self._ledger.stale(self._backend_client.url, key_hash, self._place)
             )
         except OSError as error:
             _log.warning("cannot read the ledger: %s", error)
             return
-        turns = asyncio.Semaphore(_AT_ONCE)
-        await asyncio.gather(*(self._close(entry, turns) for entry in stale[:_MAX_SWEPT]))
+        slots = asyncio.Semaphore(_MAX_CONCURRENT)
+        await asyncio.gather(*(self._release(entry, slots) for entry in stale[:_MAX_STALE]))
 
-    async def _close(self, entry: Entry, turns: asyncio.Semaphore) -> None:
-        async with turns:
+    async def _release(self, entry: Entry, slots: asyncio.Semaphore) -> None:
+        async with slots:
             try:
                 for request in release_requests(entry.provider, entry.lease_id):
-                    await self._plane.call(request)
+                    await self._backend_client.call(request)
             except TunnelError as error:
                 if not is_gone(error):
-                    _log.warning("cannot close stale lease %s: %s", entry.lease_id, error)
+                    _log.warning("cannot release stale lease %s: %s", entry.lease_id, error)
                     return
-            _log.info("closed lease %s, which a dead keeper had left", entry.lease_id)
+            _log.info("released lease %s, which a dead keeper had left", entry.lease_id)
             await self.remove(entry.lease_id)
             await in_thread(lambda: remove_traces(entry))

@@ -1,9 +1,17 @@
-"""The keeper process: one for a run, decided by a lock, ended by its owner or by its owner's end.
+"""The keeper process: one for a run, elected by a lock, ended by the run's owner or its death.
 
-A candidate that does not get the lock ends at once. The one that does listens, tells where in the
-run file, and serves (:mod:`..service`) until the run's owner says :class:`~..ipc.messages.Finish`,
-or is dead and nobody holds any more, or has been dead for ten seconds; or until it is asked to by
-a signal. Then it releases everything, reports, and removes every trace of itself.
+Theory of operation. A keeper process is a *candidate*, *serving*, *finishing* or gone:
+
+- Candidate: it tries to take the lock of the run directory, once and without waiting. One that
+  does not get it ends at once; another process of the run has been faster.
+- Serving: it listens, writes where into the run file, and answers requests (:mod:`..service`).
+- Finishing begins when ``_stop_requested`` is set, and that has one of four causes: the run's
+  owner asks for it (:class:`~..ipc.messages.Finish`); a signal; the owner is dead and no process
+  holds a lease; or the owner has been dead for ten seconds. Everything is then released once,
+  however many causes there are, and the owner gets the report if it is still there.
+- Gone: the run directory is removed while the lock is held, so that nobody ever finds a run
+  directory without a keeper that is on its way out or has crashed. After a crash it stays, for
+  its log says why; :mod:`.stale_runs` removes it later.
 """
 
 import asyncio
@@ -66,8 +74,12 @@ def main(config: dict[str, Any]) -> None:
     except Timeout:
         return
     _log_to_stderr()
-    run(KeeperProcess(config, directory).run())
+    run(_keep(config, directory))
     lock.release()
+
+
+async def _keep(config: dict[str, Any], directory: RunDirectory) -> None:
+    await KeeperProcess(config, directory).run()
 
 
 def _log_to_stderr() -> None:
@@ -83,18 +95,21 @@ def _log_to_stderr() -> None:
 def _choose_backend(
     settings: Settings, directory: RunDirectory
 ) -> "tuple[BackendClient, LedgerRecorder | None]":
-    """Return the backend, and the books for what it is owed if it outlives this process."""
+    """Return the backend, and the ledger of its leases if it outlives this process."""
     if settings.backend_url is None:
         return EmbeddedBackendClient(settings.request_timeout_s), None
     from ..ledger.ledger import Ledger, state_folder
     from ..ledger.recorder import LedgerRecorder
 
-    plane = HostedBackendClient(settings.backend_url)
-    return plane, LedgerRecorder(Ledger(state_folder(os.environ)), plane, directory.lock)
+    backend_client = HostedBackendClient(settings.backend_url)
+    return backend_client, LedgerRecorder(
+        Ledger(state_folder(os.environ)), backend_client, directory.lock
+    )
 
 
 class KeeperProcess:
-    """The process around a :class:`~..service.KeeperService`: who is heard, and when it is over.
+    """The process around a :class:`~..service.KeeperService`: its listener and its end. Made on
+    the event loop.
 
     Args:
         config: see :func:`main`.
@@ -107,21 +122,21 @@ class KeeperProcess:
         self._directory = directory
         self._grace_s: float = config.get("grace_s", _GRACE_S)
         self._secret = secrets.token_hex(32)
-        self._conversations: set[ClientSession] = set()
+        self._sessions: set[ClientSession] = set()
         self._owner_died = False
-        self._over = asyncio.Event()
-        """Set when it is time to finish."""
+        self._stop_requested = asyncio.Event()
+        """Set when finishing is to begin."""
         self._finished: asyncio.Task[Report] | None = None
         settings = Settings.from_json(config["settings"])
-        plane, books = _choose_backend(settings, directory)
+        backend_client, ledger_recorder = _choose_backend(settings, directory)
         self._service = KeeperService(
             run_id=config["run_id"],
             settings=settings,
             environ=config["environ"],
             cwd=config["cwd"],
-            plane=plane,
-            books=books,
-            left=self._somebody_left,
+            backend_client=backend_client,
+            ledger_recorder=ledger_recorder,
+            on_holder_left=self._stop_if_unused,
         )
 
     async def run(self) -> None:
@@ -134,7 +149,7 @@ class KeeperProcess:
         started_at = time.monotonic()
         self._service.start()
         spawn(in_thread(functools.partial(remove_stale_runs, self._directory)))
-        await self._over.wait()
+        await self._stop_requested.wait()
         report = await self._finish()
         watch.close()
         server.close()
@@ -144,28 +159,27 @@ class KeeperProcess:
             report.created,
             report.released,
         )
-        await self._say_goodbye()
+        await self._hand_over_report()
 
-    async def _say_goodbye(self) -> None:
-        """See that the owner has its report, and remove every trace.
+    async def _hand_over_report(self) -> None:
+        """Wait until the owner has its report, and remove the run directory.
 
-        The lock's file goes with the directory, while the lock is held: whoever can take it, or
-        finds it gone, knows that this keeper has ended. After a crash all of it stays, for the log
-        says why, and whoever finds that out cleans up.
+        The lock's file goes with the directory while the lock is held. A process that can take
+        the lock, or finds it gone, so knows that this keeper has ended.
         """
         owners = [
-            conversation
-            for conversation in self._conversations
-            if conversation.holder is not None and conversation.holder.pid == self._owner_pid
+            session
+            for session in self._sessions
+            if session.holder is not None and session.holder.pid == self._owner_pid
         ]
         if owners:
-            waits = [spawn(conversation.idle.wait()) for conversation in owners]
+            waits = [spawn(session.idle.wait()) for session in owners]
             await asyncio.wait(waits, timeout=_REPORT_TIMEOUT_S)
-        for conversation in owners:
-            conversation.outlive()
+        for session in owners:
+            session.outlive()
         self._directory.remove()
 
-    # --- who is heard
+    # --- the listener
 
     def _listen(self) -> socket.socket:
         if os.name != "posix":
@@ -202,10 +216,10 @@ class KeeperProcess:
         os.replace(temporary, self._directory.run_file)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._conversations) >= _MAX_CONNECTIONS:
+        if len(self._sessions) >= _MAX_CONNECTIONS:
             writer.transport.abort()
             return
-        conversation = ClientSession(
+        session = ClientSession(
             reader,
             writer,
             pid=os.getpid(),
@@ -213,11 +227,11 @@ class KeeperProcess:
             holders=self._service.holders,
             answer=self._answer,
         )
-        self._conversations.add(conversation)
+        self._sessions.add(session)
         try:
-            await conversation.run()
+            await session.run()
         finally:
-            self._conversations.discard(conversation)
+            self._sessions.discard(session)
 
     async def _answer(self, holder: Holder, message: Message) -> Message:
         if not isinstance(message, (Finish, News)):
@@ -227,10 +241,10 @@ class KeeperProcess:
         if isinstance(message, News):
             return Events(happenings=self._service.journal.drain())
         _log.info("the run's owner has finished it")
-        self._over.set()
+        self._stop_requested.set()
         return await asyncio.shield(self._finish())
 
-    # --- when it is over
+    # --- the end
 
     def _finish(self) -> "asyncio.Task[Report]":
         if self._finished is None:
@@ -241,22 +255,22 @@ class KeeperProcess:
         for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)):
             with contextlib.suppress(NotImplementedError):
                 asyncio.get_running_loop().add_signal_handler(
-                    number, functools.partial(self._end, f"caught {number.name}")
+                    number, functools.partial(self._request_stop, f"caught {number.name}")
                 )
 
     def _owner_is_dead(self) -> None:
         self._owner_died = True
-        self._somebody_left()
-        if not self._over.is_set():
+        self._stop_if_unused()
+        if not self._stop_requested.is_set():
             _log.info("the run's owner is dead; its workers get %.0f s", self._grace_s)
             loop = asyncio.get_running_loop()
-            loop.call_later(self._grace_s, self._end, "the run's owner is dead")
+            loop.call_later(self._grace_s, self._request_stop, "the run's owner is dead")
 
-    def _somebody_left(self) -> None:
+    def _stop_if_unused(self) -> None:
         if self._owner_died and not len(self._service.holders):
-            self._end("the run's owner is dead and nobody holds its tunnels")
+            self._request_stop("the run's owner is dead and nobody holds its tunnels")
 
-    def _end(self, reason: str) -> None:
-        if not self._over.is_set():
+    def _request_stop(self, reason: str) -> None:
+        if not self._stop_requested.is_set():
             _log.info("ending: %s", reason)
-            self._over.set()
+            self._stop_requested.set()

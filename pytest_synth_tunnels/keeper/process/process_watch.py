@@ -23,7 +23,7 @@ class ProcessWatch(Protocol):
     """A process that is being watched."""
 
     def close(self) -> None:
-        """Stop watching; nothing is told any more."""
+        """Stop watching; ``died`` is not called after that."""
 
 
 def watch_process(pid: int, died: Callable[[], None], *, start: str | None = None) -> ProcessWatch:

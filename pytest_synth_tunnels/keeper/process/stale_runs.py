@@ -1,4 +1,4 @@
-"""Run directories that nobody needs any more, because their keeper and its owner were killed.
+"""Removes run directories that have no use, because their keeper and its owner were killed.
 
 A dead keeper's directory still matters while its run goes on: it says why, and that there shall
 be no second keeper. So one is removed only when the keeper's lock can be taken, which the kernel
@@ -21,7 +21,7 @@ __all__ = ["remove_stale_runs"]
 
 _log = logging.getLogger(__name__)
 
-_MAX_SWEPT: Final = 100
+_MAX_CHECKED: Final = 100
 _ABANDONED_S: Final = 86_400.0
 """Leases end within a day, and so a directory that does not tell its owner is nobody's then."""
 
@@ -37,7 +37,7 @@ def remove_stale_runs(own: RunDirectory) -> None:
         names = os.listdir(parent)
     except OSError:
         return  # the run has ended meanwhile, and its directory with it
-    for name in names[:_MAX_SWEPT]:
+    for name in names[:_MAX_CHECKED]:
         directory = RunDirectory(os.path.join(parent, name))
         if name != own_name and _is_over(directory):
             with suppress(Timeout, OSError), FileLock(directory.lock, timeout=0):
@@ -46,7 +46,7 @@ def remove_stale_runs(own: RunDirectory) -> None:
 
 
 def _is_over(directory: RunDirectory) -> bool:
-    """Whether the run of a directory has no owner any more."""
+    """Whether the owner of a directory's run is dead."""
     try:
         run_file = json.loads(directory.read(directory.run_file) or b"")
         owner_pid, owner_start = int(run_file["owner_pid"]), str(run_file["owner_start"] or "")

@@ -1,7 +1,6 @@
-"""How a lease's traffic comes to its targets: what :class:`~..leases.lease.HeldLease` needs to
-know of it.
+"""How a lease's traffic comes to its targets: what :class:`~..leases.lease.HeldLease` uses.
 
-A SynthTunnel lease (:mod:`.synthtunnel`) has an agent at the backend's relay; a managed one
+A SynthTunnel lease (:mod:`.synthtunnel`) has an agent at the backend's relay; a managed lease
 (:mod:`.managed`) has a connector at a provider's edge, and a gateway.
 """
 
@@ -11,20 +10,14 @@ from typing import Any, Protocol
 from ..leases.heartbeat import Beat, Notice
 from .targets import AgentTargets
 
-__all__ = ["LeaseTransport", "Told"]
-
-Told = Callable[[Notice], None]
-"""Takes what a carrier has to tell of its lease, on the event loop."""
+__all__ = ["LeaseTransport"]
 
 
 class LeaseTransport(Protocol):
-    """A lease of one kind, without its life.
+    """Creates one lease of a kind at the backend, carries its traffic, and releases it.
 
-    Attributes:
-        tell: takes what happens to the lease; to be set before :meth:`open`.
+    It knows nothing of the lease's state, which is :class:`~..leases.lease.HeldLease`'s.
     """
-
-    tell: Told
 
     @property
     def provider(self) -> str:
@@ -32,23 +25,23 @@ class LeaseTransport(Protocol):
 
     @property
     def embedded(self) -> bool:
-        """Whether its backend lives in this process."""
+        """Whether the lease's backend is in this process."""
 
     @property
     def backend_url(self) -> str:
-        """Its backend's origin; empty until that is started."""
+        """The backend's origin; empty until the backend is started."""
 
     @property
-    def serving(self) -> AgentTargets:
+    def targets(self) -> AgentTargets:
         """The agent and its targets."""
 
     @property
     def lease_id(self) -> str:
-        """The backend's name for the lease; empty until it is made."""
+        """The backend's name for the lease; empty until the lease is created."""
 
     @property
     def public_url(self) -> str:
-        """Where callers come; empty until the lease is there."""
+        """Where callers come; empty until the lease is created."""
 
     @property
     def worker_token(self) -> str | None:
@@ -64,21 +57,24 @@ class LeaseTransport(Protocol):
 
     @property
     def interval_s(self) -> float:
-        """How often the backend likes a beat, in seconds, until an answer says otherwise."""
+        """How often the backend wants a beat, in seconds, until an answer says otherwise."""
 
-    def is_called(self, lease_id: str) -> bool:
+    def has_id(self, lease_id: str) -> bool:
         """Whether this is, or ever was, the lease's id."""
 
-    async def open(self) -> None:
-        """Make the lease, and have it carry traffic.
+    async def open(self, on_notice: Callable[[Notice], None]) -> None:
+        """Create the lease, and have it carry traffic.
+
+        Args:
+            on_notice: called, on the event loop, with what happens to the lease afterwards.
 
         Raises:
             TunnelError: the backend refused.
-            KeeperRequestError: it carries nothing, and why.
+            KeeperRequestError: the lease carries no traffic, and why.
         """
 
     def beat(self) -> Beat:
-        """Ask how the lease is. Called in the heartbeat's thread.
+        """Ask the backend for the state of the lease. Called in the heartbeat's thread.
 
         Raises:
             TunnelError: the backend gave no answer.
@@ -96,25 +92,25 @@ class LeaseTransport(Protocol):
 
         Raises:
             TunnelError: the backend refused.
-            KeeperRequestError: there is none.
+            KeeperRequestError: the lease has no worker token.
         """
 
     def missing_link(self) -> str | None:
-        """Return what, on the way from the public URL to here, is known not to be there."""
+        """Return which link between the public URL and this process is known to be missing."""
 
     def exposure(self) -> list[str]:
         """Return a line for each port that was open to the internet, for the run's report."""
 
-    async def give_back(self) -> None:
-        """Give the lease back, for as long as the caller waits. Harmless when repeated."""
+    async def release(self) -> None:
+        """Release the lease, for as long as the caller waits. Harmless when repeated."""
 
     @property
     def released(self) -> bool:
-        """Whether nothing is owed to the backend any more."""
+        """Whether the backend holds no lease of this transport."""
 
     @property
     def release_error(self) -> str:
-        """Why it could not be given back so far."""
+        """Why the lease could not be released so far."""
 
     async def close(self) -> None:
-        """Let go of what carries the traffic, within a second or two."""
+        """Stop what carries the traffic, within a second or two."""

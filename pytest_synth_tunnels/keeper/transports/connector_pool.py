@@ -1,7 +1,7 @@
 """The run's connectors: started with the first lease that needs one, shared, and stopped.
 
-A connector serves every lease of the same tunnel. When the last of them is gone it waits a while
-for another, and then stops.
+A connector serves every lease of the same tunnel. When the last of them is gone, the connector is
+kept for a while, in case there is another one, and then stopped.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ _RANDOM: Final = re.compile(r"[0-9a-f]{32,}")
 
 
 class SharedConnector:
-    """A connector at work.
+    """A connector that several leases may use.
 
     Args:
         name: its provider, for people.
         kind: its class.
-        assignment: what it has to do.
+        assignment: the gateway and the lease that it connects.
 
     Attributes:
         name: its provider.
@@ -50,7 +50,7 @@ class SharedConnector:
         self._assignment = assignment
         self._connector: Connector | None = None
         self._opening: asyncio.Task[Connector] | None = None
-        """Its last start."""
+        """The task of its last start."""
         self._stopped = False
 
     async def ready(self) -> str | None:
@@ -88,7 +88,7 @@ class SharedConnector:
         )
 
     def _begin(self) -> "asyncio.Task[Connector]":
-        """Start it, in place of the one that there is."""
+        """Begin to start it, instead of the one that runs, if one does."""
         if self._opening is not None:
             self._opening.cancel()
         self.starts += 1
@@ -106,7 +106,7 @@ class SharedConnector:
     async def restart(self, seen: int) -> str | None:
         """Stop it and start it anew, unless that was done meanwhile; then as :meth:`ready`.
 
-        Leases share a connector, and each of them may be told that it does not work.
+        Several leases use a connector, and the backend may ask each of them to restart it.
 
         Args:
             seen: its :attr:`starts` when it did not work.
@@ -116,7 +116,7 @@ class SharedConnector:
         return await self.ready()
 
     def status(self) -> ConnectorStatus:
-        """Return how it fares. May be called from any thread."""
+        """Return its state. May be called from any thread."""
         connector = self._connector
         if connector is None:
             return ConnectorStatus(connected=False, error="it is not started")
@@ -124,14 +124,18 @@ class SharedConnector:
         return ConnectorStatus(status.connected, _without_paths(status.error))
 
     def quoted_lines(self, *, besides: str = "") -> str:
-        """Return its last lines for an error message, or nothing where that says them already."""
+        """Return its last lines for an error message.
+
+        Args:
+            besides: the rest of the message; if it has the lines already, nothing is returned.
+        """
         lines = self._connector.logs()[-_SHOWN_LINES:] if self._connector is not None else []
         if all(line.strip() in besides for line in lines):
             return ""
         return _without_paths("; its last lines:\n  " + "\n  ".join(lines)) if lines else ""
 
     async def stop(self) -> None:
-        """End it for good, within some seconds."""
+        """Stop it for good, within some seconds."""
         self._stopped = True
         if self._opening is not None:
             self._opening.cancel()
@@ -143,11 +147,11 @@ class SharedConnector:
         stopping = spawn(connector.stop())
         await asyncio.wait([stopping], timeout=_STOP_TIMEOUT_S)
         if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
-            _log.warning("the %s connector did not stop as it should", self.name)
+            _log.warning("the %s connector did not stop in time, or failed to", self.name)
 
 
 def _without_paths(text: str) -> str:
-    """Take out what lets callers in: programs name the URLs of requests that fail."""
+    """Take the secret paths out of a text: programs print the URLs of requests that fail."""
     return _RANDOM.sub("…", text)
 
 
@@ -158,7 +162,7 @@ class ConnectorPool:
         environ: the environment of the run.
         cloudflared: name or path of the cloudflared program, if one is configured.
         registered: connectors of plugins, name → ``module:Class``.
-        idle_s: how long one without leases is kept, in seconds.
+        idle_s: how long a connector without leases is kept, in seconds.
     """
 
     def __init__(
@@ -173,11 +177,11 @@ class ConnectorPool:
         self._cloudflared = cloudflared
         self._registered = registered
         self._idle_s = idle_s
-        self._connections: dict[tuple[str, ...], SharedConnector] = {}
+        self._connectors: dict[tuple[str, ...], SharedConnector] = {}
         self._idle: dict[SharedConnector, asyncio.TimerHandle] = {}
-        """Those without leases, and what will stop them."""
+        """Connectors without leases, and the timer that will stop each."""
         self._retiring: set[asyncio.Task[None]] = set()
-        """What stops others."""
+        """Tasks that stop connectors."""
 
     def kind(self, name: str) -> type[Connector]:
         """Return a provider's class.
@@ -206,43 +210,43 @@ class ConnectorPool:
             lease: the backend's answer to the create.
         """
         kind = self.kind(name)
-        # Others belong to a tunnel, and one that makes its own URL perhaps to a hostname too; but
-        # of the keeper's own backend it serves all leases alike.
+        # A connector belongs to a tunnel, and one that makes its own URL perhaps to a hostname too;
+        # but a connector of the keeper's own backend serves all leases alike.
         fields = ["tunnel_token"]
         if kind.brings_url:
             fields = [] if lease.get("edge_url") else [*fields, "hostname"]
         key = (name, gateway_url, *(str(lease.get(field)) for field in fields))
-        if key not in self._connections:
+        if key not in self._connectors:
             assignment = Assignment(gateway_url, lease, self._environ, self._cloudflared)
-            self._connections[key] = SharedConnector(name, kind, assignment)
-        connection = self._connections[key]
-        connection.users += 1
-        if connection in self._idle:
-            self._idle.pop(connection).cancel()
-        return connection
+            self._connectors[key] = SharedConnector(name, kind, assignment)
+        shared = self._connectors[key]
+        shared.users += 1
+        if shared in self._idle:
+            self._idle.pop(shared).cancel()
+        return shared
 
-    def leave(self, connection: SharedConnector) -> None:
-        """Count a lease as gone."""
-        connection.users -= 1
-        if connection.users > 0:
+    def leave(self, shared: SharedConnector) -> None:
+        """Count a lease as gone from its connector."""
+        shared.users -= 1
+        if shared.users > 0:
             return
-        if connection.status().connected:
+        if shared.status().connected:
             loop = asyncio.get_running_loop()
-            self._idle[connection] = loop.call_later(self._idle_s, self._retire, connection)
-        else:  # a new one may have more luck
-            self._retire(connection)
+            self._idle[shared] = loop.call_later(self._idle_s, self._retire, shared)
+        else:  # another one may succeed to connect
+            self._retire(shared)
 
-    def _retire(self, connection: SharedConnector) -> None:
-        self._idle.pop(connection, None)
-        for key in [key for key, known in self._connections.items() if known is connection]:
-            del self._connections[key]
-        stopping = spawn(connection.stop())
+    def _retire(self, shared: SharedConnector) -> None:
+        self._idle.pop(shared, None)
+        for key in [key for key, known in self._connectors.items() if known is shared]:
+            del self._connectors[key]
+        stopping = spawn(shared.stop())
         self._retiring.add(stopping)
         stopping.add_done_callback(self._retiring.discard)
 
     async def close(self) -> None:
-        """Stop them all."""
+        """Stop all connectors."""
         for timer in self._idle.values():
             timer.cancel()
-        stopping = (connection.stop() for connection in self._connections.values())
+        stopping = (shared.stop() for shared in self._connectors.values())
         await asyncio.gather(*stopping, *self._retiring)

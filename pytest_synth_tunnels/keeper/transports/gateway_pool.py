@@ -14,7 +14,7 @@ __all__ = ["ANY_PORT", "GatewayPool"]
 _log = logging.getLogger(__name__)
 
 ANY_PORT = 0
-"""Where the connector takes what it is told."""
+"""Any free port, for a connector that can bring its traffic to any."""
 
 
 class GatewayPool:
@@ -28,7 +28,7 @@ class GatewayPool:
         self._request_timeout_s = request_timeout_s
         self._gateways: dict[int, Gateway] = {}
         """By the port that was asked for."""
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def find(self, port: int) -> "Gateway":
         """Return the gateway on a port.
@@ -41,7 +41,7 @@ class GatewayPool:
         """
         from ...gateway import HOST, Gateway
 
-        async with self._turn:
+        async with self._lock:
             if port not in self._gateways:
                 gateway = Gateway(request_timeout_s=self._request_timeout_s)
                 try:

@@ -1,8 +1,16 @@
 """A managed lease: a connector at a provider's edge, and a gateway in the keeper.
 
 The connector brings the lease's traffic to the gateway, under a path of the lease's own, and the
-gateway gives it to the lease's agent. Heartbeats report how that fares, and what their answers ask
-for is done (protocol, section 4).
+gateway gives it to the lease's agent.
+
+Theory of operation. :meth:`ManagedTransport.open` makes the first route
+(:mod:`.route_manager`), waits until a nonce has come through the public URL, and beats once; all
+of it has one deadline. From then on the heartbeat's thread calls :meth:`ManagedTransport.beat`,
+which reports the state of connector, gateway and app to the backend, and refreshes the lease once
+a third of its time is over. What the answer asks for is put into the action queue on the event
+loop (:mod:`.action_queue`); whatever action changes the public URL is noticed as *moved*. The
+lease is lost when the backend does not know the current route's lease, unless that lease is just
+being replaced.
 """
 
 import asyncio
@@ -22,12 +30,8 @@ from ..leases.heartbeat import Beat, Notice, NoticeKind
 from ..leases.spec import LeaseSpec, is_gone, parse_rfc3339
 from ..readiness import wait_ready
 from .action_queue import CHECK_URL, ActionQueue
-from .backends import Backends
-from .base import Told
-from .connector_pool import ConnectorPool
-from .gateway_pool import GatewayPool
 from .provider_route import ProviderRoute
-from .route_manager import RouteManager
+from .route_manager import RouteContext, RouteManager
 from .targets import AgentTargets
 
 __all__ = ["ManagedTransport"]
@@ -46,104 +50,94 @@ class ManagedTransport:
 
     Args:
         provider: whose connector carries the lease.
-        request: what is asked for.
+        spec: what is asked for.
         agent: a new one.
-        backends: the run's.
-        gateways: the run's.
-        connections: the run's.
+        context: of the run.
         timeout_s: how long it may take until traffic comes through, in seconds.
         now: unix seconds.
 
     Attributes:
-        orders: what the backend asks for.
+        actions: what the backend asks for.
     """
 
     def __init__(
         self,
         provider: str,
-        request: LeaseSpec,
+        spec: LeaseSpec,
         agent: Agent,
         *,
-        backends: Backends,
-        gateways: GatewayPool,
-        connections: ConnectorPool,
+        context: RouteContext,
         timeout_s: float,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.provider = provider
-        self.serving = AgentTargets(agent)
+        self.targets = AgentTargets(agent)
         self.worker_token: str | None = None
         self.interval_s = 30.0
-        self.tell: Told = lambda notice: None
-        self._ways = RouteManager(
-            provider,
-            request,
-            self.serving,
-            backends=backends,
-            gateways=gateways,
-            connections=connections,
-        )
-        self.orders = ActionQueue(timeout_s, self._done)
+        self.actions = ActionQueue(timeout_s, self._action_done)
+        self._routes = RouteManager(provider, spec, self.targets, context)
+        self._on_notice: Callable[[Notice], None] = lambda _: None
         self._timeout_s = timeout_s
         self._now = now
         self._loop = asyncio.get_running_loop()
-        self._wanted_s = request.ttl_s
-        self._ttl_s = request.ttl_s
-        """As the backend grants it, once it has."""
-        self._told_url = ""
-        """The public URL that the lease's holders know of."""
+        self._wanted_s = spec.ttl_s
+        self._ttl_s = spec.ttl_s
+        """What the backend granted, once it has; before that, what was asked for."""
+        self._announced_url = ""
+        """The public URL that the lease's users know of."""
 
     @property
     def embedded(self) -> bool:
-        return self._plane.embedded
+        return self._backend_client.embedded
 
     @property
     def backend_url(self) -> str:
-        return self._plane.url
+        return self._backend_client.url
 
     @property
     def lease_id(self) -> str:
-        return self._way.lease.lease_id if self._way is not None else ""
+        return self._route.lease.lease_id if self._route is not None else ""
 
     @property
     def public_url(self) -> str:
-        return self._way.public_url if self._way is not None else ""
+        return self._route.public_url if self._route is not None else ""
 
     @property
     def expires_at(self) -> str:
-        return self._way.expires_at if self._way is not None else ""
+        return self._route.expires_at if self._route is not None else ""
 
     @property
     def headers(self) -> dict[str, str]:
-        return self._way.headers if self._way is not None else {}
+        return self._route.headers if self._route is not None else {}
 
     @property
-    def _way(self) -> ProviderRoute | None:
-        return self._ways.current
+    def _route(self) -> ProviderRoute | None:
+        return self._routes.current
 
     @property
-    def _plane(self) -> BackendClient:
-        return self._ways.plane
+    def _backend_client(self) -> BackendClient:
+        return self._routes.backend_client
 
-    def is_called(self, lease_id: str) -> bool:
-        return self._ways.is_called(lease_id)
+    def has_id(self, lease_id: str) -> bool:
+        return self._routes.has_id(lease_id)
 
     # --- opening
 
-    async def open(self) -> None:
+    async def open(self, on_notice: Callable[[Notice], None]) -> None:
+        self._on_notice = on_notice
         deadline = self._loop.time() + self._timeout_s
         try:
             await self._open(deadline)
         except BaseException:
-            # The backend is given its lease back at the end, but nothing is to come by it.
-            self._ways.leave()
+            # The lease is released later, with all others; no traffic is to come by it until then.
+            self._routes.disconnect()
             raise
-        await self._report()
+        await self._beat_once()
 
     async def _open(self, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
-                way = await self._ways.open()
+                route = await self._routes.open()
         except TimeoutError:
             raise KeeperRequestError(
                 "TUNNEL_NOT_READY",
@@ -151,8 +145,8 @@ class ManagedTransport:
                 f"{(self.lease_id and self.missing_link()) or 'the backend did not answer'}",
                 "python -m pytest_synth_tunnels doctor looks at each link",
             ) from None
-        self._ttl_s = parse_rfc3339(way.expires_at) - self._now()
-        self._told_url = way.public_url
+        self._ttl_s = parse_rfc3339(route.expires_at) - self._now()
+        self._announced_url = route.public_url
         # See a nonce come through the public URL.
         await wait_ready(
             public_url=self.public_url,
@@ -163,9 +157,9 @@ class ManagedTransport:
             timeout_s=max(1.0, deadline - self._loop.time()),
         )
 
-    async def _report(self) -> None:
-        """Beat at once: until a heartbeat says otherwise, the backend takes the lease for one
-        that waits for its connector."""
+    async def _beat_once(self) -> None:
+        """Beat at once: without a heartbeat, the backend takes the lease for one that waits for
+        its connector."""
         try:
             async with asyncio.timeout(_FIRST_BEAT_TIMEOUT_S):
                 beat = await in_thread(self.beat)
@@ -177,125 +171,129 @@ class ManagedTransport:
     # --- heartbeats
 
     def beat(self) -> Beat:
-        way = self._way
-        if way is None:
+        route = self._route
+        if route is None:
             raise RuntimeError("there is no lease yet")
-        status, starts = way.status(), way.starts
-        last_error = self.orders.last_error or status.error
+        status, starts = route.status(), route.starts
+        last_error = self.actions.last_error or status.error
         try:
-            answer = self._plane.call_from_thread(
+            answer = self._backend_client.call_from_thread(
                 requests.heartbeat(
-                    way.lease.lease_id,
+                    route.lease.lease_id,
                     connected_to_edge=status.connected,
-                    gateway_ready=way.gateway_port > 0,
-                    local_ready=self.serving.accepts_now(),
+                    gateway_ready=route.gateway_port > 0,
+                    local_ready=self.targets.accepts_blocking(),
                     last_error=last_error[:_MAX_ERROR_CHARS] or None,
                 )
             )
         except TunnelError as error:
             # A lease that is being replaced may be gone before its successor is there.
-            is_current = way is self._way and self.orders.doing != "recreate_tunnel"
+            is_current = route is self._route and self.actions.doing != "recreate_tunnel"
             if is_gone(error) and is_current:
                 return Beat(alive=False, reason=error.message)
             raise
         action = str(answer.get("action") or CHECK_URL)
-        self._loop.call_soon_threadsafe(self._obey, action, way, starts)
-        self._refresh_in_time(way)
+        self._loop.call_soon_threadsafe(self._put_action, action, route, starts)
+        self._refresh_in_time(route)
         return Beat(
             alive=True,
             reason=status.error,
             attached=status.connected,
             next_s=_pause_s(answer.get("next_heartbeat_seconds")),
-            expires_at=parse_rfc3339(way.expires_at),
+            expires_at=parse_rfc3339(route.expires_at),
         )
 
-    def _refresh_in_time(self, way: ProviderRoute) -> None:
+    def _refresh_in_time(self, route: ProviderRoute) -> None:
         """Begin the lease's time anew once a third of it is over, which leaves room to fail."""
-        left_s = parse_rfc3339(way.expires_at) - self._now()
+        left_s = parse_rfc3339(route.expires_at) - self._now()
         if left_s > self._ttl_s * 2 / 3:
             return
         try:
-            answer = self._plane.call_from_thread(
+            answer = self._backend_client.call_from_thread(
                 requests.refresh_lease(
-                    way.lease.lease_id, requested_ttl_seconds=max(1, int(self._wanted_s))
+                    route.lease.lease_id, requested_ttl_seconds=max(1, int(self._wanted_s))
                 )
             )
-            way.extend(answer.get("expires_at"))
+            route.extend(answer.get("expires_at"))
         except TunnelError as error:
             # The heartbeat was answered all the same, and the next one tries this again.
-            _log.warning("lease %s: not refreshed: %s", way.lease.lease_id, error.message)
+            _log.warning("lease %s: not refreshed: %s", route.lease.lease_id, error.message)
 
-    def _obey(self, action: str, way: ProviderRoute, starts: int) -> None:
-        """Do what a heartbeat's answer asks for; see :meth:`...RouteManager.step`."""
-        step = self._ways.step(action, way, starts)
-        if step is None:
+    def _put_action(self, action: str, route: ProviderRoute, starts: int) -> None:
+        """Put what a heartbeat's answer asks for into the queue; see
+        :meth:`~.route_manager.RouteManager.action_for`."""
+        work = self._routes.action_for(action, route, starts)
+        if work is None:
             _log.warning("lease %s: the backend asks for %.80r: unknown", self.lease_id, action)
             return
         if action != CHECK_URL:
             _log.info("lease %s: the backend asks for %s", self.lease_id, action)
-        self.orders.take(action, step)
+        self.actions.put(action, work)
 
-    def _done(self, action: str) -> None:
-        if self.public_url != self._told_url:
-            self._told_url = self.public_url
+    def _action_done(self, action: str) -> None:
+        if self.public_url != self._announced_url:
+            self._announced_url = self.public_url
             reason = (
                 f"the backend asked for {action}" if action != CHECK_URL else "its edge moved it"
             )
-            self.tell(Notice(NoticeKind.MOVED, f"it has another public URL now: {reason}"))
+            self._on_notice(Notice(NoticeKind.MOVED, f"it has another public URL now: {reason}"))
 
     # --- in use
 
     async def status(self) -> dict[str, Any]:
-        answer = await self._plane.call(
-            requests.list_leases(client_instance_id=self._plane.client_id(), include_expired=True)
+        answer = await self._backend_client.call(
+            requests.list_leases(
+                client_instance_id=self._backend_client.client_id(), include_expired=True
+            )
         )
         found = [lease for lease in answer if lease.get("lease_id") == self.lease_id]
-        described = self._way.describe() if self._way is not None else {}
+        described = self._route.describe() if self._route is not None else {}
         return {**(found[0] if found else {}), **described}
 
     async def refresh_token(self) -> None:
         raise KeeperRequestError(
             "NO_WORKER_TOKEN",
-            f"a {self.provider} lease has no worker token: whoever knows its URL gets through",
+            f"a {self.provider} lease has no worker token: anyone who knows its URL gets through",
         )
 
     def missing_link(self) -> str | None:
-        return self._way.missing_link() if self._way is not None else None
+        return self._route.missing_link() if self._route is not None else None
 
     def exposure(self) -> list[str]:
-        if self._way is None or not self._way.is_public:
+        if self._route is None or not self._route.is_public:
             return []
         return [
             f"{target.name} was public through {self.provider} for {served_s:.0f} s"
-            for target, served_s in self.serving.served().items()
+            for target, served_s in self.targets.served().items()
         ]
 
     # --- the end
 
-    async def give_back(self) -> None:
-        # A replacement that is being made is given back with the others.
-        self.orders.end()
-        await self._ways.give_back()
+    async def release(self) -> None:
+        # A lease that is to replace this one is released too.
+        self.actions.end()
+        await self._routes.release()
 
     @property
     def released(self) -> bool:
-        return not self._ways.owed
+        return not self._routes.unreleased
 
     @property
     def release_error(self) -> str:
-        owed = next(iter(self._ways.owed), None)
-        if owed is None:
+        unreleased = self._routes.unreleased
+        if not unreleased:
             return ""
-        former = f"{owed.lease_id}, which it replaced: " if owed.lease_id != self.lease_id else ""
-        return former + owed.release_error
+        lease = unreleased[0]
+        former = f"{lease.lease_id}, which it replaced: " if lease.lease_id != self.lease_id else ""
+        return former + lease.release_error
 
     async def close(self) -> None:
-        self._ways.leave()
-        await self.serving.close()
+        self._routes.disconnect()
+        await self.targets.close()
 
 
 def _pause_s(said: object) -> float | None:
-    """Read when a backend wants the next beat; ``None`` if what it says makes no sense."""
+    """Read in how many seconds a backend wants the next beat; ``None`` if that makes no sense."""
     if not isinstance(said, int | float) or not 0 < said < inf:
         return None
     return max(float(said), _SHORTEST_PAUSE_S)

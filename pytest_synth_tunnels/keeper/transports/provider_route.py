@@ -1,4 +1,4 @@
-"""One managed lease's way: from its public URL through a connector to the gateway."""
+"""The route of one managed lease: from its public URL through a connector to the gateway."""
 
 import secrets
 from contextlib import suppress
@@ -39,7 +39,7 @@ def connector_name(provider: str, *, embedded: bool) -> str:
     return _LOOPBACK if embedded and provider in ACCOUNTS else provider
 
 
-class _MadeManagedLease(CreatedLease, kw_only=True):
+class _CreatedManagedLease(CreatedLease, kw_only=True):
     """The answer to ``create_lease`` (protocol, section 1). What a provider has no use for may be
     missing or null."""
 
@@ -52,14 +52,17 @@ class _MadeManagedLease(CreatedLease, kw_only=True):
 
 
 class ProviderRoute:
-    """A lease at the backend, and what brings its traffic here.
+    """A lease at the backend, and the connector and the gateway that bring its traffic here.
+
+    Its methods are called in this order: :meth:`create`, :meth:`connect`, :meth:`accept_callers`;
+    then any of the others, and :meth:`disconnect` last.
 
     Args:
         provider: the lease's.
-        plane: the backend.
-        books: where a hosted lease is written down; ``None`` for the embedded backend.
-        gateways: of the run.
-        connections: of the run.
+        backend_client: the backend.
+        ledger_recorder: where a hosted lease is written down; ``None`` for the embedded backend.
+        gateway_pool: of the run.
+        connector_pool: of the run.
 
     Attributes:
         lease: the lease.
@@ -70,26 +73,30 @@ class ProviderRoute:
     def __init__(
         self,
         provider: str,
-        plane: BackendClient,
-        books: "LedgerRecorder | None",
+        backend_client: BackendClient,
+        ledger_recorder: "LedgerRecorder | None",
         *,
-        gateways: GatewayPool,
-        connections: ConnectorPool,
+        gateway_pool: GatewayPool,
+        connector_pool: ConnectorPool,
     ) -> None:
-        self.lease = BackendLeaseRecord(plane, provider, books)
+        self.lease = BackendLeaseRecord(backend_client, provider, ledger_recorder)
         self.public_url = ""
         self.expires_at = ""
-        self._plane = plane
-        self._gateways = gateways
-        self._connections = connections
-        self._connector = connector_name(provider, embedded=plane.embedded)
+        self._backend_client = backend_client
+        self._gateway_pool = gateway_pool
+        self._connector_pool = connector_pool
+        self._connector_name = connector_name(provider, embedded=backend_client.embedded)
         self._request: Request | None = None
-        self._made: _MadeManagedLease
+        """The create, once it was sent."""
+        self._created: _CreatedManagedLease | None = None
+        """What is needed of the backend's last answer to it."""
         self._answer: dict[str, Any] = {}
+        """The whole of that answer, for the connector."""
         self._secret = ""
-        """What the way's path has behind the prefix, unless that is the keeper's own backend's."""
+        """The end of the route's path, which a hosted backend does not know; empty for the
+        keeper's own backend, whose prefix is a secret itself."""
         self._gateway: Gateway | None = None
-        self._connection: SharedConnector | None = None
+        self._connector: SharedConnector | None = None
 
     async def create(self, request: Request) -> None:
         """Ask the backend for the lease.
@@ -102,35 +109,44 @@ class ProviderRoute:
             KeeperRequestError: its answer cannot be used.
         """
         self._request = request
-        self._made, self._answer = await self.lease.create(request, _MadeManagedLease)
-        self.expires_at = self._made.expires_at
-        if not self._plane.embedded:
+        self._created, self._answer = await self.lease.create(request, _CreatedManagedLease)
+        self.expires_at = self._created.expires_at
+        if not self._backend_client.embedded:
             # How random another backend's prefix is cannot be seen.
             self._secret = f"/{secrets.token_hex(_SECRET_BYTES)}"
 
+    @property
+    def _lease_facts(self) -> _CreatedManagedLease:
+        if self._created is None:
+            raise RuntimeError("the route's lease is not created yet")
+        return self._created
+
     async def connect(self) -> None:
-        """Have the traffic come to the gateway, which lets nobody through before :meth:`carry`.
+        """Have the traffic come to the gateway, which refuses all callers before
+        :meth:`accept_callers`.
 
         Raises:
-            KeeperRequestError: what cannot be had, and why.
+            KeeperRequestError: the connector or the gateway's port cannot be had, and why.
         """
         port = ANY_PORT
-        # One that makes its own URL takes any port; another's edge knows the lease's alone.
-        brings_url = self._connections.kind(self._connector).brings_url
-        if not (self._plane.embedded or brings_url):
-            named = self._made.gateway_port
+        # A connector that makes its own URL takes any port; a foreign edge knows the lease's alone.
+        brings_url = self._connector_pool.kind(self._connector_name).brings_url
+        if not (self._backend_client.embedded or brings_url):
+            named = self._lease_facts.gateway_port
             port = GATEWAY_PORT if named is None else named
-        self._gateway = await self._gateways.find(port)
-        previous = self._connection
-        self._connection = self._connections.use(self._connector, self._gateway.url, self._answer)
+        self._gateway = await self._gateway_pool.find(port)
+        previous = self._connector
+        self._connector = self._connector_pool.use(
+            self._connector_name, self._gateway.url, self._answer
+        )
         if previous is not None:
-            self._connections.leave(previous)
-        self._move(await self._connection.ready())
+            self._connector_pool.leave(previous)
+        self._set_origin(await self._connector.ready())
 
     @property
     def starts(self) -> int:
         """How often its connector was started."""
-        return self._connection.starts if self._connection is not None else 0
+        return self._connector.starts if self._connector is not None else 0
 
     async def restart(self, seen: int) -> None:
         """Restart the connector, unless that was done meanwhile.
@@ -141,8 +157,8 @@ class ProviderRoute:
         Raises:
             KeeperRequestError: it is not connected again, and why.
         """
-        if self._connection is not None:
-            self._move(await self._connection.restart(seen))
+        if self._connector is not None:
+            self._set_origin(await self._connector.restart(seen))
 
     async def renew(self) -> None:
         """Ask again for what the connector needs, which has changed, and connect with that.
@@ -155,33 +171,42 @@ class ProviderRoute:
             KeeperRequestError: its answer cannot be used, or the connector failed.
         """
         if self._request is None:
-            raise RuntimeError("there is no lease yet")
-        answer = await self._plane.call(self._request)
+            raise RuntimeError("the route's lease is not created yet")
+        answer = await self._backend_client.call(self._request)
         if answer.get("lease_id") != self.lease.lease_id:
-            await self.lease.give_back_another(answer)
+            await self.lease.release_another(answer)
             raise KeeperRequestError(
                 "TUNNEL_INTERNAL", "the backend forgot the lease's idempotency key"
             )
-        self._made, self._answer = self.lease.read(answer, _MadeManagedLease), answer
-        before, seen = self._connection, self.starts
+        self._created, self._answer = self.lease.read(answer, _CreatedManagedLease), answer
+        before, seen = self._connector, self.starts
         await self.connect()
-        if self._connection is before:
+        if self._connector is before:
             await self.restart(seen)
 
     async def follow(self) -> bool:
-        """Take the origin that the connector has now, which a restart may have changed; return
-        whether the public URL is another one by that."""
+        """Take the origin that the connector has now, which its restart may have changed.
+
+        Returns:
+            Whether the public URL has changed by that.
+        """
         before = self.public_url
-        if self._connection is not None and self._connection.kind.brings_url:
-            self._move(await self._connection.ready())
+        if self._connector is not None and self._connector.kind.brings_url:
+            self._set_origin(await self._connector.ready())
         return self.public_url != before
 
-    def _move(self, origin: str | None) -> None:
-        public = urlsplit(self._made.public_url or "")
+    def _set_origin(self, origin: str | None) -> None:
+        """Set the public URL.
+
+        Args:
+            origin: the connector's; ``None`` for the one that the backend's answer has.
+        """
+        created = self._lease_facts
+        public = urlsplit(created.public_url or "")
         if origin is None and public.netloc:
             origin = f"{public.scheme}://{public.netloc}"
-        if origin is None and self._made.hostname:
-            origin = f"https://{self._made.hostname}"
+        if origin is None and created.hostname:
+            origin = f"https://{created.hostname}"
         if origin is None:
             raise KeeperRequestError(
                 "TUNNEL_INTERNAL", "the backend's lease has neither a public_url nor a hostname"
@@ -189,15 +214,15 @@ class ProviderRoute:
         self.public_url = origin.rstrip("/") + self._prefix
 
     def extend(self, expires_at: object) -> None:
-        """Take it that the lease ends at another moment, if the backend's answer is one."""
+        """Note that the lease ends at another moment, if the backend's answer is one."""
         with suppress(ValueError):
             parse_rfc3339(str(expires_at))
             self.expires_at = str(expires_at)
 
     @property
     def _named_prefix(self) -> str:
-        """The backend's."""
-        prefix = (self._made.route_prefix or "").strip("/")
+        """The path prefix that the backend gave, without the secret."""
+        prefix = (self._lease_facts.route_prefix or "").strip("/")
         return f"/{prefix}" if prefix else ""
 
     @property
@@ -208,44 +233,44 @@ class ProviderRoute:
     def headers(self) -> dict[str, str]:
         """What callers must send along: the service token, where Cloudflare Access guards the
         hostname, in the headers of Cloudflare's own documentation."""
-        made = self._made
-        if not (made.access_client_id and made.access_client_secret):
+        created = self._created
+        if created is None or not (created.access_client_id and created.access_client_secret):
             return {}
         return {
-            "CF-Access-Client-Id": made.access_client_id,
-            "CF-Access-Client-Secret": made.access_client_secret,
+            "CF-Access-Client-Id": created.access_client_id,
+            "CF-Access-Client-Secret": created.access_client_secret,
         }
 
-    def carry(self, serving: AgentTargets) -> None:
-        """Let callers through to an agent."""
+    def accept_callers(self, targets: AgentTargets) -> None:
+        """Let the gateway give callers to an agent."""
         from ...gateway import MAX_INFLIGHT
 
         if self._gateway is None:
-            raise RuntimeError("the way is not connected")
+            raise RuntimeError("the route is not connected")
         lease_id = self.lease.lease_id
         self._gateway.remove(lease_id)
-        serving.begin(lease_id, self.public_url, max_inflight=MAX_INFLIGHT)
+        targets.begin(lease_id, self.public_url, max_inflight=MAX_INFLIGHT)
         self._gateway.add(
             lease_id,
-            serving.agent,
+            targets.agent,
             public_url=self.public_url,
             prefix=self._prefix,
             ready_prefix=self._named_prefix,
         )
 
-    def shut(self) -> None:
-        """Let nobody through any more."""
+    def refuse_callers(self) -> None:
+        """Let no caller through until :meth:`accept_callers`."""
         if self._gateway is not None:
             self._gateway.remove(self.lease.lease_id)
 
-    def leave(self) -> None:
-        """Do without the connector. Harmless when repeated."""
-        self.shut()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._connections.leave(connection)
+    def disconnect(self) -> None:
+        """Refuse callers, and let the connector go. Harmless when repeated."""
+        self.refuse_callers()
+        connector, self._connector = self._connector, None
+        if connector is not None:
+            self._connector_pool.leave(connector)
 
-    # --- how it fares
+    # --- its state, for people and heartbeats
 
     @property
     def gateway_port(self) -> int:
@@ -254,31 +279,36 @@ class ProviderRoute:
 
     @property
     def is_public(self) -> bool:
-        """Whether the internet gets in by it, or did."""
-        return self._connections.kind(self._connector).is_public
+        """Whether the route is open to the internet, or was."""
+        return self._connector_pool.kind(self._connector_name).is_public
 
     def status(self) -> ConnectorStatus:
-        """Return how the connector fares. May be called from any thread."""
-        connection = self._connection
-        if connection is None:
+        """Return the state of the connector. May be called from any thread."""
+        connector = self._connector
+        if connector is None:
             return ConnectorStatus(connected=False, error="there is no connector")
-        return connection.status()
+        return connector.status()
 
     def describe(self) -> dict[str, Any]:
-        """Return the state of connector and gateway."""
+        """Return the state of the connector and the gateway, for ``Lease.status()``."""
         status = self.status()
-        connector = {"name": self._connector, "connected": status.connected}
-        connector["error"] = status.error or None
-        connector["starts"] = self.starts
-        return {"connector": connector, "gateway": {"port": self.gateway_port}}
+        return {
+            "connector": {
+                "name": self._connector_name,
+                "connected": status.connected,
+                "error": status.error or None,
+                "starts": self.starts,
+            },
+            "gateway": {"port": self.gateway_port},
+        }
 
     def missing_link(self) -> str | None:
-        """Return which of its links is known to be missing."""
+        """Return which link of the route is known to be missing."""
         if not self.gateway_port:
             return "the gateway is not running"
         status = self.status()
-        if status.connected or self._connection is None:
+        if status.connected or self._connector is None:
             return None
         reason = f": {status.error}" if status.error else ""
-        lines = self._connection.quoted_lines()
-        return f"the {self._connector} connector has no connection to its edge{reason}{lines}"
+        lines = self._connector.quoted_lines()
+        return f"the {self._connector_name} connector has no connection to its edge{reason}{lines}"

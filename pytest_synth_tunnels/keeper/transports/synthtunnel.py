@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,6 @@ from ..leases.backend_record import BackendLeaseRecord, CreatedLease
 from ..leases.heartbeat import Beat, Notice, NoticeKind
 from ..leases.spec import SYNTHTUNNEL, LeaseSpec, is_gone
 from ..ports import HOST
-from .base import Told
 from .targets import AgentTargets
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["SynthTunnelTransport"]
 _log = logging.getLogger(__name__)
 
 _MAX_INFLIGHT: Final = 1024
-"""What is asked for; all workers of a run share it."""
+"""Requests in flight that are asked for; all workers of a run share them."""
 _ATTACH_TIMEOUT_S: Final = 15.0
 _DETACH_TIMEOUT_S: Final = 1.0
 
@@ -42,48 +42,52 @@ class _Limits(msgspec.Struct):
     max_inflight: int = 128
 
 
-class _Pace(msgspec.Struct):
+class _HeartbeatAdvice(msgspec.Struct):
     recommended_interval_seconds: float = 25.0
 
 
-class _MadeSynthLease(CreatedLease, kw_only=True):
+class _CreatedSynthLease(CreatedLease, kw_only=True):
     """The answer to ``create_synth_lease`` (protocol, section 1)."""
 
     public_url: str
     agent_connect: _AgentConnect
     worker_token: str | None = None
     limits: _Limits = msgspec.field(default_factory=_Limits)
-    heartbeat: _Pace = msgspec.field(default_factory=_Pace)
+    heartbeat: _HeartbeatAdvice = msgspec.field(default_factory=_HeartbeatAdvice)
 
 
 class SynthTunnelTransport:
     """See :class:`~.base.LeaseTransport`.
 
     Args:
-        plane: the backend.
-        books: where a hosted lease is written down; ``None`` for the embedded backend.
-        request: what is asked for.
+        backend_client: the backend.
+        ledger_recorder: where a hosted lease is written down; ``None`` for the embedded backend.
+        spec: what is asked for.
         agent: a new one.
     """
 
     provider = SYNTHTUNNEL
 
     def __init__(
-        self, plane: BackendClient, books: "LedgerRecorder | None", request: LeaseSpec, agent: Agent
+        self,
+        backend_client: BackendClient,
+        ledger_recorder: "LedgerRecorder | None",
+        spec: LeaseSpec,
+        agent: Agent,
     ) -> None:
-        self.embedded = plane.embedded
-        self.serving = AgentTargets(agent)
+        self.embedded = backend_client.embedded
+        self.targets = AgentTargets(agent)
         self.public_url = ""
         self.worker_token: str | None = None
         self.expires_at = ""
         self.interval_s = 25.0
-        self.tell: Told = lambda notice: None
-        self._plane = plane
-        self._request = request
-        self._lease = BackendLeaseRecord(plane, SYNTHTUNNEL, books)
+        self._backend_client = backend_client
+        self._spec = spec
+        self._lease = BackendLeaseRecord(backend_client, SYNTHTUNNEL, ledger_recorder)
         self._connected = False
-        self._reason = ""
-        """Why not."""
+        self._offline_reason = ""
+        """Why the agent is not connected."""
+        self._on_notice: Callable[[Notice], None] = lambda _: None
         self._attachment: Attachment | None = None
         self._answered = asyncio.Event()
         """Set once the relay has taken the agent, or refused it for good."""
@@ -91,7 +95,7 @@ class SynthTunnelTransport:
 
     @property
     def backend_url(self) -> str:
-        return self._plane.url
+        return self._backend_client.url
 
     @property
     def lease_id(self) -> str:
@@ -101,38 +105,39 @@ class SynthTunnelTransport:
     def headers(self) -> dict[str, str]:
         return {WORKER_TOKEN_HEADER: self.worker_token} if self.worker_token else {}
 
-    def is_called(self, lease_id: str) -> bool:
+    def has_id(self, lease_id: str) -> bool:
         return self.lease_id == lease_id
 
-    async def open(self) -> None:
-        request = self._request
-        metadata = dict(request.metadata)
-        if not request.require_token:
+    async def open(self, on_notice: Callable[[Notice], None]) -> None:
+        self._on_notice = on_notice
+        spec = self._spec
+        metadata = dict(spec.metadata)
+        if not spec.require_token:
             metadata["require_token"] = False
-        made, _ = await self._lease.create(
+        created, _ = await self._lease.create(
             requests.create_synth_lease(
-                client_instance_id=self._plane.client_id(),
+                client_instance_id=self._backend_client.client_id(),
                 local_host=HOST,
-                local_port=request.port,
-                requested_ttl_seconds=max(1, int(request.ttl_s)),
+                local_port=spec.port,
+                requested_ttl_seconds=max(1, int(spec.ttl_s)),
                 metadata=metadata,
                 capabilities={"max_inflight": _MAX_INFLIGHT},
             ),
-            _MadeSynthLease,
+            _CreatedSynthLease,
         )
-        self.public_url = made.public_url.rstrip("/")
-        self.expires_at = made.expires_at
-        self.interval_s = made.heartbeat.recommended_interval_seconds
-        self.worker_token = made.worker_token if request.require_token else None
-        await self._attach(made)
+        self.public_url = created.public_url.rstrip("/")
+        self.expires_at = created.expires_at
+        self.interval_s = created.heartbeat.recommended_interval_seconds
+        self.worker_token = created.worker_token if spec.require_token else None
+        await self._attach(created)
 
-    async def _attach(self, made: _MadeSynthLease) -> None:
-        self.serving.begin(self.lease_id, self.public_url, max_inflight=made.limits.max_inflight)
-        self._attachment = await self._plane.attach(
+    async def _attach(self, created: _CreatedSynthLease) -> None:
+        self.targets.begin(self.lease_id, self.public_url, max_inflight=created.limits.max_inflight)
+        self._attachment = await self._backend_client.attach(
             self.lease_id,
-            self.serving.agent,
-            made.agent_connect.url,
-            made.agent_connect.agent_token,
+            self.targets.agent,
+            created.agent_connect.url,
+            created.agent_connect.agent_token,
             on_change=self._changed,
             on_refused=self._was_refused,
         )
@@ -143,12 +148,12 @@ class SynthTunnelTransport:
             raise KeeperRequestError(
                 "TUNNEL_AGENT_OFFLINE",
                 f"the relay of lease {self.lease_id} did not take its agent: "
-                f"{self._refusal or self._reason or 'no answer'}",
+                f"{self._refusal or self._offline_reason or 'no answer'}",
                 "Check that WebSocket connections to the backend's relay are possible from here",
             )
 
     def _changed(self, connected: bool, reason: str) -> None:
-        self._connected, self._reason = connected, reason
+        self._connected, self._offline_reason = connected, reason
         if connected:
             self._answered.set()
         else:
@@ -156,14 +161,14 @@ class SynthTunnelTransport:
 
     def _was_refused(self, reason: str) -> None:
         if self._answered.is_set():
-            self.tell(Notice(NoticeKind.LOST, reason))
+            self._on_notice(Notice(NoticeKind.LOST, reason))
         else:
             self._refusal = reason
             self._answered.set()
 
     def beat(self) -> Beat:
         try:
-            answer = self._plane.call_from_thread(requests.get_synth_lease(self.lease_id))
+            answer = self._backend_client.call_from_thread(requests.get_synth_lease(self.lease_id))
         except TunnelError as error:
             if is_gone(error):
                 return Beat(alive=False, reason=error.message)
@@ -171,27 +176,29 @@ class SynthTunnelTransport:
         expired = answer.get("status") == "EXPIRED"
         return Beat(
             alive=not expired,
-            reason="the backend says that it is over" if expired else self._reason,
+            reason="the backend says that it is over" if expired else self._offline_reason,
             attached=self._connected and answer.get("connected", True) is not False,
         )
 
     async def status(self) -> dict[str, Any]:
-        answer: dict[str, Any] = await self._plane.call(requests.get_synth_lease(self.lease_id))
+        answer: dict[str, Any] = await self._backend_client.call(
+            requests.get_synth_lease(self.lease_id)
+        )
         return answer
 
     async def refresh_token(self) -> None:
-        answer = await self._plane.call(requests.refresh_synth_worker_token(self.lease_id))
-        if self._request.require_token:
+        answer = await self._backend_client.call(requests.refresh_synth_worker_token(self.lease_id))
+        if self._spec.require_token:
             self.worker_token = answer.get("worker_token")
 
     def missing_link(self) -> str | None:
-        return None  # the relay itself answers for the agent, and knows more
+        return None  # the relay knows whether the agent is attached, and its answer says so
 
     def exposure(self) -> list[str]:
         return []  # callers show a token, or come from this machine
 
-    async def give_back(self) -> None:
-        await self._lease.give_back()
+    async def release(self) -> None:
+        await self._lease.release()
 
     @property
     def released(self) -> bool:
@@ -207,4 +214,4 @@ class SynthTunnelTransport:
             async with asyncio.timeout(_DETACH_TIMEOUT_S):
                 if attachment is not None:
                     await attachment.close()
-        await self.serving.close()
+        await self.targets.close()

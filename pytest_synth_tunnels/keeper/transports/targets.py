@@ -9,7 +9,7 @@ from typing import Final
 from ...agent.agent import Agent
 from ...agent.target import Target
 from ..errors import KeeperRequestError
-from ..ports import accepts_now
+from ..ports import accepts_blocking
 
 __all__ = ["AgentTargets"]
 
@@ -33,72 +33,72 @@ class AgentTargets:
         self.agent = agent
         self._now = now
         self._since: dict[Target, float] = {}
-        """When each target that is served now began to be."""
+        """Since when each target that is served now has been."""
         self._served_s: dict[Target, float] = {}
-        """For how long others were."""
+        """For how many seconds other targets were served."""
         self._targets: dict[str, Target] = {}
         """By address."""
         self._lease_id = ""
         """Set while the agent serves the lease."""
 
     def begin(self, lease_id: str, public_url: str, *, max_inflight: int) -> None:
-        """Serve a lease from now on, in place of another one if there was one.
+        """Serve a lease from now on, instead of the one before it.
 
         Args:
             lease_id: the lease.
             public_url: where its callers come.
-            max_inflight: how many requests may be under way at the same time.
+            max_inflight: how many requests may be in flight at the same time.
         """
         if self._lease_id not in ("", lease_id):
             self.agent.drop(self._lease_id)
         self.agent.leases.serve(lease_id, public_url, max_inflight=max_inflight)
         self._lease_id = lease_id
         for address, target in self._targets.items():
-            self._lead(address, target)
+            self._apply(address, target)
 
-    def _lead(self, address: str, target: Target) -> None:
+    def _apply(self, address: str, target: Target) -> None:
         self.agent.leases.set_target(self._lease_id, address, target)
         self._since.setdefault(target, self._now())
 
     @property
-    def targets(self) -> list[Target]:
+    def all_targets(self) -> list[Target]:
         """All targets."""
         return list(self._targets.values())
 
-    def accepts_now(self) -> bool:
+    def accepts_blocking(self) -> bool:
         """Whether one of the first few targets accepts connections. For a thread, which it
         blocks for some seconds at most."""
         return any(
-            accepts_now(target.host, target.port, _PROBE_TIMEOUT_S)
-            for target in self.targets[:_PROBED]
+            accepts_blocking(target.host, target.port, _PROBE_TIMEOUT_S)
+            for target in self.all_targets[:_PROBED]
         )
 
     def set_target(self, address: str, target: Target) -> None:
-        """Lead an address to a target, now or as soon as the lease is there."""
+        """Have an address lead to a target, now or as soon as the agent serves a lease."""
         if self._targets.get(address) == target:
             return
         self.remove_target(address)
         self._targets[address] = target
         if self._lease_id:
-            self._lead(address, target)
+            self._apply(address, target)
 
     def remove_target(self, address: str) -> None:
-        """Lead an address nowhere any more."""
+        """Have an address lead nowhere."""
         target = self._targets.pop(address, None)
         if target is not None and self._lease_id:
             self.agent.leases.remove_target(self._lease_id, address)
             if target not in self._targets.values():
-                self._note(target)
+                self._stop_clock(target)
 
-    def _note(self, target: Target) -> None:
+    def _stop_clock(self, target: Target) -> None:
         if target in self._since:
             served_s = self._now() - self._since.pop(target)
             self._served_s[target] = self._served_s.get(target, 0.0) + served_s
 
     def served(self) -> dict[Target, float]:
-        """Return for how many seconds each target was served, and count none any further."""
+        """Return for how many seconds each target was served, and stop all clocks."""
         for target in list(self._since):
-            self._note(target)
+            self._stop_clock(target)
         return self._served_s
 
     def target(self, address: str) -> Target:

@@ -23,7 +23,7 @@ BEATS = {
 }
 
 
-def make_pulse(ttl_s: float = 14_400.0, interval_s: float = 25.0) -> HeartbeatSchedule:
+def make_schedule(ttl_s: float = 14_400.0, interval_s: float = 25.0) -> HeartbeatSchedule:
     return HeartbeatSchedule(
         ttl_s=ttl_s, expires_at=START + ttl_s, interval_s=interval_s, now=START
     )
@@ -36,7 +36,7 @@ def kinds(notices: list[Notice]) -> list[NoticeKind]:
 @pytest.mark.parametrize(("ttl_s", "interval_s"), [(0, 1), (-1, 1), (1, 0), (1, -2)])
 def test_durations_must_be_positive(ttl_s: float, interval_s: float) -> None:
     with pytest.raises(ValueError, match="positive"):
-        make_pulse(ttl_s, interval_s)
+        make_schedule(ttl_s, interval_s)
 
 
 @pytest.mark.parametrize(
@@ -45,138 +45,140 @@ def test_durations_must_be_positive(ttl_s: float, interval_s: float) -> None:
 def test_beats_at_the_interval_or_a_third_of_the_ttl(
     ttl_s: float, interval_s: float, period_s: float
 ) -> None:
-    pulse = make_pulse(ttl_s, interval_s)
+    schedule = make_schedule(ttl_s, interval_s)
 
-    assert pulse.due_s(START) == period_s
-    assert not pulse.wants_beat(START + period_s - 0.1)
-    assert pulse.wants_beat(START + period_s)
+    assert schedule.due_s(START) == period_s
+    assert not schedule.wants_beat(START + period_s - 0.1)
+    assert schedule.wants_beat(START + period_s)
 
 
 def test_the_backend_chooses_the_next_beat() -> None:
-    pulse = make_pulse()
+    schedule = make_schedule()
 
-    pulse.answered(Beat(alive=True, next_s=7.0), START + 25)
+    schedule.answered(Beat(alive=True, next_s=7.0), START + 25)
 
-    assert pulse.due_s(START + 25) == 7.0
+    assert schedule.due_s(START + 25) == 7.0
 
 
 def test_the_backend_cannot_stretch_it_over_a_third_of_the_ttl() -> None:
-    pulse = make_pulse(ttl_s=60)
+    schedule = make_schedule(ttl_s=60)
 
-    pulse.answered(Beat(alive=True, next_s=3600.0), START + 5)
+    schedule.answered(Beat(alive=True, next_s=3600.0), START + 5)
 
-    assert pulse.due_s(START + 5) == 20.0
+    assert schedule.due_s(START + 5) == 20.0
 
 
 def test_a_failed_beat_is_transient_and_retried_sooner_each_time_less_so() -> None:
-    pulse = make_pulse()
+    schedule = make_schedule()
     now, waits = START + 25, []
 
     for _ in range(7):
-        assert pulse.failed("connection refused", now) == []
-        waits.append(pulse.due_s(now))
+        assert schedule.failed("connection refused", now) == []
+        waits.append(schedule.due_s(now))
         now += waits[-1]
 
     assert waits == [1, 2, 4, 8, 16, 25, 25]
-    assert pulse.answered(ALIVE, now) == []
-    assert pulse.due_s(now) == 25
-    assert pulse.failed("again", now) == []
-    assert pulse.due_s(now) == 1
+    assert schedule.answered(ALIVE, now) == []
+    assert schedule.due_s(now) == 25
+    assert schedule.failed("again", now) == []
+    assert schedule.due_s(now) == 1
 
 
 def test_lost_when_the_backend_says_so_and_told_once() -> None:
-    pulse = make_pulse()
+    schedule = make_schedule()
 
-    notices = pulse.answered(Beat(alive=False, reason="closed by the owner"), START + 25)
+    notices = schedule.answered(Beat(alive=False, reason="closed by the owner"), START + 25)
 
     assert notices == [Notice(NoticeKind.LOST, "closed by the owner")]
-    assert pulse.over
-    assert pulse.answered(Beat(alive=False), START + 50) == []
-    assert pulse.passed(START + 99_999) == []
+    assert schedule.over
+    assert schedule.answered(Beat(alive=False), START + 50) == []
+    assert schedule.passed(START + 99_999) == []
 
 
 def test_lost_when_the_backend_is_silent_for_the_whole_ttl() -> None:
-    pulse = HeartbeatSchedule(ttl_s=90, expires_at=START + 9_000, interval_s=30, now=START)
+    schedule = HeartbeatSchedule(ttl_s=90, expires_at=START + 9_000, interval_s=30, now=START)
 
-    assert pulse.failed("refused", START + 89) == []
-    (notice,) = pulse.failed("refused", START + 90)
+    assert schedule.failed("refused", START + 89) == []
+    (notice,) = schedule.failed("refused", START + 90)
 
     assert notice == Notice(NoticeKind.LOST, "the backend has not answered for 90 s: refused")
 
 
 def test_the_end_is_announced_ten_minutes_ahead_and_once() -> None:
-    pulse = make_pulse()
+    schedule = make_schedule()
 
-    assert pulse.passed(START + 14_400 - 601) == []
-    assert pulse.passed(START + 14_400 - 600) == [Notice(NoticeKind.EXPIRING, "it ends in 600 s")]
-    assert pulse.passed(START + 14_400 - 599) == []
-    assert kinds(pulse.passed(START + 14_400)) == [NoticeKind.EXPIRED]
-    assert pulse.over
+    assert schedule.passed(START + 14_400 - 601) == []
+    assert schedule.passed(START + 14_400 - 600) == [
+        Notice(NoticeKind.EXPIRING, "it ends in 600 s")
+    ]
+    assert schedule.passed(START + 14_400 - 599) == []
+    assert kinds(schedule.passed(START + 14_400)) == [NoticeKind.EXPIRED]
+    assert schedule.over
 
 
 def test_a_short_lease_is_announced_at_its_half() -> None:
-    pulse = make_pulse(ttl_s=60)
+    schedule = make_schedule(ttl_s=60)
 
-    assert pulse.passed(START + 29) == []
-    assert kinds(pulse.passed(START + 30)) == [NoticeKind.EXPIRING]
+    assert schedule.passed(START + 29) == []
+    assert kinds(schedule.passed(START + 30)) == [NoticeKind.EXPIRING]
 
 
 def test_it_wakes_up_in_time_for_the_announcement_and_the_end() -> None:
-    pulse = make_pulse(ttl_s=1_300, interval_s=430)
-    pulse.answered(ALIVE, START + 430)
+    schedule = make_schedule(ttl_s=1_300, interval_s=430)
+    schedule.answered(ALIVE, START + 430)
 
-    assert pulse.due_s(START + 430) == 270
-    pulse.passed(START + 700)
-    pulse.answered(ALIVE, START + 1_000)
-    assert pulse.due_s(START + 1_000) == 300
+    assert schedule.due_s(START + 430) == 270
+    schedule.passed(START + 700)
+    schedule.answered(ALIVE, START + 1_000)
+    assert schedule.due_s(START + 1_000) == 300
 
 
 def test_a_later_end_from_the_backend_counts() -> None:
-    pulse = make_pulse(ttl_s=60)
+    schedule = make_schedule(ttl_s=60)
 
-    pulse.answered(Beat(alive=True, expires_at=START + 500), START + 20)
+    schedule.answered(Beat(alive=True, expires_at=START + 500), START + 20)
 
-    assert pulse.passed(START + 60) == []
+    assert schedule.passed(START + 60) == []
 
 
 def test_an_agent_that_reconnects_is_not_worth_a_word() -> None:
-    pulse = make_pulse()
+    schedule = make_schedule()
     cut_off = Beat(alive=True, attached=False)
 
-    assert pulse.answered(cut_off, START + 25) == []
-    assert pulse.answered(cut_off, START + 84) == []
-    assert pulse.answered(ALIVE, START + 86) == []
-    assert pulse.answered(cut_off, START + 100) == []
+    assert schedule.answered(cut_off, START + 25) == []
+    assert schedule.answered(cut_off, START + 84) == []
+    assert schedule.answered(ALIVE, START + 86) == []
+    assert schedule.answered(cut_off, START + 100) == []
 
 
 def test_an_agent_that_stays_away_is_told_once_an_outage() -> None:
-    pulse = make_pulse()
+    schedule = make_schedule()
     cut_off = Beat(alive=True, attached=False, reason="connection refused")
 
-    assert pulse.answered(cut_off, START) == []
-    (notice,) = pulse.answered(cut_off, START + 60)
+    assert schedule.answered(cut_off, START) == []
+    (notice,) = schedule.answered(cut_off, START + 60)
     assert notice.kind is NoticeKind.OFFLINE
     assert "60 s: connection refused" in notice.message
-    assert pulse.answered(cut_off, START + 90) == []
-    assert not pulse.over
+    assert schedule.answered(cut_off, START + 90) == []
+    assert not schedule.over
 
-    pulse.answered(ALIVE, START + 100)
-    pulse.answered(cut_off, START + 110)
-    assert kinds(pulse.answered(cut_off, START + 170)) == [NoticeKind.OFFLINE]
+    schedule.answered(ALIVE, START + 100)
+    schedule.answered(cut_off, START + 110)
+    assert kinds(schedule.answered(cut_off, START + 170)) == [NoticeKind.OFFLINE]
 
 
 def test_hours_of_sleep_are_no_outage_of_the_agent() -> None:
-    pulse = make_pulse()
-    pulse.answered(ALIVE, START + 25)
+    schedule = make_schedule()
+    schedule.answered(ALIVE, START + 25)
 
-    assert pulse.answered(Beat(alive=True, attached=False), START + 10_000) == []
+    assert schedule.answered(Beat(alive=True, attached=False), START + 10_000) == []
 
 
 def test_a_clock_set_back_delays_no_beat() -> None:
-    pulse = make_pulse()
+    schedule = make_schedule()
 
-    assert pulse.due_s(START - 5_000) == 25
-    assert pulse.wants_beat(START - 5_000)
+    assert schedule.due_s(START - 5_000) == 25
+    assert schedule.wants_beat(START - 5_000)
 
 
 @given(
@@ -187,19 +189,19 @@ def test_a_clock_set_back_delays_no_beat() -> None:
 def test_whatever_happens_the_end_comes_once_and_waits_are_bounded(
     steps: list[tuple[str, float]], ttl_s: float, interval_s: float
 ) -> None:
-    pulse = make_pulse(ttl_s, interval_s)
+    schedule = make_schedule(ttl_s, interval_s)
     now, told = START, []
 
     for what, passed_s in steps:
         now += passed_s
-        told += pulse.passed(now)
-        if not pulse.over:
+        told += schedule.passed(now)
+        if not schedule.over:
             beat = BEATS[what]
-            told += pulse.answered(beat, now) if beat else pulse.failed("no", now)
-            assert 0 <= pulse.due_s(now) <= ttl_s / 3
+            told += schedule.answered(beat, now) if beat else schedule.failed("no", now)
+            assert 0 <= schedule.due_s(now) <= ttl_s / 3
 
     ends = [kind for kind in kinds(told) if kind in (NoticeKind.LOST, NoticeKind.EXPIRED)]
-    assert len(ends) == pulse.over
+    assert len(ends) == schedule.over
     assert kinds(told).count(NoticeKind.EXPIRING) <= 1
 
 
@@ -229,13 +231,13 @@ class Script:
         return answer
 
     def heartbeat(
-        self, pulse: HeartbeatSchedule, wait: Callable[[float], bool] | None = None
+        self, schedule: HeartbeatSchedule, wait: Callable[[float], bool] | None = None
     ) -> Heartbeat:
         return Heartbeat(
             "lease_1",
-            pulse=pulse,
+            schedule=schedule,
             beat=self.beat,
-            tell=self.told.append,
+            on_notice=self.told.append,
             now=self.time,
             wait=wait or self.wait,
         )
@@ -244,7 +246,7 @@ class Script:
 def test_the_thread_beats_retries_and_tells_the_loss() -> None:
     script = Script([ALIVE, ConnectionError("refused"), ALIVE, Beat(alive=False, reason="gone")])
 
-    script.heartbeat(make_pulse()).run()
+    script.heartbeat(make_schedule()).run()
 
     assert script.beats_at == [25, 50, 51, 76]
     assert script.told == [Notice(NoticeKind.LOST, "gone")]
@@ -253,7 +255,7 @@ def test_the_thread_beats_retries_and_tells_the_loss() -> None:
 def test_the_thread_lives_to_the_end_of_the_lease() -> None:
     script = Script([])
 
-    script.heartbeat(make_pulse(ttl_s=60)).run()
+    script.heartbeat(make_schedule(ttl_s=60)).run()
 
     assert script.beats_at == [20, 40]
     assert kinds(script.told) == [NoticeKind.EXPIRING, NoticeKind.EXPIRED]
@@ -268,7 +270,7 @@ def test_a_stopped_thread_tells_nothing_more() -> None:
         assert answered.wait(10)
         return Beat(alive=False)
 
-    heartbeat = script.heartbeat(make_pulse(), wait=lambda _: False)
+    heartbeat = script.heartbeat(make_schedule(), wait=lambda _: False)
     script.now += 25
     heartbeat._beat = beat
     heartbeat.start()
@@ -283,7 +285,11 @@ def test_a_stopped_thread_tells_nothing_more() -> None:
 
 def test_stop_ends_the_wait_at_once() -> None:
     heartbeat = Heartbeat(
-        "lease_1", pulse=make_pulse(), beat=lambda: ALIVE, tell=lambda _: None, now=lambda: START
+        "lease_1",
+        schedule=make_schedule(),
+        beat=lambda: ALIVE,
+        on_notice=lambda _: None,
+        now=lambda: START,
     )
     heartbeat.start()
 

@@ -30,7 +30,7 @@ MADE = {
 }
 
 
-class FakePlane:
+class FakeBackendClient:
     """A backend: answers each call from a list by its method, and takes the agent as told."""
 
     url = "https://backend.example"
@@ -78,7 +78,7 @@ class FakePlane:
         return [request.method for request in self.asked]
 
 
-class FakeBooks:
+class FakeLedgerRecorder:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.log: list[str] = []
@@ -93,24 +93,24 @@ class FakeBooks:
 
 class World:
     def __init__(self, **answers: Any) -> None:
-        self.plane = FakePlane(**answers)
-        self.books = FakeBooks()
+        self.backend_client = FakeBackendClient(**answers)
+        self.ledger_recorder = FakeLedgerRecorder()
         self.told: list[tuple[str, str]] = []
 
-    def tunnel(self, started: "asyncio.Future[None] | None" = None, **request: Any) -> HeldLease:
+    def lease(self, started: "asyncio.Future[None] | None" = None, **request: Any) -> HeldLease:
         if started is None:
             started = asyncio.get_running_loop().create_future()
             started.set_result(None)
-        carrier = SynthTunnelTransport(
-            self.plane,
-            self.books,  # type: ignore[arg-type]
+        transport = SynthTunnelTransport(
+            self.backend_client,
+            self.ledger_recorder,  # type: ignore[arg-type]
             LeaseSpec(**({"port": 8000, "ttl_s": 3600, "metadata": {"a": 1}} | request)),
             Agent(),
         )
         return HeldLease(
-            carrier,
+            transport,
             started=started,
-            tell=lambda tunnel, kind, message: self.told.append((kind, message)),
+            on_event=lambda lease, kind, message: self.told.append((kind, message)),
             now=lambda: NOW,
         )
 
@@ -123,41 +123,41 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(bounded())
 
 
-async def failure_of(tunnel: HeldLease) -> Any:
+async def failure_of(lease: HeldLease) -> Any:
     with pytest.raises(KeeperRequestError) as caught:
-        await tunnel.ready()
-    return caught.value.failure
+        await lease.ready()
+    return caught.value
 
 
 def test_made_served_and_given_back() -> None:
     async def main() -> None:
         world = World()
-        tunnel = world.tunnel()
-        tunnel.serving.set_target("gw1", Target("127.0.0.1", 9001))
-        await tunnel.ready()
+        lease = world.lease()
+        lease.targets.set_target("gw1", Target("127.0.0.1", 9001))
+        await lease.ready()
 
-        assert tunnel.life.state is LeaseState.ACTIVE
-        assert world.plane.asked[0].body == {
+        assert lease.state is LeaseState.ACTIVE
+        assert world.backend_client.asked[0].body == {
             "client_instance_id": "client-00000000",
             "local_target": {"host": "127.0.0.1", "port": 8000},
             "requested_ttl_seconds": 3600,
             "metadata": {"a": 1},
             "capabilities": {"max_inflight": 1024},
         }
-        assert world.plane.attached == ["lease_1", "wss://relay.example", "at_1"]
-        info = tunnel.info("gw1")
+        assert world.backend_client.attached == ["lease_1", "wss://relay.example", "at_1"]
+        info = lease.info("gw1")
         assert info.public_url == "https://relay.example/s/rt_1/~gw1"
         assert (info.local_port, info.worker_token) == (9001, "wt_1")
         assert info.backend == "https://backend.example"
-        assert world.books.log == ["+lease_1 synthtunnel 3600"]
+        assert world.ledger_recorder.log == ["+lease_1 synthtunnel 3600"]
 
-        assert await tunnel.release(5) is None
-        assert await tunnel.release(5) is None
-        assert tunnel.life.state is LeaseState.RELEASED
-        assert world.plane.methods == ["POST", "DELETE"]
-        assert world.plane.attached[-1] == "closed"
-        assert world.books.lines == []
-        assert (await failure_of(tunnel)).code == "LEASE_OVER"
+        assert await lease.release(5) is None
+        assert await lease.release(5) is None
+        assert lease.state is LeaseState.RELEASED
+        assert world.backend_client.methods == ["POST", "DELETE"]
+        assert world.backend_client.attached[-1] == "closed"
+        assert world.ledger_recorder.lines == []
+        assert (await failure_of(lease)).code == "LEASE_OVER"
 
     run(main())
 
@@ -166,17 +166,17 @@ def test_a_refusal_is_the_same_for_all_and_asked_once() -> None:
     async def main() -> None:
         refusal = from_status(401, {"detail": "bad key"}, where="POST /x at https://b")
         world = World(POST=[refusal])
-        tunnel = world.tunnel()
+        lease = world.lease()
 
-        failures = await asyncio.gather(*(failure_of(tunnel) for _ in range(8)))
+        failures = await asyncio.gather(*(failure_of(lease) for _ in range(8)))
 
         assert {f.code for f in failures} == {"TUNNEL_AUTH_INVALID"}
         (message,) = {f.message for f in failures}
         assert message.startswith("the backend at https://backend.example gave no lease: POST /x")
         assert message.endswith("answered 401: bad key")
         assert "SYNTH_API_KEY" in failures[0].hint
-        assert await tunnel.release(5) is None
-        assert world.plane.methods == ["POST"]
+        assert await lease.release(5) is None
+        assert world.backend_client.methods == ["POST"]
 
     run(main())
 
@@ -185,14 +185,14 @@ def test_what_must_come_first_fails() -> None:
     async def main() -> None:
         world = World()
         started = asyncio.get_running_loop().create_future()
-        tunnel = world.tunnel(started)
+        lease = world.lease(started)
         await asyncio.sleep(0)
-        assert world.plane.asked == []
+        assert world.backend_client.asked == []
 
         started.set_exception(TunnelConnectionError("no route"))
 
-        assert "no route" in (await failure_of(tunnel)).message
-        assert world.plane.asked == []
+        assert "no route" in (await failure_of(lease)).message
+        assert world.backend_client.asked == []
 
     run(main())
 
@@ -209,16 +209,18 @@ def test_what_must_come_first_fails() -> None:
 def test_an_answer_that_is_no_lease(change: dict[str, Any], part: str) -> None:
     async def main() -> None:
         world = World(POST=[MADE | change])
-        tunnel = world.tunnel()
+        lease = world.lease()
 
-        failure = await failure_of(tunnel)
-        await tunnel.release(5)
+        failure = await failure_of(lease)
+        await lease.release(5)
 
         assert failure.code == "TUNNEL_INTERNAL"
         assert part in failure.message
         assert "wt_1" not in failure.message
         # If it has an id, it is given back all the same.
-        assert world.plane.methods == ["POST"] + ["DELETE"] * bool((MADE | change)["lease_id"])
+        assert world.backend_client.methods == ["POST"] + ["DELETE"] * bool(
+            (MADE | change)["lease_id"]
+        )
 
     run(main())
 
@@ -226,15 +228,15 @@ def test_an_answer_that_is_no_lease(change: dict[str, Any], part: str) -> None:
 def test_a_relay_that_refuses_the_agent() -> None:
     async def main() -> None:
         world = World()
-        world.plane.take = lambda change, refuse: refuse("it does not know the lease")
-        tunnel = world.tunnel()
+        world.backend_client.take = lambda change, refuse: refuse("it does not know the lease")
+        lease = world.lease()
 
-        failure = await failure_of(tunnel)
+        failure = await failure_of(lease)
 
         assert failure.code == "TUNNEL_AGENT_OFFLINE"
         assert failure.message.endswith("it does not know the lease")
-        assert await tunnel.release(5) is None
-        assert world.plane.methods == ["POST", "DELETE"]
+        assert await lease.release(5) is None
+        assert world.backend_client.methods == ["POST", "DELETE"]
 
     run(main())
 
@@ -246,11 +248,11 @@ def test_a_relay_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def main() -> None:
         world = World()
-        world.plane.take = lambda change, refuse: change(False, "connection refused")
-        tunnel = world.tunnel()
+        world.backend_client.take = lambda change, refuse: change(False, "connection refused")
+        lease = world.lease()
 
-        assert (await failure_of(tunnel)).message.endswith("connection refused")
-        await tunnel.release(5)
+        assert (await failure_of(lease)).message.endswith("connection refused")
+        await lease.release(5)
 
     run(main())
 
@@ -259,18 +261,18 @@ def test_released_while_the_create_is_under_way() -> None:
     async def main() -> None:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         world = World(POST=[answer])
-        tunnel = world.tunnel()
+        lease = world.lease()
         await asyncio.sleep(0)
-        releasing = asyncio.create_task(tunnel.release(5))
+        releasing = asyncio.create_task(lease.release(5))
         await asyncio.sleep(0.01)
-        assert world.plane.methods == ["POST"]
+        assert world.backend_client.methods == ["POST"]
 
         answer.set_result(MADE)
 
         assert await releasing is None
-        assert world.plane.methods == ["POST", "DELETE"]
-        assert world.books.lines == []
-        assert (await failure_of(tunnel)).code in ("LEASE_GIVEN_UP", "LEASE_OVER")
+        assert world.backend_client.methods == ["POST", "DELETE"]
+        assert world.ledger_recorder.lines == []
+        assert (await failure_of(lease)).code in ("LEASE_GIVEN_UP", "LEASE_OVER")
 
     run(main())
 
@@ -278,11 +280,11 @@ def test_released_while_the_create_is_under_way() -> None:
 def test_a_create_that_never_ends_does_not_hold_up_the_release() -> None:
     async def main() -> None:
         world = World(POST=[asyncio.get_running_loop().create_future()])
-        tunnel = world.tunnel()
+        lease = world.lease()
         await asyncio.sleep(0)
 
-        assert await tunnel.release(0.05) is None
-        assert (await failure_of(tunnel)).code == "LEASE_GIVEN_UP"
+        assert await lease.release(0.05) is None
+        assert (await failure_of(lease)).code == "LEASE_GIVEN_UP"
 
     run(main())
 
@@ -292,13 +294,13 @@ def test_only_a_refusal_speaks_for_other_leases() -> None:
         refusal = TunnelConnectionError("refused")
         never = asyncio.get_running_loop().create_future()
         world = World(POST=[refusal, MADE, never])
-        refused, made, given_up = (world.tunnel() for _ in range(3))
+        refused, made, given_up = (world.lease() for _ in range(3))
         await asyncio.sleep(0)
         await given_up.release(0.01)
 
-        assert await refused.refused() is not None
-        assert await made.refused() is None
-        assert await given_up.refused() is None
+        assert await refused.refusal() is not None
+        assert await made.refusal() is None
+        assert await given_up.refusal() is None
         await made.release(5)
 
     run(main())
@@ -309,25 +311,25 @@ def test_a_release_is_tried_again_until_it_succeeds() -> None:
         error = TunnelConnectionError("refused")
         gone = from_status(404, {}, where="DELETE")
         world = World(DELETE=[error, gone])
-        tunnel = world.tunnel()
-        await tunnel.ready()
+        lease = world.lease()
+        await lease.ready()
 
-        assert await tunnel.release(5) is None
-        assert world.plane.methods == ["POST", "DELETE", "DELETE"]
-        assert world.books.lines == []
+        assert await lease.release(5) is None
+        assert world.backend_client.methods == ["POST", "DELETE", "DELETE"]
+        assert world.ledger_recorder.lines == []
 
     run(main())
 
 
-def test_a_release_that_fails_says_why_and_stays_in_the_books() -> None:
+def test_a_release_that_fails_says_why_and_stays_in_the_ledger() -> None:
     async def main() -> None:
         world = World(DELETE=[TunnelConnectionError("connection refused")] * 9)
-        tunnel = world.tunnel()
-        await tunnel.ready()
+        lease = world.lease()
+        await lease.ready()
 
-        assert await tunnel.release(0.3) == "connection refused"
-        assert tunnel.life.state is LeaseState.ACTIVE
-        assert world.books.lines == ["lease_1"]
+        assert await lease.release(0.3) == "connection refused"
+        assert lease.state is LeaseState.ACTIVE
+        assert world.ledger_recorder.lines == ["lease_1"]
 
     run(main())
 
@@ -335,22 +337,22 @@ def test_a_release_that_fails_says_why_and_stays_in_the_books() -> None:
 def test_what_happens_is_told_and_loss_once() -> None:
     async def main() -> None:
         world = World()
-        tunnel = world.tunnel()
-        await tunnel.ready()
+        lease = world.lease()
+        await lease.ready()
 
-        tunnel._noticed(Notice(NoticeKind.EXPIRING, "it ends in 600 s"))
-        tunnel._noticed(Notice(NoticeKind.OFFLINE, "no connection for 60 s"))
-        world.plane.told["on_refused"]("the relay forgot it")
-        tunnel._noticed(Notice(NoticeKind.LOST, "again"))
-        tunnel._noticed(Notice(NoticeKind.OFFLINE, "late"))
+        lease._take_notice(Notice(NoticeKind.EXPIRING, "it ends in 600 s"))
+        lease._take_notice(Notice(NoticeKind.OFFLINE, "no connection for 60 s"))
+        world.backend_client.told["on_refused"]("the relay forgot it")
+        lease._take_notice(Notice(NoticeKind.LOST, "again"))
+        lease._take_notice(Notice(NoticeKind.OFFLINE, "late"))
 
         assert world.told == [
             ("expiring", "lease lease_1: it ends in 600 s"),
             ("offline", "lease lease_1: no connection for 60 s"),
             ("lost", "lease lease_1 is lost: the relay forgot it"),
         ]
-        assert "the relay forgot it" in (await failure_of(tunnel)).message
-        assert await tunnel.release(5) is None
+        assert "the relay forgot it" in (await failure_of(lease)).message
+        assert await lease.release(5) is None
 
     run(main())
 
@@ -358,14 +360,14 @@ def test_what_happens_is_told_and_loss_once() -> None:
 def test_the_end_of_its_time() -> None:
     async def main() -> None:
         world = World()
-        tunnel = world.tunnel()
-        await tunnel.ready()
+        lease = world.lease()
+        await lease.ready()
 
-        tunnel._noticed(Notice(NoticeKind.EXPIRED, "its 3600 s are over"))
+        lease._take_notice(Notice(NoticeKind.EXPIRED, "its 3600 s are over"))
 
-        assert tunnel.life.state is LeaseState.EXPIRED
+        assert lease.state is LeaseState.EXPIRED
         assert world.told == [("lost", "lease lease_1 has expired: its 3600 s are over")]
-        await tunnel.release(5)
+        await lease.release(5)
 
     run(main())
 
@@ -384,8 +386,8 @@ def test_the_end_of_its_time() -> None:
 def test_what_a_beat_finds(answer: Any, alive: bool, attached: bool) -> None:
     async def main() -> None:
         world = World()
-        tunnel = world.tunnel()
-        await tunnel.ready()
+        lease = world.lease()
+        await lease.ready()
 
         def call(request: Request) -> Any:
             assert str(request) == "GET /api/v1/synthtunnel/leases/lease_1"
@@ -393,11 +395,11 @@ def test_what_a_beat_finds(answer: Any, alive: bool, attached: bool) -> None:
                 raise answer
             return answer
 
-        world.plane.call_from_thread = call  # type: ignore[method-assign]
-        beat = tunnel.carrier.beat()
+        world.backend_client.call_from_thread = call  # type: ignore[method-assign]
+        beat = lease.transport.beat()
         assert (beat.alive, beat.attached) == (alive, attached)
         assert bool(beat.reason) is not alive
-        await tunnel.release(5)
+        await lease.release(5)
 
     run(main())
 
@@ -405,16 +407,16 @@ def test_what_a_beat_finds(answer: Any, alive: bool, attached: bool) -> None:
 def test_a_beat_without_an_answer_is_no_loss() -> None:
     async def main() -> None:
         world = World()
-        tunnel = world.tunnel()
-        await tunnel.ready()
+        lease = world.lease()
+        await lease.ready()
 
         def call(request: Request) -> Any:
             raise from_status(503, {}, where="GET")
 
-        world.plane.call_from_thread = call  # type: ignore[method-assign]
+        world.backend_client.call_from_thread = call  # type: ignore[method-assign]
         with pytest.raises(Exception, match="503"):
-            tunnel.carrier.beat()
-        await tunnel.release(5)
+            lease.transport.beat()
+        await lease.release(5)
 
     run(main())
 
@@ -422,19 +424,19 @@ def test_a_beat_without_an_answer_is_no_loss() -> None:
 def test_tokens_are_rotated_and_left_out_where_none_is_needed() -> None:
     async def main() -> None:
         world = World(POST=[MADE, MADE, {"worker_token": "wt_2"}, {"worker_token": "wt_3"}])
-        closed, public = world.tunnel(), world.tunnel(require_token=False)
+        closed, public = world.lease(), world.lease(require_token=False)
         await closed.ready()
         await public.ready()
-        assert world.plane.asked[1].body is not None
-        assert world.plane.asked[1].body["metadata"] == {"a": 1, "require_token": False}
-        assert public.carrier.worker_token is None
+        assert world.backend_client.asked[1].body is not None
+        assert world.backend_client.asked[1].body["metadata"] == {"a": 1, "require_token": False}
+        assert public.transport.worker_token is None
 
-        await closed.carrier.refresh_token()
-        await public.carrier.refresh_token()
+        await closed.transport.refresh_token()
+        await public.transport.refresh_token()
 
-        assert closed.carrier.worker_token == "wt_2"
-        assert public.carrier.worker_token is None
-        world.plane.answers["DELETE"] = [{}, {}]
+        assert closed.transport.worker_token == "wt_2"
+        assert public.transport.worker_token is None
+        world.backend_client.answers["DELETE"] = [{}, {}]
         await asyncio.gather(closed.release(5), public.release(5))
 
     run(main())
@@ -443,18 +445,18 @@ def test_tokens_are_rotated_and_left_out_where_none_is_needed() -> None:
 def test_targets_come_and_go() -> None:
     async def main() -> None:
         world = World()
-        tunnel = world.tunnel()
-        await tunnel.ready()
+        lease = world.lease()
+        await lease.ready()
         with pytest.raises(KeeperRequestError, match="no target for 'gw1'"):
-            tunnel.info("gw1")
+            lease.info("gw1")
 
-        tunnel.serving.set_target("gw1", Target("127.0.0.1", 9001))
-        assert tunnel.info("gw1").local_port == 9001
-        tunnel.serving.remove_target("gw1")
-        tunnel.serving.remove_target("gw1")
+        lease.targets.set_target("gw1", Target("127.0.0.1", 9001))
+        assert lease.info("gw1").local_port == 9001
+        lease.targets.remove_target("gw1")
+        lease.targets.remove_target("gw1")
 
         with pytest.raises(KeeperRequestError, match="gw1"):
-            tunnel.info("gw1")
-        await tunnel.release(5)
+            lease.info("gw1")
+        await lease.release(5)
 
     run(main())

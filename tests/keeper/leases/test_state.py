@@ -6,11 +6,11 @@ S = LeaseState
 
 
 def life_in(state: LeaseState) -> LeaseStateMachine:
-    life = LeaseStateMachine()
+    machine = LeaseStateMachine()
     if state in (S.LOST, S.EXPIRED, S.ACTIVE):
-        life.move(S.ACTIVE)
-    life.move(state, "the first cause")
-    return life
+        machine.transition(S.ACTIVE)
+    machine.transition(state, "the first cause")
+    return machine
 
 
 def test_the_table_covers_every_state() -> None:
@@ -25,26 +25,26 @@ def test_every_made_lease_can_be_released() -> None:
 @pytest.mark.parametrize("state", list(LeaseState))
 @pytest.mark.parametrize("to", list(LeaseState))
 def test_moves_only_as_the_table_says(state: LeaseState, to: LeaseState) -> None:
-    life = life_in(state)
+    machine = life_in(state)
 
-    assert life.move(to) is (to in TRANSITIONS[state])
-    assert life.state is (to if to in TRANSITIONS[state] else state)
+    assert machine.transition(to) is (to in TRANSITIONS[state])
+    assert machine.state is (to if to in TRANSITIONS[state] else state)
 
 
 def test_no_news_is_taken_twice() -> None:
-    life = life_in(S.ACTIVE)
+    machine = life_in(S.ACTIVE)
 
-    assert life.move(S.LOST, "the backend closed it")
-    assert not life.move(S.LOST, "again")
-    assert not life.move(S.EXPIRED, "late")
-    assert life.reason == "the backend closed it"
+    assert machine.transition(S.LOST, "the backend closed it")
+    assert not machine.transition(S.LOST, "again")
+    assert not machine.transition(S.EXPIRED, "late")
+    assert machine.reason == "the backend closed it"
 
 
 def test_the_cause_survives_the_release() -> None:
-    life = life_in(S.LOST)
+    machine = life_in(S.LOST)
 
-    assert life.move(S.RELEASED, "finished")
-    assert life.reason == "the first cause"
+    assert machine.transition(S.RELEASED, "finished")
+    assert machine.reason == "the first cause"
 
 
 def test_is_over() -> None:

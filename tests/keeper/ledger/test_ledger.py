@@ -15,8 +15,8 @@ from pytest_synth_tunnels.keeper.ledger.ledger import (
     KeeperLiveness,
     Ledger,
     hash_key,
+    liveness_of,
     remove_traces,
-    standing,
     state_folder,
 )
 
@@ -124,7 +124,7 @@ def test_stale_is_what_a_dead_keeper_left(ledger: Ledger, entry: Entry) -> None:
     ledger.add(entry)
 
     with FileLock(entry.lock):
-        assert standing(entry, HostIdentity.here()) is KeeperLiveness.LIVE
+        assert liveness_of(entry, HostIdentity.here()) is KeeperLiveness.LIVE
         assert ledger.stale(URL, KEY, HostIdentity.here()) == []
 
     assert ledger.stale(URL, KEY, HostIdentity.here()) == [entry]
@@ -142,22 +142,22 @@ def test_the_lock_of_a_killed_process_can_be_taken(entry: Entry) -> None:
     with process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert standing(entry, HostIdentity.here()) is KeeperLiveness.LIVE
+        assert liveness_of(entry, HostIdentity.here()) is KeeperLiveness.LIVE
         process.kill()
         process.wait()
-        assert standing(entry, HostIdentity.here()) is KeeperLiveness.STALE
+        assert liveness_of(entry, HostIdentity.here()) is KeeperLiveness.STALE
 
 
 def test_a_keeper_whose_lock_is_gone_is_dead(entry: Entry) -> None:
     os.unlink(entry.lock)
 
-    assert standing(entry, HostIdentity.here()) is KeeperLiveness.STALE
+    assert liveness_of(entry, HostIdentity.here()) is KeeperLiveness.STALE
     assert not os.path.exists(entry.lock)
 
 
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"boot": "another"}])
 def test_nothing_is_known_of_other_machines(entry: Entry, change: dict[str, str]) -> None:
-    assert standing(replace(entry, **change), HostIdentity.here()) is KeeperLiveness.UNKNOWN
+    assert liveness_of(replace(entry, **change), HostIdentity.here()) is KeeperLiveness.UNKNOWN
 
 
 def test_the_traces_of_a_dead_keeper_go(entry: Entry, run_dir: Path) -> None:

@@ -42,7 +42,7 @@ class Died(asyncio.Event):
 
 
 @pytest.fixture(params=["kernel", "polling"])
-def way(request, monkeypatch):
+def kind_of_watch(request, monkeypatch):
     if request.param == "polling":
         monkeypatch.delattr(os, "pidfd_open", raising=False)
         monkeypatch.delattr(select, "kqueue", raising=False)
@@ -51,7 +51,7 @@ def way(request, monkeypatch):
             pytest.skip("nothing to poll here")
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("kind_of_watch")
 def test_a_death_is_told_once_even_of_a_zombie(sleeper) -> None:
     async def main() -> None:
         died = Died()
@@ -67,7 +67,7 @@ def test_a_death_is_told_once_even_of_a_zombie(sleeper) -> None:
     run(main())
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("kind_of_watch")
 def test_a_closed_watch_tells_nothing(sleeper) -> None:
     async def main() -> None:
         closed, died = Died(), Died()
@@ -82,7 +82,7 @@ def test_a_closed_watch_tells_nothing(sleeper) -> None:
     run(main())
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("kind_of_watch")
 def test_a_process_that_is_gone_already(sleeper) -> None:
     sleeper.kill()
     sleeper.wait()
