@@ -22,9 +22,10 @@ from ..relay.relay import Relay
 from ..relay.route import Limits
 from ..sdk.errors import TunnelError, from_status
 from ..sdk.requests import Request
-from .common import Clock, make_token
+from .common import Clock, RefusedError, make_token
 from .control import control
 from .edge import PublicEdge
+from .origins import Origins
 from .routes import Routes
 from .store import Store
 
@@ -57,6 +58,7 @@ class _Running:
     http: HttpServer
     relay: Relay
     ingress: Ingress
+    origins: Origins
     edge: PublicEdge
     store: Store
     routes: Routes
@@ -110,17 +112,14 @@ class Backend:
         """
         loop = asyncio.get_running_loop()
         limits = self._limits
-        http = HttpServer(
-            self._route,
-            loop=loop,
-            limits=HttpLimits(
-                max_unauthenticated=limits.max_unauthenticated_connections,
-                max_head_bytes=limits.max_header_bytes,
-                max_headers=limits.max_headers,
-                head_timeout_s=limits.header_timeout_s,
-                idle_timeout_s=limits.idle_timeout_s,
-            ),
+        http_limits = HttpLimits(
+            max_unauthenticated=limits.max_unauthenticated_connections,
+            max_head_bytes=limits.max_header_bytes,
+            max_headers=limits.max_headers,
+            head_timeout_s=limits.header_timeout_s,
+            idle_timeout_s=limits.idle_timeout_s,
         )
+        http = HttpServer(self._route, loop=loop, limits=http_limits)
         # "localhost" may mean two addresses, and with port 0 that would be two ports.
         server = await loop.create_server(
             http,
@@ -141,11 +140,13 @@ class Backend:
             limits=limits,
             now=self._now,
         )
+        ingress = Ingress(relay)
         self._parts = _Running(
             server=server,
             http=http,
             relay=relay,
-            ingress=Ingress(relay),
+            ingress=ingress,
+            origins=Origins(ingress, limits=http_limits),
             edge=edge,
             store=store,
             routes=Routes(store, api_key=self.api_key),
@@ -166,6 +167,7 @@ class Backend:
         for link in list(self._links):
             link.close(1001, "the backend is closing")
         parts.http.close()
+        parts.origins.close_all()
         # Let the transports write what they have, and close.
         await asyncio.sleep(0)
         for end in (*self._links, *parts.relay.ends):
@@ -230,6 +232,38 @@ class Backend:
             self._running.relay, agent, agent_token, on_lost=on_lost
         ):
             raise TunnelError(f"the relay does not let this agent serve lease {lease_id}")
+
+    async def open_origin(self, lease_id: str, address: str = "", *, permanent: bool = True) -> str:
+        """Open an origin of a SynthTunnel lease's own: a loopback port at whose root the lease, or
+        one address of it, answers.
+
+        Args:
+            lease_id: the lease.
+            address: the address that the lease's agent has for the app; empty for the lease itself.
+            permanent: keep it while the lease lives, whatever else needs room.
+
+        Returns:
+            Its URL, ``http://127.0.0.1:`` and a port. Where it is open already, it is the same.
+
+        Raises:
+            TunnelError: the lease is over or unknown, or there is no room for another origin.
+        """
+        running = self._running
+        route = running.relay.by_lease(lease_id)
+        try:
+            if route is None or route.closed:
+                raise RefusedError(410, "lease_expired", f"lease_expired: {lease_id} is over")
+            return await running.origins.open(route, address, permanent=permanent)
+        except RefusedError as error:
+            raise from_status(
+                error.status,
+                {"code": error.code, "detail": error.message},
+                where=f"an origin of lease {lease_id}",
+            ) from None
+
+    def close_origin(self, lease_id: str, address: str) -> None:
+        """Close an origin that :meth:`open_origin` opened. Harmless if there is none."""
+        self._running.origins.close(lease_id, address)
 
     def _route(self, exchange: Exchange) -> RequestHandler:
         """Return the handler of a request."""

@@ -48,13 +48,29 @@ class Ingress:
             return refuse(exchange, self._relay.new_rid(), unknown())
         return self.forward(exchange, route, "/" if end < 0 else path[end:])
 
-    def forward(self, exchange: Exchange, route: Route, rest: str) -> RequestHandler:
+    def at_origin(self, exchange: Exchange, route: Route, address: str) -> RequestHandler:
+        """Bring a request that came to the root of an origin of its own to the agent of a route.
+
+        Args:
+            exchange: the request.
+            route: the route that the origin belongs to.
+            address: the address of the lease that the origin stands for; empty for the lease
+                itself. The agent finds it at the beginning of the path.
+        """
+        path = exchange.head.path
+        route = self._relay.by_lease(route.lease_id) or route
+        return self.forward(exchange, route, f"/~{address}{path}" if address else path, root=True)
+
+    def forward(
+        self, exchange: Exchange, route: Route, rest: str, *, root: bool = False
+    ) -> RequestHandler:
         """Bring a request to the agent of a route.
 
         Args:
             exchange: the request.
-            route: whose it is.
+            route: the route that it belongs to.
             rest: its path without the route's prefix.
+            root: the caller used the root of an origin, so that there is no prefix.
         """
         head = exchange.head
         relay = self._relay
@@ -69,7 +85,7 @@ class Ingress:
         peer = head.peer_host
         if self._behind_edge:
             host, scheme, peer = _client_as_seen_by_edge(head, route, scheme, peer)
-        headers += route.forwarded
+        headers += route.forwarded_at_root if root else route.forwarded
         headers += (
             ("x-synthtunnel-request-id", rid),
             ("x-forwarded-host", host),

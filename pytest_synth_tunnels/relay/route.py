@@ -94,6 +94,7 @@ class Route:
     connected: bool = field(default=False, init=False)
     last_seen_at: float | None = field(default=None, init=False)
     forwarded: list[tuple[str, str]] = field(init=False, repr=False)
+    forwarded_at_root: list[tuple[str, str]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.route_token:
@@ -102,7 +103,8 @@ class Route:
         if not self.whole_path:
             base = urlsplit(self.public_base_url).path.rstrip("/")
             self.forwarded.append(("x-forwarded-prefix", base + self.prefix))
-        self.forwarded.append(("x-synthtunnel-lease-id", self.lease_id))
+        self.forwarded_at_root = [("x-synthtunnel-lease-id", self.lease_id)]
+        self.forwarded += self.forwarded_at_root
 
     @property
     def public_url(self) -> str:

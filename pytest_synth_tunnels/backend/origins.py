@@ -1,0 +1,187 @@
+"""Origins of a lease's own: loopback ports at whose root a lease, or one address of it, answers.
+
+The path of a lease's URL at the backend breaks what an app says of itself: absolute links, cookies,
+Digest, redirects. An origin is one more listening socket, and everything that comes there belongs
+to one address of one lease, so that the app answers at the root and sees the caller's own ``Host``.
+
+An origin is *open* from :meth:`Origins.open` on. With the end of its lease it is *over*: it stays
+there, and answers 410. It is *closed* when its room is needed for another one, or with the backend.
+Those that are over make room first, then the temporary ones, and of either the oldest; a permanent
+origin of a live lease is never closed for another one. The port of a closed origin is used again
+as late as possible, because a late caller may still know it: what answers there must not be the
+app of somebody else.
+"""
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from ..http.exchange import Exchange, RequestHandler
+from ..http.server import HttpLimits, HttpServer
+from ..relay.ingress import Ingress
+from ..relay.route import Route
+from .common import RefusedError
+
+__all__ = ["HOST", "MAX_ORIGINS", "Origins"]
+
+HOST: Final = "127.0.0.1"
+"""Origins are for callers on this machine."""
+
+MAX_ORIGINS: Final = 2_048
+"""The most origins at a time; each has an open file."""
+
+_MAX_RETIRED: Final = 16_384
+"""The most ports of closed origins that are remembered, to be avoided."""
+_TRIES: Final = 32
+"""How many free ports are looked at for one that no origin has had before."""
+_BACKLOG: Final = 1_024
+
+
+@dataclass(eq=False)
+class _Origin:
+    """One origin."""
+
+    route: Route
+    listener: socket.socket
+    port: int
+    http: HttpServer
+    permanent: bool
+    """It is closed for others only after its lease has ended."""
+    server: asyncio.Server | None = None
+    """Takes its connections; ``None`` while that is being arranged."""
+
+    def close(self) -> None:
+        """Close its port and its connections."""
+        if self.server is not None:
+            self.server.close()
+        self.listener.close()
+        self.http.close()
+
+
+class Origins:
+    """All origins of a backend.
+
+    Args:
+        ingress: takes what comes to them.
+        limits: what a caller may cost.
+        max_origins: the most origins at a time.
+    """
+
+    def __init__(
+        self, ingress: Ingress, *, limits: HttpLimits, max_origins: int = MAX_ORIGINS
+    ) -> None:
+        self._ingress = ingress
+        self._limits = limits
+        self._max_origins = max_origins
+        self._origins: dict[tuple[str, str], _Origin] = {}
+        """By lease id and address, oldest first."""
+        self._retired: dict[int, None] = {}
+        """The ports of closed origins; first the one that was closed longest ago."""
+
+    async def open(self, route: Route, address: str, *, permanent: bool) -> str:
+        """Open an origin, or find it.
+
+        Args:
+            route: of the lease.
+            address: the part of the lease that answers there; empty for the lease itself.
+            permanent: do not close it for another one while the lease lives.
+
+        Returns:
+            Its URL, without a trailing slash.
+
+        Raises:
+            RefusedError: 429, there is no room; 503, this machine lets nobody listen.
+        """
+        key = route.lease_id, address
+        if key not in self._origins:
+            self._make_room()
+            loop = asyncio.get_running_loop()
+            router = partial(self._answer, route, address)
+            http = HttpServer(router, loop=loop, limits=self._limits)
+            listener, port = self._listen()
+            origin = self._origins[key] = _Origin(route, listener, port, http, permanent)
+            try:
+                origin.server = await loop.create_server(
+                    origin.http, sock=origin.listener, backlog=_BACKLOG
+                )
+            except BaseException:
+                self._close(key)
+                raise
+        return f"http://{HOST}:{self._origins[key].port}"
+
+    def close(self, lease_id: str, address: str) -> None:
+        """Close an origin. Harmless if there is none."""
+        if (lease_id, address) in self._origins:
+            self._close((lease_id, address))
+
+    def close_all(self) -> None:
+        """Close all origins."""
+        for key in list(self._origins):
+            self._close(key)
+
+    def _answer(self, route: Route, address: str, exchange: Exchange) -> RequestHandler:
+        return self._ingress.at_origin(exchange, route, address)
+
+    def _make_room(self) -> None:
+        """Close an origin if there are as many as there may be.
+
+        Raises:
+            RefusedError: 429, none of them can be closed.
+        """
+        if len(self._origins) < self._max_origins:
+            return
+        over = (key for key, origin in self._origins.items() if origin.route.closed)
+        temporary = (key for key, origin in self._origins.items() if not origin.permanent)
+        oldest = next(over, None) or next(temporary, None)
+        if oldest is None:
+            raise RefusedError(
+                429,
+                "rate_limited",
+                f"all {self._max_origins} origins that this backend can hold are in use: close "
+                "some leases",
+            )
+        self._close(oldest)
+
+    def _close(self, key: tuple[str, str]) -> None:
+        origin = self._origins.pop(key)
+        self._retired.pop(origin.port, None)
+        self._retired[origin.port] = None
+        while len(self._retired) > _MAX_RETIRED:
+            del self._retired[next(iter(self._retired))]
+        origin.close()
+
+    def _listen(self) -> tuple[socket.socket, int]:
+        """Return a listening socket, on a port that no origin has had before if one is found, and
+        its port.
+
+        Raises:
+            RefusedError: 503, this machine lets nobody listen.
+        """
+        avoided: dict[int, socket.socket] = {}
+        try:
+            for _ in range(_TRIES):
+                listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                try:
+                    listener.bind((HOST, 0))
+                    listener.listen(_BACKLOG)
+                except BaseException:
+                    listener.close()
+                    raise
+                port: int = listener.getsockname()[1]
+                if port not in self._retired:
+                    return listener, port
+                avoided[port] = listener
+            port = next(port for port in self._retired if port in avoided)
+            del self._retired[port]
+            return avoided.pop(port), port
+        except OSError as error:
+            raise RefusedError(
+                503,
+                "no_origin",
+                f"an origin of its own cannot listen on {HOST}: {error.strerror or error}",
+            ) from None
+        finally:
+            for listener in avoided.values():
+                listener.close()
