@@ -66,11 +66,11 @@ class ServedLease:
         """Use another public URL from the next request on."""
         self._public_url = public_url
         for address, (rewriter, pool) in list(self.destinations.items()):
-            self.lead(address, rewriter.target, pool)
+            self.lead(address, rewriter.target, pool, rewriter.origin)
 
-    def lead(self, address: str, target: Target, pool: ConnectionPool) -> None:
+    def lead(self, address: str, target: Target, pool: ConnectionPool, origin: str) -> None:
         """Lead an address to a target, through these connections."""
-        rewriter = UrlRewriter(self.lease_id, self._public_url, address, target)
+        rewriter = UrlRewriter(self.lease_id, self._public_url, address, target, origin)
         self.destinations[address] = Destination(rewriter, pool)
 
     def resolve(self, path: str) -> tuple[UrlRewriter, ConnectionPool, str] | None:
@@ -149,13 +149,14 @@ class ServedLeases:
         lease.max_inflight = max_inflight
         lease.move(public_url)
 
-    def set_target(self, lease_id: str, address: str, target: Target) -> None:
+    def set_target(self, lease_id: str, address: str, target: Target, *, origin: str = "") -> None:
         """Lead an address of a lease to a target. Requests in flight end where they began.
 
         Args:
             lease_id: a lease that is served.
             address: ``gw1`` of ``{public_url}/~gw1``, or ``""`` for the public URL itself.
             target: the app.
+            origin: the origin at whose root the address answers, if it has one of its own.
 
         Raises:
             KeyError: the lease is not served.
@@ -163,13 +164,15 @@ class ServedLeases:
         lease = self._leases[lease_id]
         current = lease.destinations.get(address)
         if current is not None and current.rewriter.target == target:
+            if current.rewriter.origin != origin:
+                lease.lead(address, target, current.pool, origin)
             return
         self.remove_target(lease_id, address)
         pool = ConnectionPool(
             target.host, target.port, self._deadlines, patience_s=self._patience_s
         )
         self.pools.add(pool)
-        lease.lead(address, target, pool)
+        lease.lead(address, target, pool, origin)
 
     def remove_target(self, lease_id: str, address: str) -> None:
         """Stop leading an address anywhere. Requests in flight go on.

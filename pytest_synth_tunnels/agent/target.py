@@ -1,7 +1,7 @@
 """Where a lease's traffic goes, and how a request and a redirect are rewritten for it. No I/O."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -53,16 +53,20 @@ class Target:
         host: name or address to connect to.
         port: TCP port.
         host_header: what the app sees as ``Host``; host and port unless given.
+        names_host: the user named that host, so that the app always sees it.
     """
 
     host: str
     port: int
     host_header: str = ""
+    names_host: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port {self.port} is not between 1 and 65535")
-        if not self.host_header:
+        if self.host_header:
+            object.__setattr__(self, "names_host", True)
+        else:
             host = f"[{self.host}]" if ":" in self.host else self.host
             object.__setattr__(self, "host_header", f"{host}:{self.port}")
 
@@ -101,11 +105,21 @@ class UrlRewriter:
         public_url: the lease's public URL.
         address: the part of it that names this target, ``""`` for none.
         target: where the traffic goes.
+        origin: the origin at whose root the target answers; empty where it answers at its address
+            below the lease's public URL. At a root the app sees the ``Host`` that the caller sent,
+            unless the user named one for the target.
     """
 
-    def __init__(self, lease_id: str, public_url: str, address: str, target: Target) -> None:
+    def __init__(
+        self, lease_id: str, public_url: str, address: str, target: Target, origin: str = ""
+    ) -> None:
         self.target = target
-        self.public_url = public_url.rstrip("/") + (f"/~{address}" if address else "")
+        self.origin = origin
+        if origin:
+            self.public_url = origin
+        else:
+            self.public_url = public_url.rstrip("/") + (f"/~{address}" if address else "")
+        self._callers_host = bool(origin) and not target.names_host
         parts = urlsplit(self.public_url)
         self.prefix = parts.path
         """What the app does not see of the path."""
@@ -120,7 +134,8 @@ class UrlRewriter:
             self._own |= {host + port for host in _LOOPBACK}
         if target.port == 80:
             self._own |= {name.removesuffix(port) for name in self._own}
-        self._host = f"Host: {target.host_header}\r\n"
+        host = parts.netloc if self._callers_host else target.host_header
+        self._host = f"Host: {host}\r\n"
         if self.prefix:
             self._host += f"X-Forwarded-Prefix: {self.prefix}\r\n"
         self._defaults = {
@@ -157,6 +172,8 @@ class UrlRewriter:
             elif kind in _FORWARDED:
                 said.add(kind)
                 lines.append(f"{name}: {value}\r\n")
+                if self._callers_host and kind == "x-forwarded-host":
+                    lines[1] = f"Host: {value}\r\n"
             elif kind == "content-length":
                 length = value.strip() if length in ("", value.strip()) else "?"
             elif kind == "connection":
@@ -190,7 +207,7 @@ class UrlRewriter:
         """
         found = _ABSOLUTE.match(location)
         if found is None:
-            if location.startswith("/") and not _is_under(location, self.prefix):
+            if self.prefix and location.startswith("/") and not _is_under(location, self.prefix):
                 return self.public_url + location
             return location
         authority = found[1].lower()

@@ -75,6 +75,7 @@ class Route:
         last_seen_at: when an agent was last known to be attached, in unix seconds; the relay
             sets it.
         forwarded: headers that every request of this lease gets.
+        forwarded_at_root: those of a request that came to the root of an origin.
     """
 
     lease_id: str

@@ -152,7 +152,43 @@ def test_the_length_of_the_body(values: list[str], length: int | None) -> None:
 def test_a_public_url_at_the_root_has_no_prefix() -> None:
     mount = UrlRewriter("l1", "https://rt-1.example/", "", Target("127.0.0.1", 8000))
     assert not any("Prefix" in line for line in lines([], mount))
-    assert mount.publish("/x") == "https://rt-1.example/x"
+    assert mount.publish("/x") == "/x"
+
+
+ORIGIN = "http://127.0.0.1:5001"
+
+
+def at_root(target: Target) -> UrlRewriter:
+    return UrlRewriter("l1", PUBLIC, "gw1", target, ORIGIN)
+
+
+def test_at_the_root_of_an_origin_the_app_sees_the_callers_host() -> None:
+    mount = at_root(Target("127.0.0.1", 8000))
+    head = lines([("x-forwarded-host", "app.test:5001"), ("Accept", "*/*")], mount)
+    assert head[:2] == ["GET /x HTTP/1.1", "Host: app.test:5001"]
+    assert not any("Prefix" in line for line in head)
+    # A relay that does not say it leaves the origin's own.
+    assert lines([], mount)[1] == "Host: 127.0.0.1:5001"
+
+
+def test_a_host_that_the_user_named_is_kept_at_the_root() -> None:
+    mount = at_root(Target.from_url("http://shop.localhost:8000"))
+    head = lines([("x-forwarded-host", "app.test:5001")], mount)
+    assert head[1] == "Host: shop.localhost:8000"
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("/login", "/login"),
+        (f"{ORIGIN}/login", f"{ORIGIN}/login"),
+        ("http://app.test:5001/login", "http://app.test:5001/login"),
+        ("http://127.0.0.1:8000/login", f"{ORIGIN}/login"),
+        ("http://127.0.0.1:9000/s/rt_2/x", "http://127.0.0.1:9000/s/rt_2/x"),
+    ],
+)
+def test_redirects_at_the_root(location: str, expected: str) -> None:
+    assert at_root(Target("127.0.0.1", 8000)).publish(location) == expected
 
 
 # --- redirects

@@ -44,10 +44,13 @@ def listens(url: str) -> bool:
         return probe.connect_ex((HOST, port_of(url))) == 0
 
 
-def test_the_app_answers_at_the_root() -> None:
+@pytest.mark.parametrize("websocket", [False, True])
+def test_the_app_answers_at_the_root(websocket: bool) -> None:
     async def scenario(tunnels: Tunnels) -> None:
-        app, lease = await tunnels.serving("app")
+        app = await tunnels.app("app")
+        lease = tunnels.lease(app.port)
         url = await tunnels.backend.open_origin(lease.id)
+        await tunnels.attach(lease, {"": app.port}, websocket=websocket, origins={"": url})
         assert port_of(url) != tunnels.port
 
         answer = await send(url, get(lease, "/a%2Fb//c?x=1", "X-Forwarded-Prefix: /forged"))
@@ -55,7 +58,7 @@ def test_the_app_answers_at_the_root() -> None:
         assert answer.endswith(b"\r\n\r\napp /a%2Fb//c?x=1")
         (seen,) = app.seen
         assert seen.get("x-forwarded-prefix") == []
-        assert seen.get("x-forwarded-host") == ["app.test:1234"]
+        assert seen.get("host") == seen.get("x-forwarded-host") == ["app.test:1234"]
         assert seen.get("x-synthtunnel-lease-id") == [lease.id]
         assert seen.get("x-synthtunnel-worker-token") == []
 

@@ -159,12 +159,20 @@ class Tunnels:
             )
         )
 
-    async def attach(self, lease: "Lease", targets: dict[str, int], *, websocket: bool) -> Agent:
-        """Serve a lease, with the ports of its targets by address."""
+    async def attach(
+        self,
+        lease: "Lease",
+        targets: dict[str, int],
+        *,
+        websocket: bool,
+        origins: dict[str, str] | None = None,
+    ) -> Agent:
+        """Serve a lease, with the ports of its targets, and their own origins, by address."""
         agent = Agent()
         agent.leases.serve(lease.id, lease.public_url, max_inflight=1024)
         for address, port in targets.items():
-            agent.leases.set_target(lease.id, address, Target("127.0.0.1", port))
+            origin = (origins or {}).get(address, "")
+            agent.leases.set_target(lease.id, address, Target("127.0.0.1", port), origin=origin)
         self._stack.push_async_callback(agent.close)
         if websocket:
             await self.dial(agent, lease)
