@@ -37,7 +37,6 @@ TOP_LEVEL = len(LAYERS)
 
 KNOWN: set[str] = {
     "circle: http.callers, http.connection, http.exchange, http.intake, http.outlet, http.server",
-    "circle: http.client_connection, http.pool, http.response, http.response_reader",
     "circle: reporting, session",
 }
 """What is wrong now and about to be put right. What is put right is taken out here, too."""

@@ -28,9 +28,8 @@ of the connection, so that a short answer is one frame where the relay takes tha
 from math import inf
 from typing import Final
 
-from ..http.client_connection import ClientConnection
+from ..http.client_connection import ClientConnection, OriginError
 from ..http.pool import ConnectionPool
-from ..http.response import OriginError
 from ..wire.frames import (
     MAX_WHOLE_BYTES,
     WINDOW_BYTES,
@@ -57,7 +56,8 @@ _EARLY_BYTES: Final = 65_536
 
 
 class ForwardedRequest:
-    """A request (an :class:`.uplink.InflightRequest` and a :class:`~..http.pool.ResponseHandler`).
+    """A request: an :class:`.uplink.InflightRequest` and a
+    :class:`~..http.client_connection.ResponseHandler`.
 
     Args:
         uplink: the link that the request came by.
@@ -218,7 +218,7 @@ class ForwardedRequest:
                 self._chunked = True
             elif self._received or self._method not in _BODILESS:
                 self._length = self._received
-        self._pool.submit(self)
+        self._pool.acquire(self)
 
     def cancel(self) -> None:
         """End the request without a word to the relay, where nobody waits for it."""
@@ -301,7 +301,7 @@ class ForwardedRequest:
             and self._method in _IDEMPOTENT
         ):
             self._retried = True
-            self._pool.submit(self, fresh=True)
+            self._pool.acquire(self, fresh=True)
             return
         self._detach()
         self._give_up(502, "TUNNEL_ENDPOINT_UNREACHABLE", str(error))
@@ -431,7 +431,7 @@ class ForwardedRequest:
         if connection is not None:
             connection.abandon()
         else:
-            self._pool.withdraw(self)
+            self._pool.cancel(self)
 
 
 def _chunk(data: bytes) -> bytes:

@@ -16,11 +16,10 @@ has a connection, which may outlive that.
 import asyncio
 from typing import Final
 
-from ..http.client_connection import ClientConnection
+from ..http.client_connection import ClientConnection, OriginError
 from ..http.errors import error_response
 from ..http.pool import ConnectionPool
 from ..http.refusal_log import log_refusal
-from ..http.response import OriginError
 from ..websocket.tunnelled import TunnelledWebSocket
 from ..websocket.upgrade import (
     Answer,
@@ -111,7 +110,7 @@ class AppWebSockets:
 
 
 class AppWebSocket(TunnelledWebSocket):
-    """One WebSocket to the app (a :class:`~..http.response.ConnectionWaiter`).
+    """One WebSocket to the app (a :class:`~..http.client_connection.ConnectionWaiter`).
 
     Args:
         owner: opened it, and is told of its end.
@@ -164,11 +163,11 @@ class AppWebSocket(TunnelledWebSocket):
     def begin(self) -> None:
         """Ask for a connection."""
         self._deadlines.set(self, self._loop.time() + self._timeout_s)
-        self._pool.submit(self, fresh=True)
+        self._pool.acquire(self, fresh=True)
 
     def abort(self) -> None:
         """End it without a word to the app, or do not begin."""
-        self._pool.withdraw(self)
+        self._pool.cancel(self)
         super().abort()
 
     # --- the connection

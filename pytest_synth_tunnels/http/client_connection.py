@@ -1,32 +1,413 @@
-"""One connection to the local app: HTTP/1.1 requests out, responses in, one at a time."""
+"""One connection to the local app: HTTP/1.1 requests out, responses in, one at a time.
+
+A :class:`ClientConnection` is an asyncio protocol. It belongs to a :class:`ConnectionOwner`, such
+as a pool, which hands it to one :class:`ResponseHandler` after the other. Its
+:class:`ResponseReader` does no I/O: it takes the app's bytes through llhttp, whose callbacks tell
+the handler what comes, and it knows how far the response is.
+
+The reader's stages
+    ============  ===================================================================
+    ``IDLE``      No request is in flight.
+    ``HEAD``      A request is in flight, and no final response head has come.
+    ``INTERIM``   Inside a 1xx response; ``HEAD`` follows.
+    ``BODY``      The head was told to the handler; the body comes.
+    ``DONE``      The response is complete.
+    ``SURPLUS``   Bytes follow a complete response. Nobody asked for them.
+    ``UPGRADED``  The app agreed to leave HTTP (101); what follows is not HTTP.
+    ``FAILED``    No response can be made of what came; ``failure`` says why.
+    ============  ===================================================================
+
+Only the reader moves its stage: ``expect`` from ``IDLE`` to ``HEAD``, the parser's callbacks from
+there on, and ``fail`` from anywhere to ``FAILED``. The connection looks at the stage when the
+parser has returned, never inside a callback. What always holds:
+
+- The handler is set exactly while a request is in flight. It hears ``response_ended``,
+  ``response_upgraded`` or ``failed`` once, as the last thing, or nothing after
+  :meth:`ClientConnection.abandon`.
+- The connection goes back to its owner only from ``DONE``, with the request written to its end
+  and the app willing to keep the connection. In every other case it is closed.
+- What was read from a connection without a request in flight is never taken for a response.
+"""
 
 import asyncio
+import logging
 import socket
-from typing import TYPE_CHECKING, Final, cast
+from enum import Enum, auto
+from typing import Final, Protocol, cast
 
-from .response import OriginError, ResponseHandler
-from .response_reader import BODY, ENDED, HEAD, IDLE, ResponseReader
+import httptools
 
-if TYPE_CHECKING:
-    from .pool import ConnectionPool
+from .headers import HOP_BY_HOP, Headers, HeaderTable
+from .sockets import acknowledge_quickly
 
-__all__ = ["ClientConnection"]
+__all__ = [
+    "ClientConnection",
+    "ConnectionOwner",
+    "ConnectionWaiter",
+    "OriginError",
+    "ResponseHandler",
+    "UpgradeHandler",
+]
 
+_log = logging.getLogger(__name__)
+
+_MAX_HEAD_BYTES: Final = 256 * 1024
 _WRITE_BUFFER_BYTES: Final = 128 * 1024
-_QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)
 _SMALL_BYTES: Final = 65_536
 
 
-class ClientConnection(ResponseReader, asyncio.Protocol):
-    """One connection to the app; one request at a time."""
+class OriginError(Exception):
+    """The app gave no whole response. The message names its host and port.
 
-    def __init__(self, origin: "ConnectionPool") -> None:
-        super().__init__(origin.name)
+    Attributes:
+        unanswered: a reused connection ended before one byte of the response: the app was most
+            likely closing it while the request was on its way.
+    """
+
+    def __init__(self, message: str, *, unanswered: bool = False) -> None:
+        super().__init__(message)
+        self.unanswered = unanswered
+
+
+class ConnectionWaiter(Protocol):
+    """What waits for a connection. Its methods may neither raise nor block."""
+
+    def connected(self, connection: "ClientConnection") -> None:
+        """Begin the request on this connection."""
+
+    def failed(self, error: OriginError) -> None:
+        """Take note that nothing more will come."""
+
+
+class ResponseHandler(ConnectionWaiter, Protocol):
+    """Sends a request and takes its response. Its methods may neither raise nor block."""
+
+    def response_started(self, status: int, headers: Headers, located: bool) -> None:
+        """Take the final status and the headers.
+
+        Args:
+            status: 200 or more.
+            headers: names as the app wrote them; without the hop-by-hop ones, unless the request
+                asked for an upgrade: then all of them.
+            located: there is a ``Location`` or ``Content-Location`` among them.
+        """
+
+    def response_body(self, data: bytes) -> None:
+        """Take a piece of the body."""
+
+    def response_paused(self) -> None:
+        """Take note that the rest of a response that has begun did not come in the same read."""
+
+    def response_ended(self) -> None:
+        """Take note that the response is complete. The connection is not this handler's any
+        more."""
+
+    def pause_writing(self) -> None:
+        """Stop sending body: the app is slow."""
+
+    def resume_writing(self) -> None:
+        """Go on after :meth:`pause_writing`."""
+
+
+class UpgradeHandler(ResponseHandler, Protocol):
+    """Sends a request that asks to leave HTTP (see :meth:`ClientConnection.begin_upgrade`)."""
+
+    def response_upgraded(
+        self, headers: Headers, transport: asyncio.Transport, received: bytes
+    ) -> None:
+        """Take the connection over: the app has answered 101.
+
+        Args:
+            headers: all headers of the 101 response.
+            transport: the connection. It needs another protocol before control goes back to the
+                event loop; this :class:`ClientConnection` has let go of it.
+            received: what came behind the 101 response, in the protocol that was agreed on.
+        """
+
+
+class ConnectionOwner(Protocol):
+    """What a connection belongs to, and goes back to."""
+
+    name: str
+    """Host and port of the app, for people."""
+
+    def release(self, connection: "ClientConnection") -> None:
+        """Take back a connection whose response is complete, for the next request."""
+
+    def forget(self, connection: "ClientConnection") -> None:
+        """Take note that a connection ended while no request was in flight on it."""
+
+    def flush_soon(self, connection: "ClientConnection") -> None:
+        """Call :meth:`ClientConnection.flush` at the end of this tick of the event loop."""
+
+
+class _Kind(Enum):
+    """What a response header is to a connection."""
+
+    LOCATION = auto()
+    LENGTH = auto()
+    CODING = auto()
+    CONNECTION = auto()
+    DROPPED = auto()
+
+
+_KINDS: Final = {
+    **dict.fromkeys(HOP_BY_HOP, _Kind.DROPPED),
+    "connection": _Kind.CONNECTION,
+    "transfer-encoding": _Kind.CODING,
+    "content-length": _Kind.LENGTH,
+    "location": _Kind.LOCATION,
+    "content-location": _Kind.LOCATION,
+}
+
+
+def _note(name: bytes) -> tuple[str, _Kind | None]:
+    """Return a header's name as text, and its kind unless it is plain."""
+    text = name.decode("latin-1")
+    return text, _KINDS.get(text.lower())
+
+
+_names = HeaderTable(_note)
+
+
+class _Stage(Enum):
+    """How far the response on a connection is (see the top of this module)."""
+
+    IDLE = auto()
+    HEAD = auto()
+    INTERIM = auto()
+    BODY = auto()
+    DONE = auto()
+    SURPLUS = auto()
+    UPGRADED = auto()
+    FAILED = auto()
+
+
+# Plain globals: looked up several times for each response.
+_IDLE, _HEAD, _INTERIM, _BODY, _DONE, _SURPLUS, _UPGRADED, _FAILED = _Stage
+
+
+class ResponseReader:
+    """Reads the responses of one connection, one after the other. No I/O.
+
+    The ``on_*`` methods are the parser's callbacks.
+
+    Args:
+        name: of the app, for people.
+
+    Attributes:
+        handler: takes the response; ``None`` while no request is in flight.
+        stage: how far the response is.
+        failure: why there is no response, in ``FAILED``.
+        framed: the response says itself where it ends; else the end of the connection does.
+        keep: the app lets the connection carry another request.
+        head_bytes: what was read of the response's head so far.
+        headers: those of the response in flight.
+        rest: what came behind a 101 response.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.handler: ResponseHandler | None = None
+        self.stage = _IDLE
+        self.failure = ""
+        self.framed = False
+        self.keep = False
+        self.head_bytes = 0
+        self.headers: Headers = []
+        self.rest = b""
+        self._name = name
+        self._parser = httptools.HttpResponseParser(self)
+        self._head_only = False
+        """The request is a HEAD: the response ends with its headers, whatever they say."""
+        self._upgrade = False
+        """The request asks to leave HTTP: 101 is a final status, and all headers are told."""
+        self._located = False
+        self._options: set[str] = set()
+        """What the response's ``Connection`` says."""
+        self._length = b""
+        """``Content-Length`` of the response."""
+        self._taken = 0
+        """Bytes of the body that the parser has seen."""
+        self._left = 0
+        """Bytes of a long body that are still to come, which the parser need not see."""
+
+    def expect(self, handler: ResponseHandler, *, head_only: bool, upgrade: bool = False) -> None:
+        """Expect the response to a request.
+
+        Args:
+            handler: takes it.
+            head_only: the request's method is HEAD.
+            upgrade: the request asks to leave HTTP.
+        """
+        self.handler = handler
+        self._head_only = head_only
+        self._upgrade = upgrade
+        self._expect_head()
+
+    def feed(self, data: bytes) -> None:
+        """Read on, and tell the handler what came."""
+        if self._left:
+            self._feed_long_body(data)
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.stage is _UPGRADED:
+                self.rest = data[upgrade.args[0] :]
+        except httptools.HttpParserCallbackError as error:
+            _log.error("a response from %s failed", self._name, exc_info=error.__context__)
+            self.fail("the response could not be passed on")
+        except httptools.HttpParserError as error:
+            self.keep = False
+            # A 101 that names no protocol is an error to the parser, and the handler's to judge.
+            if self.stage not in (_DONE, _SURPLUS, _UPGRADED):
+                self.fail(f"its answer is not HTTP/1.1 ({error})")
+        if self.stage is _BODY:
+            if self._length:
+                self._left = int(self._length) - self._taken
+        elif self.stage is _HEAD:
+            self.head_bytes += len(data)
+            if self.head_bytes > _MAX_HEAD_BYTES:
+                self.fail(f"the head of its answer is over {_MAX_HEAD_BYTES >> 10} KiB")
+
+    def fail(self, why: str) -> None:
+        """Give the response up."""
+        if self.stage is not _FAILED:
+            self.stage = _FAILED
+            self.failure = why
+
+    def end(self) -> None:
+        """Be ready for the next request, once a response is complete."""
+        self.stage = _IDLE
+        if self._head_only:
+            # The parser still waits for the body that the answer to a HEAD has announced.
+            self._parser = httptools.HttpResponseParser(self)
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """Notice a response that nobody asked for."""
+        if self.stage is _DONE:
+            self.stage = _SURPLUS
+            self.keep = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep one header. Trailers come here too, behind the body, and are dropped."""
+        if self.stage is not _HEAD:
+            return
+        text, kind = _names[name]
+        if kind is not None and not self._take_note(kind, value) and not self._upgrade:
+            return
+        self.headers.append((text, value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        """Tell the handler, unless it is an interim response, or one too many."""
+        if self.stage is not _HEAD:
+            return
+        parser = self._parser
+        status = parser.get_status_code()
+        if status < 200:
+            if status == 101 and self._upgrade:
+                self.stage = _UPGRADED
+            elif status < 100 or status == 101:
+                self.fail(f"it answered with status {status}")
+            else:
+                self.stage = _INTERIM
+            return
+        if self._head_only:
+            self.stage = _DONE
+            # To the parser a response without a length ends with its connection, but not this one.
+            if parser.get_http_version() == "1.0":
+                self.keep = "keep-alive" in self._options
+            self.keep = self.keep and "close" not in self._options
+        else:
+            self.stage = _BODY
+            self.keep = parser.should_keep_alive()
+        if self._options and not self._upgrade:
+            self._drop_named()
+        if self.handler is not None:
+            self.handler.response_started(status, self.headers, self._located)
+
+    def on_body(self, data: bytes) -> None:
+        """Pass a piece of the body on."""
+        if self.stage is _BODY and self.handler is not None:
+            self._taken += len(data)
+            self.handler.response_body(data)
+        else:
+            self.keep = False  # a body where none may be
+
+    def on_message_complete(self) -> None:
+        """Note the end of a response, or expect what follows an interim one."""
+        if self.stage is _INTERIM:
+            self._expect_head()
+        elif self.stage is _BODY:
+            self.stage = _DONE
+
+    # Inside.
+
+    def _feed_long_body(self, data: bytes) -> None:
+        """Pass on the rest of a body whose length is known, without the parser's copy of it."""
+        left = self._left - len(data)
+        if left <= 0:
+            self.stage = _DONE
+            self._parser = httptools.HttpResponseParser(self)
+            if left < 0:
+                self.keep = False  # more than was announced
+                data = data[:left]
+        self._left = max(left, 0)
+        if self.handler is not None:
+            self.handler.response_body(data)
+
+    def _expect_head(self) -> None:
+        """Expect a response's head: the first one, or the one that follows an interim one."""
+        self.stage = _HEAD
+        self.headers = []
+        self.head_bytes = self._taken = self._left = 0
+        self._length = b""
+        self.keep = True
+        self.framed = self._located = False
+        if self._options:
+            self._options = set()
+
+    def _take_note(self, kind: _Kind, value: bytes) -> bool:
+        """Learn from a header what concerns the connection, and tell whether it is passed on."""
+        if kind is _Kind.LENGTH:
+            self.framed = True
+            self._length = value
+            return True
+        if kind is _Kind.LOCATION:
+            self._located = True
+            return True
+        if kind is _Kind.CODING:
+            self.framed = value.lower().rstrip().endswith(b"chunked")
+        elif kind is _Kind.CONNECTION:
+            options = value.decode("latin-1").lower().split(",")
+            self._options.update(option.strip() for option in options)
+        return False
+
+    def _drop_named(self) -> None:
+        """Drop the headers that ``Connection`` makes hop-by-hop."""
+        named = self._options - {"keep-alive", "close"}
+        if named:
+            self.headers = [header for header in self.headers if header[0].lower() not in named]
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection to an app.
+
+    Args:
+        owner: gets it back after each response.
+
+    Attributes:
+        idle_since_s: when the last response ended, in the loop's time.
+        reused: it has carried a request before the one in flight.
+    """
+
+    def __init__(self, owner: ConnectionOwner) -> None:
         self.idle_since_s = 0.0
-        """The loop's time when the last response ended."""
         self.reused = False
-        """It carried a request before this one."""
-        self._origin = origin
+        self._owner = owner
+        self._reader = ResponseReader(owner.name)
         self._transport = cast("asyncio.Transport", None)
         self._unwritten = b""
         """What :meth:`flush` will write."""
@@ -34,15 +415,18 @@ class ClientConnection(ResponseReader, asyncio.Protocol):
         """The request is written to its end."""
         self._read_paused = False
         self._write_paused = False
+        self._socket: socket.socket | None = None
 
     @property
     def usable(self) -> bool:
         """Whether another request may begin."""
         return not self._transport.is_closing()
 
+    # For the handler.
+
     def begin(
         self,
-        responder: ResponseHandler,
+        handler: ResponseHandler,
         data: bytes,
         *,
         head_only: bool,
@@ -52,20 +436,35 @@ class ClientConnection(ResponseReader, asyncio.Protocol):
         """Begin a request.
 
         Args:
-            responder: whose it is.
+            handler: takes the response.
             data: the head, and as much of the body as there is.
-            head_only: its method is HEAD.
+            head_only: the method is HEAD.
             complete: ``data`` is the whole request; else :meth:`request_ended` tells the end.
             at_once: no other request is to be expected in this tick of the loop. Those of one
                 tick are written at its end: the app then wakes up once for all of them.
         """
-        self._responder, self._head_only, self._sent = responder, head_only, complete
-        self._expect_head()
+        self._sent = complete
+        self._reader.expect(handler, head_only=head_only)
         if at_once:
             self._transport.write(data)
         else:
             self._unwritten = data
-            self._origin.flush_soon(self)
+            self._owner.flush_soon(self)
+
+    def begin_upgrade(self, handler: UpgradeHandler, data: bytes) -> None:
+        """Begin a request that asks to leave HTTP, such as a WebSocket's handshake.
+
+        If the app answers 101, ``handler.response_upgraded`` gets the connection. Any other
+        answer comes as it does to every request, but with all its headers: ``Upgrade`` and
+        ``Connection`` of a refusal may say what to do instead.
+
+        Args:
+            handler: takes the response.
+            data: the whole request.
+        """
+        self._sent = True
+        self._reader.expect(handler, head_only=False, upgrade=True)
+        self._transport.write(data)
 
     def write(self, data: bytes) -> None:
         """Send more of the request's body, framed already."""
@@ -96,10 +495,12 @@ class ClientConnection(ResponseReader, asyncio.Protocol):
             self._transport.resume_reading()
 
     def abandon(self) -> None:
-        """End the connection in the middle of a request; the responder hears nothing more."""
-        self._responder = None
+        """End the connection in the middle of a request; the handler hears nothing more."""
+        self._reader.handler = None
         self._unwritten = b""
         self._transport.abort()
+
+    # For the owner.
 
     def close(self) -> None:
         """End an idle connection."""
@@ -109,89 +510,97 @@ class ClientConnection(ResponseReader, asyncio.Protocol):
         """Leave HTTP instead of beginning a request: the transport needs another protocol."""
         return self._transport
 
-    # --- the transport
+    # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport (asyncio has set ``TCP_NODELAY``)."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        self._socket = transport.get_extra_info("socket")
 
     def data_received(self, data: bytes) -> None:
-        """Parse; the callbacks tell the responder, and the end is told after the last of them."""
-        if self._responder is None:
+        """Read on; the reader's callbacks tell the handler, and the end is told after them."""
+        reader = self._reader
+        if reader.handler is None:
             self._transport.abort()  # nobody asked: a server saying that it is about to close
             return
-        if self._left:
-            self._more_body(data)
-        else:
-            self._parse(data)
-        if self._responder is None:
+        reader.feed(data)
+        handler = reader.handler
+        if handler is None:  # it has abandoned its request meanwhile
             return
-        if self._stage in ENDED:
+        stage = reader.stage
+        if stage is _DONE or stage is _SURPLUS:
             self._complete()
-            return
-        self._responder.response_paused()
-        if _QUICK_ACK is not None and len(data) < _SMALL_BYTES:
-            # A server that writes headers and body apart, with Nagle's algorithm on, sends the
-            # body only once the headers are acknowledged, and that may take 40 ms.
-            sock = self._transport.get_extra_info("socket")
-            if sock is not None and not self._transport.is_closing():
-                sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+        elif stage is _FAILED:
+            self._fail(reader.failure)
+        elif stage is _UPGRADED:
+            reader.handler = None
+            upgraded = cast("UpgradeHandler", handler)
+            upgraded.response_upgraded(reader.headers, self._transport, reader.rest)
+        else:
+            handler.response_paused()
+            sock = self._socket
+            if sock is not None and len(data) < _SMALL_BYTES and not self._transport.is_closing():
+                # A server that writes headers and body apart, with Nagle's algorithm on, sends the
+                # body only once the headers are acknowledged, and that may take 40 ms.
+                acknowledge_quickly(sock)
 
     def eof_received(self) -> None:
         """End a response that ends with its connection."""
-        if self._responder is not None:
+        if self._reader.handler is not None:
             self._ended_by_peer(None)
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is under way."""
-        if self._responder is None:
-            self._origin.forget(self)
+        """Fail what is in flight."""
+        if self._reader.handler is None:
+            self._owner.forget(self)
             return
         if exc is not None and not self._sent:
             self._read_the_rest()
-        if self._responder is not None:
+        if self._reader.handler is not None:
             self._ended_by_peer(exc or ConnectionResetError())
 
     def pause_writing(self) -> None:
         """Pass the transport's wish on."""
         self._write_paused = True
-        if self._responder is not None:
-            self._responder.pause_writing()
+        if self._reader.handler is not None:
+            self._reader.handler.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass the transport's wish on."""
         self._write_paused = False
-        if self._responder is not None:
-            self._responder.resume_writing()
+        if self._reader.handler is not None:
+            self._reader.handler.resume_writing()
 
-    # --- inside
+    # Inside.
 
     def _complete(self) -> None:
-        """Give the connection back, then tell the responder, who may start the next request."""
-        responder, self._responder = self._responder, None
-        self._stage = IDLE
+        """Give the connection back, then tell the handler, which may start the next request."""
+        reader = self._reader
+        handler, reader.handler = reader.handler, None
+        reader.end()
         if self._read_paused:
             self.resume_reading()
-        if self._keep and self._sent and not self._write_paused and not self._unwritten:
+        if reader.keep and self._sent and not self._write_paused and not self._unwritten:
             self.reused = True
-            self._forget_head()
-            self._origin.release(self)
+            self._owner.release(self)
         else:
             self._unwritten = b""
             self._transport.abort()
-        if responder is not None:
-            responder.response_ended()
+        if handler is not None:
+            handler.response_ended()
 
     def _ended_by_peer(self, exc: Exception | None) -> None:
         """Tell a response that ends with its connection from one that was cut off."""
-        if self._stage is BODY and not self._framed and exc is None:
-            self._complete()
-        elif self._stage is BODY:
-            self._fail("it closed the connection in the middle of its answer")
+        reader = self._reader
+        if reader.stage is _BODY:
+            if reader.framed or exc is not None:
+                self._fail("it closed the connection in the middle of its answer")
+            else:
+                self._complete()
         else:
-            silent = self._stage is HEAD and not self._head_bytes
+            silent = reader.stage is _HEAD and not reader.head_bytes
             self._fail(
                 "it closed the connection without an answer", unanswered=silent and self.reused
             )
@@ -205,17 +614,17 @@ class ClientConnection(ResponseReader, asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         try:
             with sock.dup() as raw:
-                while self._responder is not None and (data := raw.recv(65536)):
+                while self._reader.handler is not None and (data := raw.recv(65536)):
                     self.data_received(data)
         except (OSError, TypeError):  # nothing there, or a loop without sockets to duplicate
             return
-        if self._responder is not None:
+        if self._reader.handler is not None:
             self._ended_by_peer(None)
 
     def _fail(self, why: str, *, unanswered: bool = False) -> None:
-        """Give the connection up, and tell the responder once."""
-        responder, self._responder = self._responder, None
+        """Give the connection up, and tell the handler once."""
+        handler, self._reader.handler = self._reader.handler, None
         self._unwritten = b""
         self._transport.abort()
-        if responder is not None:
-            responder.failed(OriginError(f"{self._origin.name}: {why}", unanswered=unanswered))
+        if handler is not None:
+            handler.failed(OriginError(f"{self._owner.name}: {why}", unanswered=unanswered))

@@ -13,8 +13,8 @@ from math import inf
 from typing import Final, cast
 
 from ..aio.deadlines import Deadlines
-from .client_connection import ClientConnection
-from .response import ConnectionWaiter, OriginError
+from ..aio.tick_writer import TickWriter
+from .client_connection import ClientConnection, ConnectionWaiter, OriginError
 
 __all__ = ["MAX_IDLE_S", "ConnectionPool"]
 
@@ -56,40 +56,40 @@ class ConnectionPool:
         self._waiting: dict[ConnectionWaiter, tuple[float, bool]] = {}
         """In order of arrival, with the time at which each gives up an app that refuses, and
         whether it takes none but a new connection."""
-        self._unwritten: list[ClientConnection] = []
-        """Those with something to write at the end of this tick."""
+        self.flush_soon = TickWriter(self._loop).flush_soon
+        """Lets a connection write at the end of this tick of the loop."""
         self._dials: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def submit(self, responder: ConnectionWaiter, *, fresh: bool = False) -> None:
+    def acquire(self, waiter: ConnectionWaiter, *, fresh: bool = False) -> None:
         """Give a request a connection: at once if one is idle, else as soon as there is one.
 
         Args:
-            responder: whose :meth:`~.response.ConnectionWaiter.connected` or ``failed`` is called.
+            waiter: its ``connected`` or ``failed`` is called, perhaps before this returns.
             fresh: not one that was used before.
         """
         now = self._loop.time()
         while self._idle and not fresh:
             connection = self._idle.pop()
             if now - connection.idle_since_s <= MAX_IDLE_S and connection.usable:
-                responder.connected(connection)
+                waiter.connected(connection)
                 return
             connection.close()
-        self._waiting[responder] = now + self._patience_s, fresh
+        self._waiting[waiter] = now + self._patience_s, fresh
         if self._retry is None:
             self._dial()
 
-    def withdraw(self, responder: ConnectionWaiter) -> None:
+    def cancel(self, waiter: ConnectionWaiter) -> None:
         """Forget a request that still waits for a connection."""
-        self._waiting.pop(responder, None)
+        self._waiting.pop(waiter, None)
 
-    def release(self, connection: "ClientConnection", *, new: bool = False) -> None:
+    def release(self, connection: ClientConnection, *, new: bool = False) -> None:
         """Take back a connection whose response is complete, or a new one."""
-        responder = self._next(new=new) if self._waiting else None
-        if responder is not None:
-            del self._waiting[responder]
-            responder.connected(connection)
+        waiter = self._next(new=new) if self._waiting else None
+        if waiter is not None:
+            del self._waiting[waiter]
+            waiter.connected(connection)
         elif self._closed:
             connection.close()
         else:
@@ -98,18 +98,12 @@ class ConnectionPool:
             if self.due_at == inf:
                 self._deadlines.set(self, connection.idle_since_s + MAX_IDLE_S)
 
-    def flush_soon(self, connection: "ClientConnection") -> None:
-        """Let a connection write at the end of this tick of the loop."""
-        if not self._unwritten:
-            self._loop.call_soon(self._flush)
-        self._unwritten.append(connection)
-
     @property
     def closed(self) -> bool:
         """Whether nothing is left of it: closed, and no request waits."""
         return self._closed and not self._waiting and not self._dials
 
-    def forget(self, connection: "ClientConnection") -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """Never hand out a connection that ended while idle."""
         if connection in self._idle:
             self._idle.remove(connection)
@@ -143,15 +137,10 @@ class ConnectionPool:
 
     def _next(self, *, new: bool) -> ConnectionWaiter | None:
         """Return who waits longest for such a connection."""
-        for responder, (_, fresh) in self._waiting.items():
+        for waiter, (_, fresh) in self._waiting.items():
             if new or not fresh:
-                return responder
+                return waiter
         return None
-
-    def _flush(self) -> None:
-        unwritten, self._unwritten = self._unwritten, []
-        for connection in unwritten:
-            connection.flush()
 
     def _dial(self) -> None:
         """Have as many connections under way as requests wait, or one while the app refuses."""
@@ -196,9 +185,9 @@ class ConnectionPool:
 
     def _give_up(self, why: str) -> None:
         """Fail the request that waited longest, if any is left."""
-        for responder in self._waiting:
-            del self._waiting[responder]
-            responder.failed(OriginError(f"cannot connect to the app at {self.name}: {why}"))
+        for waiter in self._waiting:
+            del self._waiting[waiter]
+            waiter.failed(OriginError(f"cannot connect to the app at {self.name}: {why}"))
             break
 
 

@@ -1,4 +1,5 @@
-"""What asyncio's transports do not offer: whether the other end is there, and a reset."""
+"""What asyncio's transports do not offer: whether the other end is there, a reset, quick
+acknowledgements."""
 
 import asyncio
 import select
@@ -8,10 +9,21 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["is_gone", "reset"]
+__all__ = ["acknowledge_quickly", "is_gone", "reset"]
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """``SO_LINGER`` with no time to linger."""
+_QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)
+
+
+def acknowledge_quickly(sock: socket.socket) -> None:
+    """Acknowledge at once what was read from a TCP socket, where the system can.
+
+    The other end may hold its next small piece back until then (Nagle's algorithm), for 40 ms. The
+    kernel forgets the wish again and again, so it is said with each read.
+    """
+    if _QUICK_ACK is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
 
 def is_gone(transport: asyncio.Transport) -> bool:
