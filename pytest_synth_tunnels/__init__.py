@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._version import __version__
     from .hook_events import LeaseFacts
-    from .keeper.ipc.client import KeeperError
+    from .keeper.ipc.errors import KeeperError
     from .lease import ExposedLease, Lease
     from .sdk import (
         AsyncSynthClient,
@@ -39,7 +39,7 @@ __all__ = [
 
 _HOMES = {
     "ExposedLease": ".lease",
-    "KeeperError": ".keeper.ipc.client",
+    "KeeperError": ".keeper.ipc.errors",
     "Lease": ".lease",
     "LeaseFacts": ".hook_events",
     "Settings": ".settings",

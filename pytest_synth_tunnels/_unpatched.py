@@ -7,6 +7,7 @@ does not pay for it.
 """
 
 import _socket
+import _thread
 import os
 import select
 import signal
@@ -15,7 +16,9 @@ import subprocess
 import sys
 from datetime import datetime
 
-__all__ = ["unpatched"]
+__all__ = ["Lock", "unpatched"]
+
+Lock = _thread.LockType
 
 
 class unpatched:  # noqa: N801 (it is read like a module)
@@ -24,6 +27,7 @@ class unpatched:  # noqa: N801 (it is read like a module)
     is_posix = os.name == "posix"
     executable = sys.executable
 
+    allocate_lock = staticmethod(_thread.allocate_lock)
     close = staticmethod(os.close)
     getpid = staticmethod(os.getpid)
     listdir = staticmethod(os.listdir)

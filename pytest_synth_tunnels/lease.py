@@ -5,7 +5,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ._unpatched import unpatched
-from .keeper.ipc.client import KeeperClient, KeeperError
+from .keeper.ipc.client import KeeperClient
+from .keeper.ipc.errors import KeeperError
 from .keeper.ipc.messages import (
     CloseLease,
     Done,
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 __all__ = ["ExposedLease", "Lease"]
+
+_MAX_WAIT_S = 3600
 
 
 class Lease:
@@ -121,12 +124,14 @@ class Lease:
         """Wait until a nonce has come through the public URL and the app accepts.
 
         Args:
-            timeout_s: how long to wait, in seconds.
+            timeout_s: how long to wait, in seconds, up to an hour.
 
         Raises:
+            ValueError: ``timeout_s`` is not such a number.
             KeeperError: it is not ready in time; the message says which link is missing.
         """
         __tracebackhide__ = True
+        _check_timeout(timeout_s)
         self._keeper.ask(WaitReady(lease_id=self.lease_id, timeout_s=timeout_s), Done, timeout_s)
 
     async def wait_ready_async(self, timeout_s: float = 30.0) -> None:
@@ -134,6 +139,7 @@ class Lease:
         __tracebackhide__ = True
         import anyio
 
+        _check_timeout(timeout_s)
         connection = self._keeper.connect()
         try:
             connection.send(WaitReady(lease_id=self.lease_id, timeout_s=timeout_s))
@@ -145,6 +151,8 @@ class Lease:
                 f"the keeper did not say within {timeout_s:g} s whether the lease is ready",
                 code="KEEPER_TIMEOUT",
             ) from None
+        except OSError as error:
+            raise self._keeper.explain(error) from None
         finally:
             connection.close()
 
@@ -180,6 +188,13 @@ class Lease:
             "the run's lease is shared by all tests and workers, and is released when the run ends",
             code="LEASE_SHARED",
             hint="For a lease that a test may close, use synth_expose",
+        )
+
+
+def _check_timeout(timeout_s: float) -> None:
+    if not (isinstance(timeout_s, int | float) and 0 <= timeout_s <= _MAX_WAIT_S):
+        raise ValueError(
+            f"timeout_s must be a number of seconds from 0 to {_MAX_WAIT_S}, not {timeout_s!r}"
         )
 
 

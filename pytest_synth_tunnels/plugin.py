@@ -133,7 +133,7 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
 @contextmanager
 def _failures_shown_plainly() -> Iterator[None]:
     """Show a user the cause, and not our way to it."""
-    from .keeper.ipc.client import KeeperError
+    from .keeper.ipc.errors import KeeperError
 
     try:
         yield

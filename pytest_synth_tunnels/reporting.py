@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .keeper.ipc.client import KeeperError
+from .keeper.ipc.errors import KeeperError
 from .session import Session
 
 if TYPE_CHECKING:

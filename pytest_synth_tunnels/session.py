@@ -189,7 +189,7 @@ class Session:
         """Tell other plugins what happened to the run's leases, if this process owns the run."""
         if not (self.is_owner and self.has_keeper and self._teller.is_wanted):
             return
-        from .keeper.ipc.client import KeeperError
+        from .keeper.ipc.errors import KeeperError
 
         try:
             happenings = self.keeper.news()
@@ -205,7 +205,7 @@ class Session:
             unpatched.lstat(self.directory_path)
         except OSError:
             return  # no process of this run ever needed a tunnel
-        from .keeper.ipc.client import KeeperError
+        from .keeper.ipc.errors import KeeperError
 
         try:
             self.report = self.keeper.finish(_FINISH_TIMEOUT_S)

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels.exposing import exposer
-from pytest_synth_tunnels.keeper.ipc.client import KeeperError, _secret_part
+from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
 from pytest_synth_tunnels.keeper.ipc.messages import CloseLease, Expose, LeaseInfo, Message, Token
 from pytest_synth_tunnels.lease import ExposedLease, Lease
 
@@ -76,22 +76,6 @@ def test_a_url_that_is_the_only_secret_is_not_shown() -> None:
     keeper: Any = FakeKeeper(public())
 
     assert repr(Lease(keeper, public())) == "<Lease lease_1 -> 127.0.0.1:8000>"
-
-
-@pytest.mark.parametrize(
-    ("url", "part"),
-    [
-        (f"https://t.example/{SECRET_PATH}", SECRET_PATH),
-        (f"https://t.example/{SECRET_PATH}/~gw1", SECRET_PATH),
-        (
-            "https://green-words-of-chance.trycloudflare.com",
-            "green-words-of-chance.trycloudflare.com",
-        ),
-        ("https://green-words-of-chance.example/app", "green-words-of-chance.example"),
-    ],
-)
-def test_what_of_a_url_reports_leave_out(url: str, part: str) -> None:
-    assert _secret_part(url) == part
 
 
 def test_what_the_keeper_refuses_is_told_as_it_says() -> None:

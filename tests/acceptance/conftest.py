@@ -20,7 +20,7 @@ API_KEY = "sk-test-0123456789abcdef"
 
 OTHER_PLUGINS = (
     *("fakefs", "hypothesispytest", "pytest-subprocess", "pytest_httpx", "recording", "respx"),
-    *("socket", "time_machine"),
+    *("run-parallel", "socket", "time_machine"),
 )
 """Plugins of the development environment by the names of their entry points."""
 

@@ -232,7 +232,7 @@ def test_nobody_asks_the_keeper_where_nobody_listens(
 ) -> None:
     pytester.makepyfile(
         """
-        from pytest_synth_tunnels.keeper.ipc.client import Keeper
+        from pytest_synth_tunnels.keeper.ipc.client import KeeperClient
 
         def test_one(synth_lease, monkeypatch):
             pass
@@ -240,7 +240,7 @@ def test_nobody_asks_the_keeper_where_nobody_listens(
         def unexpected(self):
             raise AssertionError("asked")
 
-        Keeper.news = unexpected
+        KeeperClient.news = unexpected
         """
     )
 
@@ -279,15 +279,15 @@ def test_what_was_public_is_always_told(
 ) -> None:
     pytester.makeconftest(
         """
-        from pytest_synth_tunnels.keeper.ipc.client import Keeper
-        finish = Keeper.finish
+        from pytest_synth_tunnels.keeper.ipc.client import KeeperClient
+        finish = KeeperClient.finish
 
         def finish_as_if_public(self, timeout_s):
             report = finish(self, timeout_s)
             report.public.append("127.0.0.1:5000 was public through cloudflared for 34 s")
             return report
 
-        Keeper.finish = finish_as_if_public
+        KeeperClient.finish = finish_as_if_public
         """
     )
     pytester.makepyfile("def test_one(synth_lease): pass")

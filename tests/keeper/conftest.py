@@ -60,6 +60,7 @@ class Process:
                 nonce="n",
                 pid=pid or os.getpid(),
                 address=address,
+                wants_events=True,
             )
         )
         welcome = self.read()

@@ -65,6 +65,7 @@ class ClientSession:
         self._secret = secret
         self._holders = holders
         self._answer = answer
+        self._wants_events = False
 
     async def run(self) -> None:
         """Talk until the process closes, or breaks the rules."""
@@ -90,6 +91,7 @@ class ClientSession:
             raise ValueError("it does not know this run's secret")
         if not _is_address(hello.address) or not 0 < hello.pid <= _MAX_PID:
             raise ValueError("it said who it is in a way that cannot be")
+        self._wants_events = hello.wants_events
         self.holder = self._holders.join(hello.pid, hello.address, self)
         await self._write(Welcome(proof=proof(self._secret, "keeper", hello.nonce), pid=self._pid))
 
@@ -130,9 +132,11 @@ class ClientSession:
             await self._writer.drain()
 
     def tell(self, event: Event) -> None:
-        """Tell the process something that it did not ask."""
+        """Tell the process something that it did not ask, if it wants events here."""
         transport = self._writer.transport
-        if not transport.is_closing() and transport.get_write_buffer_size() < _MAX_UNREAD_BYTES:
+        if not self._wants_events or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() < _MAX_UNREAD_BYTES:
             self._writer.write(encode(event))
 
     def outlive(self) -> None:

@@ -87,12 +87,14 @@ class Challenge(Message):
 
 
 class Hello(Message):
-    """Process: who it is. ``address`` is its part of a shared URL, empty without xdist."""
+    """Process: who it is. ``address`` is its part of a shared URL, empty without xdist;
+    ``wants_events`` whether the keeper shall send :class:`Event` lines on this connection."""
 
     proof: str
     nonce: str
     pid: int
     address: str
+    wants_events: bool
 
 
 class Welcome(Message):
@@ -162,7 +164,7 @@ class GetBackend(Message):
 
 class News(Message):
     """From the run's owner: what happened to the run's leases since it asked last.
-    → Happenings"""
+    → Events"""
 
 
 class Finish(Message):

@@ -216,7 +216,7 @@ def test_whoever_does_not_know_the_secret_is_cut_off(start_keeper: Any, run_dir:
     keeper = start_keeper()
     keeper.connect()
     for wrong in (
-        encode(Hello(proof="0" * 64, nonce="n", pid=os.getpid(), address="")),
+        encode(Hello(proof="0" * 64, nonce="n", pid=os.getpid(), address="", wants_events=True)),
         encode(OpenLease()),
         b"garbage\n",
         b"\xff" * (1 << 21),

@@ -1,0 +1,248 @@
+"""One connection from a pytest process to the keeper of its run.
+
+Standard library only. Everything here works inside tests that block, fake or freeze things: the
+socket is the C class (blockers replace the Python one), and every wait is a kernel timeout on a
+socket, never a Python clock.
+"""
+
+import _socket
+from contextlib import suppress
+from json import loads
+from typing import Any, TypeVar
+
+from ..._unpatched import unpatched
+from ...sdk.models import Secret
+from ..process.launch import Run, pause
+from .errors import KeeperError
+from .messages import (
+    MAX_LINE_BYTES,
+    Challenge,
+    Event,
+    Failure,
+    Hello,
+    Message,
+    Welcome,
+    decode,
+    encode,
+    proof,
+)
+
+__all__ = ["SLACK_S", "KeeperConnection"]
+
+SLACK_S = 5.0
+"""The keeper keeps each deadline itself; its silence counts this much later."""
+
+_POLL_MS = 5
+_HANDSHAKE_TIMEOUT_S = 10.0
+
+_M = TypeVar("_M", bound=Message)
+
+
+class KeeperConnection:
+    """One open connection, for one thread at a time.
+
+    By being open it holds what its process uses.
+
+    Args:
+        run: whose keeper is meant.
+        timeout_s: how long to wait for a keeper that is starting, in seconds.
+        wants_events: whether the keeper tells events on this connection.
+
+    Attributes:
+        events: what the keeper told unasked and nobody has taken yet.
+        is_free: whether the answers to all requests have arrived. Only then the connection can
+            carry another request: an answer that comes later would be taken for the next one's.
+
+    Raises:
+        KeeperError: there is no keeper.
+        ConnectionError: the keeper closed the connection, or broke the protocol.
+        TimeoutError: it does not answer.
+    """
+
+    def __init__(self, run: Run, timeout_s: float, *, wants_events: bool = False) -> None:
+        self.events: list[Event] = []
+        self.is_free = True
+        self._run = run
+        self._buffer = bytearray()
+        """What has arrived of lines that are not complete, or that nobody has read."""
+        run_file = _wait_for_run_file(run, timeout_s)
+        family, address = run_file["address"]
+        if family == "unix":
+            self._socket = unpatched.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        else:
+            self._socket = unpatched.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+            address = ("127.0.0.1", address)
+        try:
+            self._socket.settimeout(_HANDSHAKE_TIMEOUT_S)
+            self._socket.connect(address)
+            self._greet(run_file["secret"], wants_events)
+        except BaseException as error:
+            self._socket.close()
+            if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+                raise self.keeper_died("it does not listen any more") from None
+            raise
+
+    def _greet(self, secret: str, wants_events: bool) -> None:
+        """Prove to each other that both know the run's secret."""
+        challenge = self._receive(Challenge)
+        nonce = unpatched.urandom(16).hex()
+        hello = Hello(
+            proof=proof(secret, "process", challenge.nonce),
+            nonce=nonce,
+            pid=unpatched.getpid(),
+            address=self._run.address,
+            wants_events=wants_events,
+        )
+        self._socket.sendall(encode(hello))
+        if self._receive(Welcome).proof != proof(secret, "keeper", nonce):
+            raise ConnectionError("what listens there does not know this run's secret")
+
+    def fileno(self) -> int:
+        """Return the descriptor, to wait on."""
+        return self._socket.fileno()
+
+    def send(self, message: Message) -> None:
+        """Send a request, without waiting for its answer.
+
+        Raises:
+            ConnectionError: the keeper closed the connection.
+            TimeoutError: the keeper does not read.
+        """
+        self.is_free = False
+        self._socket.settimeout(_HANDSHAKE_TIMEOUT_S)
+        self._socket.sendall(encode(message))
+
+    def ask(self, message: Message, answer: type[_M], timeout_s: float) -> _M:
+        """Send a request and return its answer.
+
+        Args:
+            message: the request.
+            answer: what the answer must be.
+            timeout_s: how long the keeper may take, in seconds.
+
+        Raises:
+            KeeperError: the keeper refused the request.
+            ConnectionError: the keeper closed the connection, or broke the protocol.
+            TimeoutError: it did not answer in time.
+        """
+        self.send(message)
+        self._socket.settimeout(timeout_s + SLACK_S)
+        return self._receive(answer)
+
+    def poll(self, kind: type[_M]) -> _M | None:
+        """Take what has arrived, without waiting, and return the answer if it is there.
+
+        Raises:
+            KeeperError: the keeper refused the request.
+            ConnectionError: the keeper closed the connection, or broke the protocol.
+        """
+        self._socket.settimeout(0)
+        try:
+            return self._receive(kind)
+        except BlockingIOError:
+            return None
+
+    def take_events(self) -> list[Event]:
+        """Return the events that have arrived since the last call.
+
+        Raises:
+            ConnectionError: the keeper closed the connection, or broke the protocol.
+        """
+        self.read_events(0.0)
+        taken, self.events = self.events, []
+        return taken
+
+    def read_events(self, timeout_s: float) -> None:
+        """Keep the events that arrive, and learn whether the keeper is still there.
+
+        Args:
+            timeout_s: how long to wait for the keeper to say something or to end, in seconds.
+
+        Raises:
+            ConnectionError: the keeper closed the connection, or broke the protocol.
+        """
+        self._socket.settimeout(timeout_s)
+        try:
+            while (message := self._next()) is None:
+                self._socket.settimeout(0)
+        except (BlockingIOError, TimeoutError):
+            return
+        raise ConnectionError(f"expected Event, got {type(message).__name__}")
+
+    def _receive(self, kind: type[_M]) -> _M:
+        """Return the next answer; keep the events that come before it."""
+        while (message := self._next()) is None:
+            pass
+        self.is_free = True
+        if isinstance(message, Failure):
+            raise KeeperError(message.message, code=message.code, hint=message.hint)
+        if not isinstance(message, kind):
+            raise ConnectionError(f"expected {kind.__name__}, got {type(message).__name__}")
+        return message
+
+    def _next(self) -> Message | None:
+        """Return the next message; ``None`` for an event, which is kept."""
+        try:
+            message = decode(self._line())
+        except ValueError as error:
+            raise ConnectionError(f"the keeper's line cannot be read: {error}") from None
+        if isinstance(message, Event):
+            self.events.append(message)
+            return None
+        return message
+
+    def _line(self) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            data = self._socket.recv(65_536)
+            if not data or len(self._buffer) > MAX_LINE_BYTES:
+                raise ConnectionResetError("the keeper closed the connection")
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+    def wait_closed(self, timeout_s: float) -> None:
+        """Wait until the keeper has gone, which closes its end."""
+        self._socket.settimeout(timeout_s)
+        try:
+            while self._socket.recv(4096):
+                pass
+        except OSError:
+            pass  # gone the hard way, or too slow: nothing depends on it
+
+    def shut_down(self) -> None:
+        """End the conversation; a thread that waits for an answer learns it at once."""
+        with suppress(OSError):  # it has ended already
+            self._socket.shutdown(_socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let go of everything that this connection holds."""
+        self._socket.close()
+
+    def keeper_died(self, what: str) -> KeeperError:
+        """Return the error for a keeper that has died, with the end of its log."""
+        log = self._run.directory.last_log_lines()
+        said = "; its last log lines:\n  " + "\n  ".join(log) if log else ""
+        return KeeperError(
+            f"the tunnel keeper of this run is gone: {what}{said}", code="KEEPER_DIED"
+        )
+
+
+def _wait_for_run_file(run: Run, timeout_s: float) -> dict[str, Any]:
+    """Return the run file once the elected keeper has written it."""
+    for _ in range(int(timeout_s * 1000 / _POLL_MS)):
+        data = run.directory.read(run.directory.run_file)
+        if data:
+            found: dict[str, Any] = loads(data)
+            # In no traceback that shows local variables.
+            return {**found, "secret": Secret(found["secret"])}
+        if run.directory.has_failed():
+            break
+        pause(_POLL_MS)
+    log = "\n  ".join(run.directory.last_log_lines(12))
+    raise KeeperError(
+        f"the tunnel keeper did not start; its log ({run.directory.log}) ends with:\n  {log}"
+        if log
+        else f"the tunnel keeper did not start within {timeout_s:g} s and said nothing",
+        code="KEEPER_NOT_STARTED",
+    )
