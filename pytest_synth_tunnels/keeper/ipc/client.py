@@ -252,9 +252,7 @@ class KeeperClient:
                         self._remember(error)
                         raise
                     except OSError as error:
-                        raise KeeperError(
-                            f"the tunnel keeper does not answer ({error})"
-                        ) from None
+                        raise KeeperError(f"the tunnel keeper does not answer ({error})") from None
         return connections
 
     def _mine(self) -> _Connections:
