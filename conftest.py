@@ -2,10 +2,33 @@
 
 import asyncio
 import os
+import signal
 
 import pytest
 
 pytest_plugins = ["pytester"]
+
+
+IGNORED = "TESTS_IGNORE_SIGNALS"
+"""The environment variable by which xdist's workers learn what their controller ignores."""
+
+
+def _ignore_alone() -> None:
+    """Let the processes that tests start not ignore what this one does.
+
+    Started with ``nohup … &``, a process ignores signals, and so do all that descend from it. A
+    handler that does nothing ignores them for this process alone.
+    """
+    names = ("SIGINT", "SIGQUIT", "SIGHUP")
+    known = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    told = os.environ.get(IGNORED, "").split()
+    ignored = [n for n in known if signal.getsignal(n) == signal.SIG_IGN or str(int(n)) in told]
+    os.environ[IGNORED] = " ".join(str(int(number)) for number in ignored)
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+
+
+_ignore_alone()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

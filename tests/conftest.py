@@ -13,10 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from pytest_synth_tunnels.http import refusal_log
 
+from .support.examples import examples
 from .support.manual_loop import ManualLoop, Wire
+
+settings.register_profile("tests", settings(), max_examples=examples(100), deadline=None)
+settings.load_profile("tests")
 
 
 @dataclass(frozen=True, slots=True)

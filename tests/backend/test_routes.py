@@ -1,5 +1,4 @@
 import json
-import os
 from typing import Any
 
 import msgspec
@@ -15,7 +14,8 @@ from pytest_synth_tunnels.backend.tunnels import Tunnel
 from pytest_synth_tunnels.http.headers import Response
 from pytest_synth_tunnels.relay.route import Route
 
-EXAMPLES = int(os.environ.get("SYNTH_TUNNELS_TEST_EXAMPLES", "0"))
+from ..support.examples import examples
+
 KEY = "sk-test"
 SYNTH = "/api/v1/synthtunnel/leases"
 LEASE = {"client_instance_id": "client-12345678", "local_host": "127.0.0.1", "local_port": 8000}
@@ -378,7 +378,7 @@ class Known:
         return [self.caller.ok("GET", path) for path in paths]
 
 
-@settings(deadline=None, max_examples=EXAMPLES or 120)
+@settings(deadline=None, max_examples=examples(120))
 @given(st.lists(REQUESTS, min_size=1, max_size=6))
 def test_whatever_is_sent_gets_an_answer(requests: list[tuple[str, str, str, bytes]]) -> None:
     known = Known()
@@ -395,7 +395,7 @@ def test_whatever_is_sent_gets_an_answer(requests: list[tuple[str, str, str, byt
     known.caller.ok("POST", SYNTH, SYNTH_LEASE, status=201)
 
 
-@settings(deadline=None, max_examples=EXAMPLES or 50)
+@settings(deadline=None, max_examples=examples(50))
 @given(
     st.lists(REQUESTS, min_size=1, max_size=4),
     st.none()

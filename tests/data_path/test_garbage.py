@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import struct
 from collections.abc import Coroutine, Iterator
@@ -55,18 +54,14 @@ from pytest_synth_tunnels.wire.frames import (
 )
 from pytest_synth_tunnels.wire.link import memory_links
 
+from ..support.examples import examples
 from ..support.live_tunnels import Lease, Tunnels
 from ..support.manual_loop import ManualLoop, Wire
 
-EXAMPLES = int(os.environ.get("SYNTH_TUNNELS_TEST_EXAMPLES", "0"))
-"""How many; a few by default."""
 
-
-def examples(default: int) -> settings:
-    """Return the settings of a test."""
-    return settings(
-        max_examples=EXAMPLES or default, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+def case_count(in_ci: int) -> settings:
+    """Return the settings of a test with so many cases in CI."""
+    return settings(max_examples=examples(in_ci), suppress_health_check=list(HealthCheck))
 
 
 # --- callers' bytes
@@ -114,7 +109,7 @@ def spoilt(draw: st.DrawFn) -> bytes:
     return data
 
 
-@examples(120)
+@case_count(120)
 @given(spoilt())
 def test_what_is_taken_for_a_head_means_the_same_to_others(data: bytes) -> None:
     head, end, _ = data.lstrip(b"\r\n").partition(b"\r\n\r\n")
@@ -196,7 +191,7 @@ def answers(data: bytes) -> list[int]:
     return found
 
 
-@examples(60)
+@case_count(60)
 @given(
     st.lists(spoilt() | st.sampled_from(REQUESTS) | st.binary(max_size=30), max_size=5),
     st.lists(st.integers(0, 400), max_size=5),
@@ -528,7 +523,7 @@ def check_answer(method: str, data: bytes) -> None:
     assert names & {b"content-length", b"transfer-encoding"} or answer.status_code in (204, 304)
 
 
-@examples(40)
+@case_count(40)
 @given(attach=st.booleans(), frames=st.lists(wire_frames(), max_size=8), cut=st.integers(0, 30))
 def test_whatever_an_agent_sends_ends_its_own_connection_at_the_worst(
     door: Door, attach: bool, frames: list[Spoilt], cut: int
@@ -670,7 +665,7 @@ def check_websocket(data: bytes) -> None:
     assert peer.parser_exc is None or "incomplete" in str(peer.parser_exc)
 
 
-@examples(150)
+@case_count(150)
 @given(
     frames=st.lists(live_frames(), min_size=1, max_size=8),
     capabilities=st.builds(
@@ -754,7 +749,7 @@ async def converse(door: Door, lease: Lease, data: bytes, ends: bool) -> None:
         writer.close()
 
 
-@examples(40)
+@case_count(40)
 @given(over=st.booleans(), frames=st.lists(wire_frames(), max_size=8), cut=st.integers(0, 30))
 def test_whatever_a_caller_sends_ends_its_own_websocket_at_the_worst(
     door: Door, over: bool, frames: list[Spoilt], cut: int
@@ -789,7 +784,7 @@ LINES = st.sampled_from(
 )
 
 
-@examples(40)
+@case_count(40)
 @given(
     over=st.booleans(),
     answer=ANSWERS,
@@ -832,7 +827,7 @@ def test_whatever_an_app_says_to_an_upgrade_its_caller_gets_nothing_but_websocke
 # --- a relay's frames
 
 
-@examples(60)
+@case_count(60)
 @given(st.lists(st.lists(texts(RELAY_FRAMES), max_size=3) | exchanges(), max_size=4))
 def test_whatever_a_relay_sends_the_app_gets_nothing_but_http(
     door: Door, messages: list[list[bytes]]

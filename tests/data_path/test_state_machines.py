@@ -5,7 +5,6 @@ random, and then it looks for the shortest one that fails. Without it the runs a
 the same.
 """
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -16,17 +15,17 @@ from websockets.frames import Opcode
 
 from pytest_synth_tunnels.wire.frames import AgentCapabilities
 
+from ..support.examples import GIVEN, examples
 from .model.callers import Caller
 from .model.links import Lease
 from .model.talks import NO_CODE, Talker
 from .model.world import World
 
-EXAMPLES = int(os.environ.get("SYNTH_TUNNELS_TEST_EXAMPLES", "0"))
 SETTINGS = settings(
-    max_examples=EXAMPLES or 400,
+    max_examples=examples(400),
     stateful_step_count=80,
-    derandomize=not EXAMPLES,
-    phases=[Phase.generate, Phase.shrink] if EXAMPLES else [Phase.generate],
+    derandomize=not GIVEN,
+    phases=[Phase.generate, Phase.shrink] if GIVEN else [Phase.generate],
     database=None,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

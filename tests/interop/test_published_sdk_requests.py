@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from pytest_synth_tunnels.sdk import AsyncTunnelsClient, TunnelProvider, TunnelsClient
 
+from ..support.examples import examples
+
 pytestmark = pytest.mark.interop
 
 DRIVER = Path(__file__).parent / "clients" / "published_driver.py"
@@ -143,7 +145,7 @@ CALLS = {
 
 relaxed = settings(
     deadline=None,
-    max_examples=40,
+    max_examples=examples(40),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -214,7 +216,7 @@ keys = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=2
 def test_the_same_authorization_and_the_same_path_in_front(
     published: Order, recorder: Any, runner: asyncio.Runner
 ) -> None:
-    @settings(relaxed, max_examples=10)
+    @settings(relaxed, max_examples=examples(20))
     @given(keys, st.sampled_from(["", "/", "/v1", "/api/v1/", "/synth", "/synth/api", "/a%20b/é"]))
     def check(key: str, path: str) -> None:
         assume(key.strip())
@@ -321,7 +323,7 @@ padded_keys = st.builds(
 def test_the_same_backend_and_the_same_key(
     published: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @settings(relaxed, max_examples=100)
+    @settings(relaxed, max_examples=examples(100))
     @given(
         backend_base=blanks | urls,
         base_url=blanks | urls,

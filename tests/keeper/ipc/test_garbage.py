@@ -28,15 +28,14 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     proof,
 )
 
+from ...support.examples import examples
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="AF_UNIX")
 
-EXAMPLES = int(os.environ.get("SYNTH_TUNNELS_TEST_EXAMPLES", "0"))
 
-
-def examples(default: int) -> settings:
-    return settings(
-        max_examples=EXAMPLES or default, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+def case_count(in_ci: int) -> settings:
+    """Return the settings of a test with so many cases in CI."""
+    return settings(max_examples=examples(in_ci), suppress_health_check=list(HealthCheck))
 
 
 LEASE = "the lease's id"
@@ -134,7 +133,7 @@ def test_whatever_a_stranger_says_it_is_cut_off(start_keeper: Any, run_dir: Path
     keeper.connect()
     seen: list[str] = []
 
-    @examples(100)
+    @case_count(100)
     @given(lines=st.lists(lines(), min_size=1, max_size=3), ends=st.booleans())
     def say(lines: list[bytes], ends: bool) -> None:
         data = b"\n".join(DEEP.get(line, line) for line in lines) + b"\n" * ends
@@ -151,7 +150,7 @@ def test_whatever_somebody_says_of_itself_it_is_known_or_cut_off(
     keeper.connect()
     seen: list[str] = []
 
-    @examples(150)
+    @case_count(150)
     @given(
         nonce=st.just("n") | VALUES,
         pid=st.just("its pid") | VALUES,
@@ -184,7 +183,7 @@ def test_whatever_a_process_asks_is_answered(start_keeper: Any, run_dir: Path, h
     process = keeper.connect("gw1", holder)
     seen: list[str] = []
 
-    @examples(200)
+    @case_count(200)
     @given(lines())
     def ask(line: bytes) -> None:
         line = DEEP.get(line, line.replace(LEASE.encode(), lease.lease_id.encode()))
