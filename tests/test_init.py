@@ -35,5 +35,6 @@ def test_a_public_name_is_what_type_checkers_are_told(name: str) -> None:
 
 
 def test_another_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'lease_of_nobody'"):
-        _ = pytest_synth_tunnels.lease_of_nobody
+    name = "lease_of_nobody"
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'"):
+        getattr(pytest_synth_tunnels, name)
