@@ -18,7 +18,7 @@ import pytest_synth_tunnels
 PACKAGE = Path(pytest_synth_tunnels.__file__).parent
 
 LAYERS = (
-    ("_version", "_unpatched", "options"),
+    ("_version", "_unpatched", "environment", "options"),
     ("settings",),
     ("sdk", "aio"),
     ("http",),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
-__all__ = ["Child", "Tail", "child_environment"]
+__all__ = ["Child", "Tail"]
 
 _POLL_S: Final = 0.05
 _DRAIN_S: Final = 0.5
@@ -39,22 +39,6 @@ _WINDOWS_GUARD: Final = (
     "/PID",
 )
 """A Python process that does the same on Windows: it ends the child and what that has started."""
-
-_PASSED_VARIABLES: Final = frozenset(
-    {
-        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "TEMP", "TMP"),
-        *("SSL_CERT_FILE", "SSL_CERT_DIR"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-        *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT"),
-        *("APPDATA", "LOCALAPPDATA", "USERPROFILE"),
-    }
-)
-
-
-def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of an environment that a connector's program may see: no keys."""
-    return {name: value for name, value in environ.items() if name in _PASSED_VARIABLES}
 
 
 class Tail:

@@ -23,8 +23,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
+from ..environment import allowed_environment
 from .base import Assignment, ConnectorError, ConnectorStatus
-from .child import Child, child_environment
+from .child import Child
 from .output_rules import Outcome, OutputRule
 from .supervisor import Supervisor
 
@@ -144,7 +145,7 @@ class ProgramConnector:
             )
         return Child(
             [found, *rest],
-            environ=child_environment(environ) | dict(self.environment()),
+            environ=allowed_environment(environ) | dict(self.environment()),
             stdin_data=self.stdin_data(),
             secrets=self.assignment.secrets(),
             on_line=on_line,

@@ -17,9 +17,9 @@ import httpx
 
 from ..aio.tasks import in_thread
 from ..connectors.base import ConnectorError
-from ..connectors.child import child_environment
 from ..connectors.cloudflared import HOW_TO_GET
 from ..connectors.registry import load
+from ..environment import allowed_environment
 from ..keeper.backend_client import BackendClient
 from ..keeper.ipc.holders import Holder
 from ..keeper.ipc.messages import (
@@ -143,7 +143,7 @@ class Checks:
             return f"the embedded backend carries {self._settings.provider} leases itself"
         if self._connector in ("cloudflared", "cloudflared-quick"):
             program = self._settings.cloudflared or "cloudflared"
-            return await _cloudflared_version(program, child_environment(self._environ))
+            return await _cloudflared_version(program, allowed_environment(self._environ))
         if self._connector == "ngrok":
             from ..connectors.ngrok import package_version
 

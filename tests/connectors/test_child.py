@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels.connectors.child import _WINDOWS_GUARD, Child, Tail, child_environment
+from pytest_synth_tunnels.connectors.child import _WINDOWS_GUARD, Child, Tail
 
 from ..support.processes import gone, until
 
@@ -73,19 +73,6 @@ def test_what_a_terminal_would_obey_is_taken_out() -> None:
     tail.feed(b"\x1b[31mred\x1b[0m \x1b]0;title\x07 \x00tab\there\x7f\n")
 
     assert tail.lines() == ["red ]0;title tab\there"]
-
-
-def test_what_programs_see_of_the_environment() -> None:
-    environ = {
-        "PATH": "/bin",
-        "HTTPS_PROXY": "http://p",
-        "SYNTH_API_KEY": "sk",
-        "NGROK_AUTHTOKEN": "ng",
-        "TUNNEL_TOKEN": "tt",
-        "PYTHONPATH": "/x",
-    }
-
-    assert child_environment(environ) == {"PATH": "/bin", "HTTPS_PROXY": "http://p"}
 
 
 def test_its_lines_its_end_and_its_environment() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from ...aio.backoff import Backoff
 from ...aio.tasks import spawn
 from ...sdk.errors import TunnelError
 from ...sdk.requests import Request
@@ -148,7 +149,7 @@ class BackendLeaseRecord:
         await another.release()
 
     async def _call_until_done(self, request: Request) -> None:
-        pause_s = _FIRST_PAUSE_S
+        backoff = Backoff(_FIRST_PAUSE_S, _MAX_PAUSE_S)
         while True:
             try:
                 await self._backend_client.call(request)
@@ -158,5 +159,4 @@ class BackendLeaseRecord:
                     return
                 self.release_error = error.message
                 _log.info("releasing lease %s failed: %s", self.lease_id, error.message)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+            await asyncio.sleep(backoff.next_s())

@@ -23,7 +23,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Final
+
+from ...aio.backoff import Backoff
 
 __all__ = ["Beat", "Heartbeat", "HeartbeatSchedule", "Notice", "NoticeKind"]
 
@@ -95,8 +98,8 @@ class HeartbeatSchedule:
         self._ttl_s = ttl_s
         self._expires_at = expires_at
         self._interval_s = interval_s
-        self._retry_s = 0.0
-        """How long to wait after a failed beat; 0 while all is well."""
+        self._retry = Backoff(_FIRST_RETRY_S, inf)
+        """The pauses after failed beats; none is longer than a calm period."""
         self._answered_at = now
         self._detached_at: float | None = None
         """When a beat first found the agent cut off; ``None`` while it is connected."""
@@ -130,7 +133,7 @@ class HeartbeatSchedule:
     def answered(self, beat: Beat, now: float) -> list[Notice]:
         """Take the answer to a beat, and return the notices that follow from it."""
         self._answered_at = now
-        self._retry_s = 0.0
+        self._retry.reset()
         if beat.next_s is not None and beat.next_s > 0:
             self._interval_s = beat.next_s
         if beat.expires_at is not None:
@@ -160,8 +163,7 @@ class HeartbeatSchedule:
 
     def failed(self, error: str, now: float) -> list[Notice]:
         """Take a beat that got no answer, and return the notices that follow: mostly none."""
-        self._retry_s = min(max(_FIRST_RETRY_S, 2 * self._retry_s), self._period_s)
-        self._beat_at = now + self._retry_s
+        self._beat_at = now + min(self._retry.next_s(), self._period_s)
         if now - self._answered_at >= self._ttl_s:
             return self._end(
                 NoticeKind.LOST, f"the backend has not answered for {self._ttl_s:.0f} s: {error}"

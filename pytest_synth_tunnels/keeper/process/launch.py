@@ -19,6 +19,7 @@ from json import dumps
 from typing import Any
 
 from ..._unpatched import unpatched
+from ...environment import allowed_environment
 from ...options import API_KEY_VARIABLE, BACKEND_URL_VARIABLE
 from ...settings import Settings
 from .run_directory import RunDirectory
@@ -47,15 +48,6 @@ except Exception:
     os.mkdir(config["run_dir"] + "/failed")
     sys.exit(1)
 """
-
-_PASSED_VARIABLES = {
-    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
-    *("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-    *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT"),
-    *("APPDATA", "LOCALAPPDATA", "USERPROFILE"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +106,10 @@ def launch(run: Run) -> None:
 
 def keeper_environment(run: Run) -> dict[str, str]:
     """Return the environment of the keeper: an allow-list, and what ``pass_env`` names."""
-    allowed = _PASSED_VARIABLES.union(run.settings.pass_env)
+    also = set(run.settings.pass_env)
     if run.settings.backend_url is not None:
-        allowed |= {API_KEY_VARIABLE, BACKEND_URL_VARIABLE}
-    return {
-        name: value
-        for name, value in run.environ.items()
-        if name in allowed or name.startswith("LC_")
-    }
+        also |= {API_KEY_VARIABLE, BACKEND_URL_VARIABLE}
+    return allowed_environment(run.environ, also)
 
 
 def pause(timeout_ms: int) -> None:
