@@ -16,7 +16,7 @@ from pytest_synth_tunnels.sdk.requests import Request
 OFFLINE = "the agent token was rotated"
 
 
-class World:
+class AttachedLease:
     """A backend client, a lease and its agent."""
 
     backend_client: EmbeddedBackendClient
@@ -58,105 +58,109 @@ class World:
 
 
 @asynccontextmanager
-async def attached() -> AsyncIterator[World]:
-    world = World()
-    world.backend_client = EmbeddedBackendClient(30.0)
-    await world.backend_client.start()
+async def attached_lease() -> AsyncIterator[AttachedLease]:
+    attached = AttachedLease()
+    attached.backend_client = EmbeddedBackendClient(30.0)
+    await attached.backend_client.start()
     try:
-        world.lease = await world.make_lease()
-        world.agent = Agent()
-        world.agent.leases.serve(world.lease["lease_id"], world.lease["public_url"])
-        world.attachment = await world.attach(world.lease["agent_connect"]["agent_token"])
-        assert world.news == [(True, "")]
-        assert world.agent.attached
-        yield world
+        attached.lease = await attached.make_lease()
+        attached.agent = Agent()
+        attached.agent.leases.serve(attached.lease["lease_id"], attached.lease["public_url"])
+        attached.attachment = await attached.attach(attached.lease["agent_connect"]["agent_token"])
+        assert attached.news == [(True, "")]
+        assert attached.agent.attached
+        yield attached
     finally:
-        await world.agent.close()
-        await world.backend_client.close()
+        await attached.agent.close()
+        await attached.backend_client.close()
 
 
-def run(test: Callable[[World], Awaitable[None]]) -> None:
+def run(test: Callable[[AttachedLease], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(20), attached() as world:
-            await test(world)
+        async with asyncio.timeout(20), attached_lease() as attached:
+            await test(attached)
 
     asyncio.run(main())
 
 
 def test_an_agent_whose_token_was_rotated_comes_back_by_itself() -> None:
-    async def test(world: World) -> None:
+    async def test(attached: AttachedLease) -> None:
         for turn in range(1, 3):
-            await world.rotate()
-            assert not world.agent.attached
+            await attached.rotate()
+            assert not attached.agent.attached
             await asyncio.sleep(0)
-            assert world.news == [(True, ""), *[(False, OFFLINE), (True, "")] * turn]
-            assert world.agent.attached
-            assert await world.connected()
+            assert attached.news == [(True, ""), *[(False, OFFLINE), (True, "")] * turn]
+            assert attached.agent.attached
+            assert await attached.connected()
 
     run(test)
 
 
 def test_a_token_that_is_rotated_twice_at_once() -> None:
-    async def test(world: World) -> None:
-        await world.rotate()
-        await world.rotate()
+    async def test(attached: AttachedLease) -> None:
+        await attached.rotate()
+        await attached.rotate()
         await asyncio.sleep(0)
-        assert world.news[1:] == [(False, OFFLINE), (True, "")]
-        assert await world.connected()
+        assert attached.news[1:] == [(False, OFFLINE), (True, "")]
+        assert await attached.connected()
 
     run(test)
 
 
 def test_the_end_of_the_lease_is_told_and_final() -> None:
-    async def test(world: World) -> None:
-        await world.backend_client.call(requests.close_synth_lease(world.lease["lease_id"]))
+    async def test(attached: AttachedLease) -> None:
+        await attached.backend_client.call(requests.close_synth_lease(attached.lease["lease_id"]))
         await asyncio.sleep(0)
-        assert world.news[1:] == [(False, "lease closed")]
-        assert not world.agent.attached
+        assert attached.news[1:] == [(False, "lease closed")]
+        assert not attached.agent.attached
 
     run(test)
 
 
 def test_a_lease_that_ends_right_after_a_rotation_is_left_alone() -> None:
-    async def test(world: World) -> None:
-        await world.rotate()
-        await world.backend_client.call(requests.close_synth_lease(world.lease["lease_id"]))
+    async def test(attached: AttachedLease) -> None:
+        await attached.rotate()
+        await attached.backend_client.call(requests.close_synth_lease(attached.lease["lease_id"]))
         await asyncio.sleep(0)
-        assert world.news[1:] == [(False, OFFLINE)]
-        assert not world.agent.attached
+        assert attached.news[1:] == [(False, OFFLINE)]
+        assert not attached.agent.attached
 
     run(test)
 
 
 def test_another_agent_that_shows_the_token_is_not_driven_away() -> None:
-    async def test(world: World) -> None:
-        other = World()
-        other.backend_client, other.lease, other.agent = world.backend_client, world.lease, Agent()
-        other.agent.leases.serve(world.lease["lease_id"], world.lease["public_url"])
-        await other.attach(world.lease["agent_connect"]["agent_token"])
+    async def test(attached: AttachedLease) -> None:
+        other = AttachedLease()
+        other.backend_client, other.lease, other.agent = (
+            attached.backend_client,
+            attached.lease,
+            Agent(),
+        )
+        other.agent.leases.serve(attached.lease["lease_id"], attached.lease["public_url"])
+        await other.attach(attached.lease["agent_connect"]["agent_token"])
         await asyncio.sleep(0)
-        assert world.news[1:] == [(False, "another agent took over")]
+        assert attached.news[1:] == [(False, "another agent took over")]
         assert other.news == [(True, "")]
-        assert await world.connected()
+        assert await attached.connected()
         await other.agent.close()
 
     run(test)
 
 
 def test_nothing_is_told_once_it_is_closed() -> None:
-    async def test(world: World) -> None:
-        await world.attachment.close()
-        await world.rotate()
+    async def test(attached: AttachedLease) -> None:
+        await attached.attachment.close()
+        await attached.rotate()
         await asyncio.sleep(0)
-        assert world.news == [(True, "")]
-        assert not world.agent.attached
+        assert attached.news == [(True, "")]
+        assert not attached.agent.attached
 
     run(test)
 
 
 def test_a_wrong_token_attaches_nothing() -> None:
-    async def test(world: World) -> None:
-        with pytest.raises(TunnelError, match=world.lease["lease_id"]):
-            await world.attach("at_wrong")
+    async def test(attached: AttachedLease) -> None:
+        with pytest.raises(TunnelError, match=attached.lease["lease_id"]):
+            await attached.attach("at_wrong")
 
     run(test)

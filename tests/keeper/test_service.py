@@ -1,0 +1,280 @@
+"""What processes ask of a real keeper with the embedded backend."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_synth_tunnels.keeper.ipc.messages import (
+    BackendInfo,
+    CloseLease,
+    Done,
+    Expose,
+    Failure,
+    Finish,
+    GetBackend,
+    LeaseInfo,
+    OpenLease,
+    RefreshToken,
+    ReservePort,
+    Status,
+    Token,
+    WaitReady,
+)
+from pytest_synth_tunnels.sdk import TunnelsClient
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="AF_UNIX")
+
+APP = f"""{sys.executable} -c "
+import http.server, sys
+class App(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == '/die':
+            print('dying as asked', flush=True)
+            import os; os._exit(3)
+        self.send_response(200); self.end_headers(); self.wfile.write(b'command')
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), App).serve_forever()
+" {{port}}"""
+
+
+def expose(target: str, **options: Any) -> Expose:
+    return Expose(
+        **(
+            {"target": target, "provider": None, "ttl_s": None, "name": None}
+            | {"require_token": True}
+            | options
+        )
+    )
+
+
+@pytest.fixture
+def other():
+    process = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()
+
+
+def test_ready_once_the_app_listens(start_keeper: Any, open_lease: Any, serve: Any) -> None:
+    process = start_keeper().connect("gw1")
+    port, lease = open_lease(process)
+
+    failure = process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=0.3))
+    assert failure.code == "TUNNEL_NOT_READY"
+    assert failure.message.endswith(
+        f"is not ready after 0.3 s: the app does not listen on 127.0.0.1:{port}"
+    )
+
+    with serve(port):
+        assert process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=10)) == Done()
+
+
+def test_status_and_tokens(start_keeper: Any, open_lease: Any, serve: Any, get: Any) -> None:
+    process = start_keeper().connect()
+    port, lease = open_lease(process)
+
+    status = process.ask(Status(lease_id=lease.lease_id))
+    assert (status.state, status.answer["connected"]) == ("active", True)
+    assert process.ask(Token(lease_id=lease.lease_id)) == lease
+
+    renewed = process.ask(RefreshToken(lease_id=lease.lease_id))
+    assert renewed.worker_token != lease.worker_token
+    assert process.ask(Token(lease_id=lease.lease_id)) == renewed
+    with serve(port):
+        assert get(lease.public_url + "/", lease.worker_token)[0] == 401
+        assert get(lease.public_url + "/", renewed.worker_token)[0] == 200
+
+    for request in (Status, Token, RefreshToken):
+        assert process.ask(request(lease_id="nonsense")).code == "UNKNOWN_LEASE"
+
+
+def test_the_backend_can_be_used_beside_it(start_keeper: Any, open_lease: Any) -> None:
+    process = start_keeper().connect()
+    _, lease = open_lease(process)
+    backend = process.ask(GetBackend())
+    assert isinstance(backend, BackendInfo)
+    assert (backend.embedded, backend.url) == (True, lease.backend)
+
+    with TunnelsClient(api_key=backend.api_key, backend_base=backend.url) as client:
+        assert client.get_synth_lease(lease.lease_id)["status"] == "ACTIVE"
+
+
+def test_a_lease_of_its_own(start_keeper: Any, serve: Any, get: Any) -> None:
+    keeper = start_keeper()
+    process = keeper.connect()
+    port = process.ask(ReservePort()).port
+    shared = process.ask(OpenLease())
+
+    lease = process.ask(expose(f"http://localhost:{port}", ttl_s=100, name="mine"))
+    assert isinstance(lease, LeaseInfo)
+    assert lease.lease_id != shared.lease_id
+    assert (lease.local_host, lease.local_port) == ("localhost", port)
+    with serve(port):
+        assert get(f"{lease.public_url}/x", lease.worker_token) == (200, "app /x")
+        assert get(f"{lease.public_url}/x", shared.worker_token)[0] == 401
+
+        assert process.ask(CloseLease(lease_id=lease.lease_id)) == Done()
+        assert process.ask(CloseLease(lease_id=lease.lease_id)) == Done()
+        assert get(f"{lease.public_url}/x", lease.worker_token)[0] == 410
+
+    refusal = process.ask(CloseLease(lease_id=shared.lease_id))
+    assert refusal.code == "LEASE_SHARED"
+    report = process.ask(Finish())
+    assert (report.created, report.released) == (2, 2)
+
+
+def test_a_lease_for_callers_that_can_send_no_header(
+    start_keeper: Any, serve: Any, get: Any
+) -> None:
+    process = start_keeper().connect()
+    port = process.ask(ReservePort()).port
+
+    lease = process.ask(expose(f"http://127.0.0.1:{port}", require_token=False))
+
+    assert lease.worker_token is None
+    with serve(port):
+        assert get(f"{lease.public_url}/x") == (200, "app /x")
+        assert process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=10)) == Done()
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "part"),
+    [
+        (expose("http://example.com:80"), "TARGET_FORBIDDEN", "example.com is not this machine"),
+        (expose("https://localhost"), "BAD_REQUEST", "only http"),
+        (expose("nonsense"), "BAD_REQUEST", "nonsense"),
+        (expose("http://localhost:99999"), "BAD_REQUEST", "65535"),
+        (expose("http://localhost:8000", ttl_s=0), "BAD_REQUEST", "ttl_s"),
+        (expose("http://localhost:8000", provider="no"), "TUNNEL_PROVIDER_INVALID", "'no'"),
+    ],
+)
+def test_what_cannot_be_exposed(start_keeper: Any, request_: Any, code: str, part: str) -> None:
+    failure = start_keeper().connect().ask(request_)
+
+    assert isinstance(failure, Failure)
+    assert failure.code == code
+    assert part in failure.message
+
+
+def test_another_machine_where_it_is_allowed(start_keeper: Any) -> None:
+    process = start_keeper(settings={"allow_remote_targets": True}).connect()
+
+    assert process.ask(expose("http://192.0.2.1:8000")).local_host == "192.0.2.1"
+
+
+def test_what_a_process_exposed_ends_with_it(
+    start_keeper: Any, serve: Any, get: Any, other: Any
+) -> None:
+    keeper = start_keeper()
+    owner, process = keeper.connect(), keeper.connect("gw1", other.pid)
+    lease = process.ask(expose("http://127.0.0.1:9"))
+    foreign = owner.ask(CloseLease(lease_id=lease.lease_id))
+    assert foreign.code == "LEASE_FOREIGN"
+
+    other.kill()
+    assert process.answer() is None
+
+    deadline = time.monotonic() + 10
+    while get(lease.public_url + "/", lease.worker_token)[0] != 410:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_lease_for_each_worker(
+    start_keeper: Any, open_lease: Any, serve: Any, get: Any, other: Any
+) -> None:
+    keeper = start_keeper(settings={"share": "worker"})
+    owner, one, two = keeper.connect(), keeper.connect("gw1"), keeper.connect("gw2", other.pid)
+    (port1, lease1), (port2, lease2) = open_lease(one), open_lease(two)
+
+    assert lease1.lease_id != lease2.lease_id
+    assert "~" not in lease1.public_url + lease2.public_url
+    with serve(port1, "one"), serve(port2, "two"):
+        assert get(f"{lease1.public_url}/x", lease1.worker_token) == (200, "one /x")
+        assert get(f"{lease2.public_url}/x", lease2.worker_token) == (200, "two /x")
+        assert one.ask(WaitReady(lease_id=lease1.lease_id, timeout_s=10)) == Done()
+        assert one.ask(Token(lease_id=lease1.lease_id)) == lease1
+
+    two.close()  # the lease goes with its worker
+    report = owner.ask(Finish())
+    assert (report.created, report.released) == (2, 2)
+
+
+def test_a_fixed_port_has_no_address(
+    start_keeper: Any, open_lease: Any, serve: Any, get: Any
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        fixed = free.getsockname()[1]
+    keeper = start_keeper(settings={"port": fixed})
+    one, two = keeper.connect("gw1"), keeper.connect("gw2")
+
+    assert open_lease(one) == open_lease(two)
+    port, lease = open_lease(one)
+    assert port == fixed
+    assert "~" not in lease.public_url
+    with serve(fixed):
+        assert get(f"{lease.public_url}/x", lease.worker_token) == (200, "app /x")
+
+
+def test_the_command_serves_all_and_its_death_is_told(
+    start_keeper: Any, open_lease: Any, get: Any, tmp_path: Path
+) -> None:
+    keeper = start_keeper(settings={"command": APP})
+    owner, one, two = keeper.connect(), keeper.connect("gw1"), keeper.connect("gw2")
+    assert open_lease(one) == open_lease(two)
+    _, lease = open_lease(one)
+    assert get(f"{lease.public_url}/x", lease.worker_token) == (200, "command")
+
+    assert get(f"{lease.public_url}/die", lease.worker_token)[0] == 502
+
+    for process in (one, two):
+        event = process.wait_event()
+        assert event.kind == "failed"
+        assert "ended (exit status 3)" in event.message
+        assert event.message.endswith("dying as asked")
+    assert one.ask(OpenLease()).message == one.events[0].message
+    report = owner.ask(Finish())
+    assert report.events == [one.events[0].message]
+    assert report.released == 1
+
+
+def test_the_command_ends_with_the_run(start_keeper: Any, open_lease: Any) -> None:
+    process = start_keeper(settings={"command": APP}).connect()
+    port, _ = open_lease(process)
+
+    process.ask(Finish())
+    assert process.answer() is None
+
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_command_that_fails_is_told_to_all(start_keeper: Any) -> None:
+    command = f"{sys.executable} -c \"raise SystemExit('no such app')\""
+    keeper = start_keeper(settings={"command": command})
+
+    failures = [keeper.connect(f"gw{n}").ask(OpenLease()) for n in range(3)]
+
+    assert {f.code for f in failures} == {"COMMAND_FAILED"}
+    assert all(f.message.endswith("no such app") for f in failures)
+
+
+def test_a_slow_command_does_not_hold_up_the_end(start_keeper: Any) -> None:
+    command = f'{sys.executable} -c "import time; time.sleep(60)"'
+    keeper = start_keeper(settings={"command": command})
+    process = keeper.connect()
+    process.send(OpenLease())
+    finisher = keeper.connect()
+    began = time.monotonic()
+
+    report = finisher.ask(Finish())
+
+    assert report.released == report.created
+    assert time.monotonic() - began < 5

@@ -1,0 +1,141 @@
+"""SynthTunnel leases: what the backend answers, the agent's attachment, and tokens."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from pytest_synth_tunnels.sdk.errors import from_status
+from pytest_synth_tunnels.sdk.requests import Request
+
+from ...support.synth_leases import MADE, SynthLeases, failure_of, run
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"public_url": None}, "public_url"),
+        ({"agent_connect": {"url": "wss://x"}}, "agent_token"),
+        ({"expires_at": "tomorrow"}, "tomorrow"),
+        ({"lease_id": ""}, "without an id"),
+    ],
+)
+def test_an_answer_that_is_no_lease(change: dict[str, Any], part: str) -> None:
+    async def main() -> None:
+        leases = SynthLeases(POST=[MADE | change])
+        lease = leases.open()
+
+        failure = await failure_of(lease)
+        await lease.release(5)
+
+        assert failure.code == "TUNNEL_INTERNAL"
+        assert part in failure.message
+        assert "wt_1" not in failure.message
+        # If it has an id, it is given back all the same.
+        assert leases.backend_client.methods == ["POST"] + ["DELETE"] * bool(
+            (MADE | change)["lease_id"]
+        )
+
+    run(main())
+
+
+def test_a_relay_that_refuses_the_agent() -> None:
+    async def main() -> None:
+        leases = SynthLeases()
+        leases.backend_client.take = lambda change, refuse: refuse("it does not know the lease")
+        lease = leases.open()
+
+        failure = await failure_of(lease)
+
+        assert failure.code == "TUNNEL_AGENT_OFFLINE"
+        assert failure.message.endswith("it does not know the lease")
+        assert await lease.release(5) is None
+        assert leases.backend_client.methods == ["POST", "DELETE"]
+
+    run(main())
+
+
+def test_a_relay_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "pytest_synth_tunnels.keeper.transports.synthtunnel._ATTACH_TIMEOUT_S", 0.05
+    )
+
+    async def main() -> None:
+        leases = SynthLeases()
+        leases.backend_client.take = lambda change, refuse: change(False, "connection refused")
+        lease = leases.open()
+
+        assert (await failure_of(lease)).message.endswith("connection refused")
+        await lease.release(5)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("answer", "alive", "attached"),
+    [
+        ({"status": "ACTIVE", "connected": True}, True, True),
+        ({"status": "PENDING"}, True, True),
+        ({"status": "ACTIVE", "connected": False}, True, False),
+        ({"status": "EXPIRED"}, False, True),
+        (from_status(404, {"detail": "no such lease"}, where="GET"), False, True),
+        (from_status(410, {}, where="GET"), False, True),
+    ],
+)
+def test_what_a_beat_finds(answer: Any, alive: bool, attached: bool) -> None:
+    async def main() -> None:
+        leases = SynthLeases()
+        lease = leases.open()
+        await lease.ready()
+
+        def call(request: Request) -> Any:
+            assert str(request) == "GET /api/v1/synthtunnel/leases/lease_1"
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        leases.backend_client.call_from_thread = call  # type: ignore[method-assign]
+        beat = lease.transport.beat()
+        assert (beat.alive, beat.attached) == (alive, attached)
+        assert bool(beat.reason) is not alive
+        await lease.release(5)
+
+    run(main())
+
+
+def test_a_beat_without_an_answer_is_no_loss() -> None:
+    async def main() -> None:
+        leases = SynthLeases()
+        lease = leases.open()
+        await lease.ready()
+
+        def call(request: Request) -> Any:
+            raise from_status(503, {}, where="GET")
+
+        leases.backend_client.call_from_thread = call  # type: ignore[method-assign]
+        with pytest.raises(Exception, match="503"):
+            lease.transport.beat()
+        await lease.release(5)
+
+    run(main())
+
+
+def test_tokens_are_rotated_and_left_out_where_none_is_needed() -> None:
+    async def main() -> None:
+        leases = SynthLeases(POST=[MADE, MADE, {"worker_token": "wt_2"}, {"worker_token": "wt_3"}])
+        closed, public = leases.open(), leases.open(require_token=False)
+        await closed.ready()
+        await public.ready()
+        assert leases.backend_client.asked[1].body is not None
+        assert leases.backend_client.asked[1].body["metadata"] == {"a": 1, "require_token": False}
+        assert public.transport.worker_token is None
+
+        await closed.transport.refresh_token()
+        await public.transport.refresh_token()
+
+        assert closed.transport.worker_token == "wt_2"
+        assert public.transport.worker_token is None
+        leases.backend_client.answers["DELETE"] = [{}, {}]
+        await asyncio.gather(closed.release(5), public.release(5))
+
+    run(main())
