@@ -1,4 +1,4 @@
-"""Targets and mounts: pure functions of frames and URLs."""
+"""UrlRewriter, Target and split_address: pure functions of frames and URLs."""
 
 import pytest
 
