@@ -36,7 +36,6 @@ LEVEL_OF = {name: level for level, names in enumerate(LAYERS) for name in names}
 TOP_LEVEL = len(LAYERS)
 
 KNOWN: set[str] = {
-    "circle: http.callers, http.connection, http.exchange, http.intake, http.outlet, http.server",
     "circle: reporting, session",
 }
 """What is wrong now and about to be put right. What is put right is taken out here, too."""

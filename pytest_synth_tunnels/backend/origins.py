@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from ..http.connection import HttpLimits
 from ..http.exchange import Exchange, RequestHandler
-from ..http.server import HttpLimits, HttpServer
+from ..http.server import HttpServer
 from ..relay.ingress import Ingress
 from ..relay.route import Route
 from .common import RefusedError

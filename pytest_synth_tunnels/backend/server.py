@@ -10,11 +10,12 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from ..http.connection import HttpLimits
 from ..http.errors import error_response
 from ..http.exchange import IGNORE, Exchange, RequestHandler
 from ..http.headers import Headers
 from ..http.refusal_log import log_refusal
-from ..http.server import HttpLimits, HttpServer
+from ..http.server import HttpServer
 from ..in_process import attach_in_process
 from ..relay.agent_session import AgentSession
 from ..relay.ingress import Ingress

@@ -1,17 +1,22 @@
-"""One HTTP request and its response, as a request handler sees them."""
+"""One HTTP request and its response, as a request handler sees them.
+
+An :class:`Exchange` frames the response: it decides how its length is told and whether the
+connection is kept. It writes to a :class:`ResponseSink`, the caller's connection.
+
+An exchange is open until the response is complete (``end``, ``complete``), cut off (``abort``),
+the connection leaves HTTP (``upgrade``), or the connection ends it (``lose``). From then on its
+``_sink`` is ``None`` and every method does nothing.
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from .headers import Headers, response_head
 from .request import RequestHead
 
-if TYPE_CHECKING:
-    from .connection import ServerConnection
-
-__all__ = ["IGNORE", "Exchange", "RequestHandler", "Router"]
+__all__ = ["IGNORE", "Exchange", "RequestHandler", "ResponseSink", "Router"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +38,49 @@ class RequestHandler(Protocol):
 
     def resume_writing(self) -> None:
         """Go on after :meth:`pause_writing`."""
+
+
+class ResponseSink(Protocol):
+    """What an exchange writes to: the caller's connection."""
+
+    keep: bool
+    """Another request may follow; the exchange decides when it frames the response."""
+
+    @property
+    def write_paused(self) -> bool:
+        """The caller reads slowly."""
+
+    @property
+    def body_at_hand(self) -> int:
+        """See :attr:`Exchange.body_at_hand`."""
+
+    def may_be_kept(self, head: RequestHead) -> bool:
+        """Whether another request can follow the one with this head."""
+
+    def collect(self, data: bytes) -> None:
+        """Write ``data``, at the end of this tick of the loop or before."""
+
+    def write(self, data: bytes) -> None:
+        """Write ``data`` now, behind what was collected."""
+
+    def exchange_ended(self) -> None:
+        """Take note that the response is complete."""
+
+    def cut(self, *, with_reset: bool) -> None:
+        """End the connection in the middle of a response.
+
+        Args:
+            with_reset: as a reset, since an end would pass for the response's.
+        """
+
+    def pause_body(self, *, keep: bool) -> None:
+        """See :meth:`Exchange.pause_body`."""
+
+    def resume_body(self) -> None:
+        """See :meth:`Exchange.resume_body`."""
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """Let go of the transport, and of what was read behind the request."""
 
 
 class _Ignore:
@@ -58,12 +106,12 @@ class Exchange:
         started: the response's head is written.
     """
 
-    __slots__ = ("_bodiless", "_chunked", "_connection", "_left", "head", "started")
+    __slots__ = ("_bodiless", "_chunked", "_left", "_sink", "head", "started")
 
-    def __init__(self, connection: "ServerConnection", head: RequestHead) -> None:
+    def __init__(self, sink: ResponseSink, head: RequestHead) -> None:
         self.head = head
         self.started = False
-        self._connection: ServerConnection | None = connection
+        self._sink: ResponseSink | None = sink
         """``None`` once the exchange is over."""
         self._left: int | None = None
         """Response bytes still due; ``None`` where the length was not told."""
@@ -73,13 +121,13 @@ class Exchange:
     @property
     def done(self) -> bool:
         """Whether the exchange is over, one way or another."""
-        return self._connection is None
+        return self._sink is None
 
     @property
     def writable(self) -> bool:
         """False from ``pause_writing`` to ``resume_writing``."""
-        connection = self._connection
-        return connection is not None and not connection.write_paused
+        sink = self._sink
+        return sink is not None and not sink.write_paused
 
     @property
     def ends_with_connection(self) -> bool:
@@ -90,8 +138,8 @@ class Exchange:
     def body_at_hand(self) -> int:
         """The length of the request's body if the handler gets all of it in one piece before
         control goes back to the loop, in bytes; else, or if there is none, 0."""
-        connection = self._connection
-        return 0 if connection is None else connection.body_at_hand
+        sink = self._sink
+        return 0 if sink is None else sink.body_at_hand
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response.
@@ -120,9 +168,9 @@ class Exchange:
             ValueError: a header cannot travel in HTTP; nothing was sent.
         """
         data = self.prepare(status, headers, content_length)
-        if self._connection is not None:
+        if self._sink is not None:
             self.started = True
-            self._connection.collect(data)
+            self._sink.collect(data)
 
     def prepare(self, status: int, headers: Headers, content_length: int | None) -> bytes:
         """Decide how the response is framed.
@@ -136,8 +184,8 @@ class Exchange:
         Raises:
             ValueError: a header cannot travel in HTTP.
         """
-        connection = self._connection
-        if connection is None:
+        sink = self._sink
+        if sink is None:
             return b""
         head = self.head
         bodiless = status in (204, 304) or head.method == "HEAD"
@@ -149,7 +197,7 @@ class Exchange:
         elif not bodiless and head.http_version == "1.1":
             chunked = True
             framing = "Transfer-Encoding: chunked\r\n"
-        keep = connection.may_be_kept(head)
+        keep = sink.may_be_kept(head)
         if content_length is None and not bodiless and not chunked:
             keep = False
         if not keep:
@@ -160,7 +208,7 @@ class Exchange:
         self._bodiless = bodiless
         self._chunked = chunked
         self._left = content_length
-        connection.keep = keep
+        sink.keep = keep
         return data
 
     def complete(self, head: bytes, body: bytes, *, at_once: bool = False) -> None:
@@ -171,26 +219,26 @@ class Exchange:
             body: all of it. Where another length was announced, the response is cut off.
             at_once: nobody else is to be answered in this tick of the loop.
         """
-        connection = self._connection
-        if connection is None:
+        sink = self._sink
+        if sink is None:
             return
         self.started = True
         if self._left == len(body) and not self._bodiless:
-            self._connection = None
+            self._sink = None
             if at_once:
-                connection.write(head + body)
+                sink.write(head + body)
             else:
-                connection.collect(head + body)
-            connection.exchange_ended()
+                sink.collect(head + body)
+            sink.exchange_ended()
             return
-        connection.collect(head)
+        sink.collect(head)
         self.write(body)
         self.end()
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body, together with what follows in this tick of the loop."""
-        connection = self._connection
-        if connection is None or self._bodiless or not data:
+        sink = self._sink
+        if sink is None or self._bodiless or not data:
             return
         if self._left is not None:
             self._left -= len(data)
@@ -198,35 +246,35 @@ class Exchange:
                 _log.warning("a response longer than its Content-Length was cut off")
                 self.abort()
             else:
-                connection.collect(data)
+                sink.collect(data)
         elif self._chunked:
-            connection.collect(b"%x\r\n" % len(data))
-            connection.collect(data)
-            connection.collect(b"\r\n")
+            sink.collect(b"%x\r\n" % len(data))
+            sink.collect(data)
+            sink.collect(b"\r\n")
         else:
-            connection.collect(data)
+            sink.collect(data)
 
     def end(self) -> None:
         """End the body. One that is shorter than announced is aborted instead."""
-        connection = self._connection
-        if connection is None:
+        sink = self._sink
+        if sink is None:
             return
         if not self._bodiless:
             if self._left:
                 self.abort()
                 return
             if self._chunked:
-                connection.collect(b"0\r\n\r\n")
-        self._connection = None
-        connection.exchange_ended()
+                sink.collect(b"0\r\n\r\n")
+        self._sink = None
+        sink.exchange_ended()
 
     def abort(self) -> None:
         """Cut the response off so that the caller sees it: without a clean end."""
-        connection = self._connection
-        if connection is None:
+        sink = self._sink
+        if sink is None:
             return
-        self._connection = None
-        connection.cut(with_reset=self.ends_with_connection)
+        self._sink = None
+        sink.cut(with_reset=self.ends_with_connection)
 
     def pause_body(self, *, keep: bool = False) -> None:
         """Let the caller wait with the body.
@@ -234,19 +282,19 @@ class Exchange:
         Args:
             keep: what is read already waits too; else it still comes.
         """
-        if self._connection is not None:
-            self._connection.pause_body(keep=keep)
+        if self._sink is not None:
+            self._sink.pause_body(keep=keep)
 
     def resume_body(self) -> None:
         """Go on after :meth:`pause_body`."""
-        if self._connection is not None:
-            self._connection.resume_body()
+        if self._sink is not None:
+            self._sink.resume_body()
 
     def continue_(self) -> None:
         """Tell a caller that waits for it to send the body."""
-        if self._connection is not None and self.head.expects_continue and not self.started:
+        if self._sink is not None and self.head.expects_continue and not self.started:
             self.head.expects_continue = False
-            self._connection.collect(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._sink.collect(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def upgrade(self) -> tuple[asyncio.Transport, bytes]:
         """Leave HTTP: hand over the connection, before any response.
@@ -258,11 +306,11 @@ class Exchange:
         Raises:
             ConnectionError: the exchange is over.
         """
-        connection = self._connection
-        if connection is None:
+        sink = self._sink
+        if sink is None:
             raise ConnectionResetError("the caller is gone")
-        self._connection = None
-        return connection.detach()
+        self._sink = None
+        return sink.detach()
 
     def lose(self) -> bool:
         """End the exchange without a word, for the connection's sake.
@@ -270,8 +318,8 @@ class Exchange:
         Returns:
             False if it was over already.
         """
-        connection, self._connection = self._connection, None
-        return connection is not None
+        sink, self._sink = self._sink, None
+        return sink is not None
 
 
 Router = Callable[[Exchange], RequestHandler]

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pytest_synth_tunnels.backend.origins import HOST, Origins
-from pytest_synth_tunnels.http.server import HttpLimits
+from pytest_synth_tunnels.http.connection import HttpLimits
 from pytest_synth_tunnels.relay.ingress import Ingress
 from pytest_synth_tunnels.relay.relay import Relay
 from pytest_synth_tunnels.relay.route import Route

@@ -22,8 +22,8 @@ from pytest_synth_tunnels.agent.dialer import Dialer
 from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.backend import server
 from pytest_synth_tunnels.backend.server import Backend
-from pytest_synth_tunnels.http import callers as callers_module
-from pytest_synth_tunnels.http import intake as intake_module
+from pytest_synth_tunnels.http import connection as connection_module
+from pytest_synth_tunnels.http import limiter as limiter_module
 from pytest_synth_tunnels.http.sockets import reset
 from pytest_synth_tunnels.relay import proxied_request
 from pytest_synth_tunnels.relay.route import Limits
@@ -434,7 +434,7 @@ def test_a_caller_that_goes_away_ends_the_apps_request(kind: str, at: str) -> No
 def test_a_caller_that_goes_away_while_the_app_does_not_read(
     kind: str, answering: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "_LOOK_S", 0.02)
+    monkeypatch.setattr(connection_module, "_LOOK_S", 0.02)
     reads_on = asyncio.Event()
 
     def app(opened: Tunnel) -> App:
@@ -456,7 +456,7 @@ def test_a_caller_that_goes_away_while_the_app_does_not_read(
             await opened.arrived.get()
             if answering:
                 await caller.head()
-            known = opened.backend._running.http.callers.connections
+            known = opened.backend._running.http.limiter.connections
             (connection,) = known
             paused = 0
             while paused < 20:
@@ -822,7 +822,7 @@ def is_open(transport: asyncio.Transport) -> bool:
 
 
 def test_strangers_that_do_not_read_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callers_module, "_GRACE_S", 0.0)
+    monkeypatch.setattr(limiter_module, "_GRACE_S", 0.0)
 
     async def test() -> None:
         limits = Limits(max_unauthenticated_connections=1)
@@ -830,7 +830,7 @@ def test_strangers_that_do_not_read_leave_nothing_behind(monkeypatch: pytest.Mon
             dropped = []
             for _ in range(3):
                 stranger = await opened.caller(buffer_bytes=4096)
-                while not (found := list(opened.backend._running.http.callers.strangers)):  # noqa: ASYNC110
+                while not (found := list(opened.backend._running.http.limiter.strangers)):  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 while not found[0].write_paused:
                     stranger.writer.write(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
@@ -874,7 +874,7 @@ def buffered_bytes(opened: Tunnel) -> int:
     """Return what the relay holds for callers."""
     return sum(
         x.transport.get_write_buffer_size()
-        for x in opened.backend._running.http.callers.connections
+        for x in opened.backend._running.http.limiter.connections
     )
 
 

@@ -233,7 +233,7 @@ def test_whatever_callers_send_is_answered_and_disturbs_nobody(
         assert waiting.take().endswith(b"\r\n\r\n/slow")
     other.connection_lost(None)
     assert route.inflight == 0
-    assert len(relay.deadlines) == len(server.deadlines) == len(server.callers.connections) == 0
+    assert len(relay.deadlines) == len(server.deadlines) == len(server.limiter.connections) == 0
 
 
 # --- an agent's WebSocket, as bytes

@@ -285,7 +285,7 @@ class World:
         for caller in self.callers:
             self._check_buffers(caller)
         connected = {caller.wire.protocol for caller in self.callers if caller.wire is not None}
-        assert self.server.callers.connections == connected - self.relay.ends
+        assert self.server.limiter.connections == connected - self.relay.ends
         assert len(self.server.deadlines) <= len(connected)
 
     def _check_buffers(self, caller: Caller) -> None:
@@ -308,7 +308,7 @@ class World:
             if forward is None or rid in self.repeated or self.tags[rid] in self.spoilt:
                 continue
             assert isinstance(call, ProxiedRequest)
-            caller = call._exchange._connection
+            caller = call._exchange._sink
             assert caller is not None
             if call._request_open and not caller.transport.is_reading():
                 assert session.writing_paused or _used_up(call)
