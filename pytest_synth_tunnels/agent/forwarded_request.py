@@ -22,7 +22,7 @@ What always holds: each direction keeps at most a window of body
 for what the app has taken; with a relay that knows no windows the link itself waits, for at most
 :attr:`.uplink.Uplink.stall_s`. Towards the relay, the app is not read while there is no credit or
 while the link is full. The head of the answer waits in ``_head`` for what comes in the same read
-of the connection, so that a short answer is one frame where the relay takes that.
+of the connection, so that a short answer is one frame.
 """
 
 from math import inf
@@ -30,9 +30,9 @@ from typing import Final
 
 from ..http.client_connection import ClientConnection, OriginError
 from ..http.pool import ConnectionPool
+from ..wire.flow_control import ReceiveWindow, SendWindow
 from ..wire.frames import (
     MAX_WHOLE_BYTES,
-    WINDOW_BYTES,
     Headers,
     ReqHeaders,
     RespBody,
@@ -73,21 +73,21 @@ class ForwardedRequest:
         "_body",
         "_chunked",
         "_connection",
-        "_credit",
         "_ended",
         "_head",
         "_length",
         "_lines",
         "_method",
         "_pool",
+        "_receive_window",
         "_received",
         "_responded",
         "_retried",
         "_rewriter",
+        "_send_window",
         "_sink_paused",
         "_stalled",
         "_timeout_s",
-        "_untaken",
         "_uplink",
         "due_at",
         "lease",
@@ -127,8 +127,8 @@ class ForwardedRequest:
         """The pieces of the body that wait for the connection."""
         self._received = 0
         """How much of the body has come, in bytes."""
-        self._untaken = 0
-        """How much of that the relay got no credit for yet, in bytes."""
+        self._receive_window: ReceiveWindow | None = None
+        """Of a body that comes in pieces."""
         self._ended = False
         """Whether the request is complete."""
         self._chunked = False
@@ -143,8 +143,8 @@ class ForwardedRequest:
         """Whether the head of the answer is sent, or waits in ``_head``."""
         self._head: RespHeaders | None = None
         """The beginning of the answer, as long as the rest may come in the same read."""
-        self._credit: float = WINDOW_BYTES if uplink.flow_control else inf
-        """How much the relay will still take of the answer's body, in bytes."""
+        self._send_window: SendWindow | None = None
+        """Of the answer's body, once there is some, towards a relay that knows windows."""
 
     @property
     def waits_for_body(self) -> bool:
@@ -159,7 +159,9 @@ class ForwardedRequest:
         if self._ended or not chunk:
             return
         self._received += len(chunk)
-        self._untaken += len(chunk)
+        if self._receive_window is None:
+            self._receive_window = ReceiveWindow()
+        self._receive_window.take(len(chunk))
         length = self._length
         if length is not None and self._received > length:
             self._fail_request(f"the body is longer than its Content-Length of {length}")
@@ -228,8 +230,8 @@ class ForwardedRequest:
 
     def window(self, credit_bytes: int) -> None:
         """Take credit for the answer's body."""
-        self._credit += credit_bytes
-        self.resume()
+        if self._send_window is not None and self._send_window.grant(credit_bytes):
+            self.resume()
 
     def pause(self) -> None:
         """Let the app wait, because the link is full."""
@@ -238,7 +240,12 @@ class ForwardedRequest:
 
     def resume(self) -> None:
         """Read the app's answer again, if both the link and this answer's window have room."""
-        if self._connection is not None and self._credit > 0 and not self._uplink.link_paused:
+        window = self._send_window
+        if (
+            self._connection is not None
+            and not self._uplink.link_paused
+            and (window is None or window.open)
+        ):
             self._connection.resume_reading()
 
     # --- the agent and the clock
@@ -323,24 +330,17 @@ class ForwardedRequest:
         self.due_at = inf
         if located:
             headers = self._rewriter.response_headers(headers)
-        head = RespHeaders(self.rid, status, headers, self.lease_id)
-        if self._uplink.whole_messages:
-            self._head = head
-        else:
-            self._uplink.send(head)
+        self._head = RespHeaders(self.rid, status, headers, self.lease_id)
 
     def response_body(self, data: bytes) -> None:
         """Pass a piece of the body on, and stop the app where the relay takes no more."""
-        self._credit -= len(data)
         head = self._head
         if head is not None:
             if len(head.body) + len(data) <= MAX_WHOLE_BYTES:
                 head.body += data
                 return
             self.response_paused()
-        self._uplink.send(RespBody(self.rid, data, lease_id=self.lease_id))
-        if self._credit <= 0 and self._connection is not None:
-            self._connection.pause_reading()
+        self._send_body(data)
 
     def response_paused(self) -> None:
         """Pass on what waits for more, because the rest did not come in the same read."""
@@ -348,8 +348,10 @@ class ForwardedRequest:
         if head is not None:
             data, head.body = head.body, b""
             self._uplink.send(head)
+            if self._uplink.flow_control:
+                self._send_window = SendWindow()
             if data:
-                self._uplink.send(RespBody(self.rid, data, lease_id=self.lease_id))
+                self._send_body(data)
 
     def response_ended(self) -> None:
         """Pass the end on. What is still to come of the request's body is dropped."""
@@ -368,6 +370,14 @@ class ForwardedRequest:
 
     # --- inside
 
+    def _send_body(self, data: bytes) -> None:
+        """Send a piece of the answer's body, and read the app no further once the window is
+        used up."""
+        window = self._send_window
+        self._uplink.send(RespBody(self.rid, data, lease_id=self.lease_id))
+        if window is not None and not window.spend(len(data)) and self._connection is not None:
+            self._connection.pause_reading()
+
     def _grant(self) -> None:
         """Tell the relay that the app has taken what came so far."""
         uplink = self._uplink
@@ -376,20 +386,23 @@ class ForwardedRequest:
             uplink.unstall(self)
             due_at = inf if self._responded else uplink.now() + self._timeout_s
             uplink.deadlines.set(self, due_at)
-        if not uplink.flow_control:
-            self._untaken = 0
-        elif self._untaken >= WINDOW_BYTES // 2 and not self._ended:
-            credit, self._untaken = self._untaken, 0
-            uplink.send(Window(self.rid, credit, self.lease_id))
+        window = self._receive_window
+        if window is not None and window.due and not self._ended:
+            credit_bytes = window.credit()
+            if uplink.flow_control:
+                uplink.send(Window(self.rid, credit_bytes, self.lease_id))
         if self._received:
             self._touch()
 
     def _hold_back(self) -> None:
         """Bound what waits for a slow app."""
+        window = self._receive_window
+        if window is None:
+            return
         if self._uplink.flow_control:
-            if self._untaken > 4 * WINDOW_BYTES:
+            if window.overrun:
                 self._fail_request("the relay sends more than its window")
-        elif self._untaken > WINDOW_BYTES and not self._stalled:
+        elif window.full and not self._stalled:
             self._stalled = True
             self._uplink.stall(self)
 

@@ -15,7 +15,7 @@ from ..http.errors import error_response
 from ..http.headers import Headers
 from ..http.refusal_log import log_refusal
 from ..wire.flow_control import Pausable
-from ..wire.frames import Frame, RelayCapabilities, RespBody, RespEnd, RespHeaders
+from ..wire.frames import Frame, RelayCapabilities, RespHeaders
 from ..wire.link import Link
 from .served_leases import ServedLease
 
@@ -78,8 +78,6 @@ class Uplink:
         """How long one slow app may hold up a link that knows no windows, in seconds."""
         self.flow_control = False
         """Whether the relay knows windows."""
-        self.whole_messages = False
-        """Whether the relay takes a whole response in one frame."""
         self.link_paused = False
         """Whether the link takes no bodies now."""
         self.requests: dict[str, InflightRequest] = {}
@@ -113,7 +111,6 @@ class Uplink:
         """
         self._link = link
         self.flow_control = capabilities.flow_control
-        self.whole_messages = capabilities.whole_messages
         self.link_paused = False
 
     def disconnect(self) -> Link | None:
@@ -131,13 +128,7 @@ class Uplink:
 
     def respond(self, rid: str, lease_id: str, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response of the agent's own."""
-        if self.whole_messages:
-            self.send(RespHeaders(rid, status, headers, lease_id, body, end=True))
-            return
-        self.send(RespHeaders(rid, status, headers, lease_id))
-        if body:
-            self.send(RespBody(rid, body, lease_id=lease_id))
-        self.send(RespEnd(rid, lease_id))
+        self.send(RespHeaders(rid, status, headers, lease_id, body, end=True))
 
     def respond_error(
         self,

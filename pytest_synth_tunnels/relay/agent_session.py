@@ -113,7 +113,6 @@ class AgentSession:
         websockets: the WebSockets open or being opened, by rid.
         websocket: the agent carries WebSockets.
         flow_control: the agent knows windows.
-        whole_messages: the agent takes a whole request in one frame.
         writing_paused: the link takes no bodies now.
     """
 
@@ -123,7 +122,6 @@ class AgentSession:
         self.websockets: dict[str, CarriedWebSocket] = {}
         self.websocket = False
         self.flow_control = False
-        self.whole_messages = False
         self.writing_paused = False
         self._lookup = routes
         self._agent_token = agent_token
@@ -162,7 +160,6 @@ class AgentSession:
             What to answer; ``accepted_leases`` is empty if the agent may serve nothing.
         """
         self.flow_control = frame.capabilities.flow_control
-        self.whole_messages = frame.capabilities.whole_messages
         self.websocket = frame.capabilities.websocket
         accepted = []
         for lease in frame.leases:
@@ -180,7 +177,10 @@ class AgentSession:
         return AttachAck(
             agent_id=frame.agent_id or "agent",
             accepted_leases=accepted,
-            capabilities=RelayCapabilities(self.flow_control, self.whole_messages),
+            capabilities=RelayCapabilities(
+                flow_control=self.flow_control,
+                whole_messages=frame.capabilities.whole_messages,
+            ),
         )
 
     def detach(self, route: Route, failure: RelayFailure | None, reason: str) -> None:

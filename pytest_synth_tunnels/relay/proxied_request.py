@@ -196,10 +196,10 @@ class ProxiedRequest:
         relay.deadlines.set(self, relay.loop.time() + self._timeout_s)
         exchange, frame = self._exchange, self._frame
         if not exchange.head.has_body:
-            frame.end = session.whole_messages
-            session.link.send(frame, at_once=frame.end and len(session.requests) == 1)
+            frame.end = True
+            session.link.send(frame, at_once=len(session.requests) == 1)
             return
-        if session.whole_messages and 0 < exchange.body_at_hand <= MAX_WHOLE_BYTES:
+        if 0 < exchange.body_at_hand <= MAX_WHOLE_BYTES:
             frame.end = True  # its body comes next, in this same read
         else:
             if session.flow_control:

@@ -6,9 +6,10 @@ In memory a frame is one of the structs below; on a WebSocket it is the JSON tex
 
 Two things are this project's own additions, because published agents and relays know neither.
 :class:`Window` is sent only to a peer that announced ``flow_control`` when it attached. A whole
-message in one frame (``end``, with ``body``, on :class:`ReqHeaders` and :class:`RespHeaders`) is
-sent only to one that announced ``whole_messages``: most requests and answers are short, and a
-frame costs more than what is in it.
+message in one frame (``end``, with ``body``, on :class:`ReqHeaders` and :class:`RespHeaders`)
+goes only to a peer that announced ``whole_messages``: most requests and answers are short, and a
+frame costs more than what is in it. Relay and agent always write whole messages where they can;
+the link takes them apart, with :func:`in_pieces`, for a peer that does not know them.
 """
 
 from typing import Final, Literal
@@ -48,6 +49,7 @@ __all__ = [
     "WsOpen",
     "WsOpenAck",
     "WsOpenReject",
+    "in_pieces",
 ]
 
 MAX_CHUNK_BYTES: Final = 65_536
@@ -291,3 +293,23 @@ AgentFrame = (
 """What an agent says."""
 
 Frame = RelayFrame | AgentFrame
+
+
+def in_pieces(frame: Frame) -> list[Frame]:
+    """Take a whole message apart, for a peer that does not know whole messages.
+
+    Args:
+        frame: any frame; it is not changed.
+
+    Returns:
+        The frames that say the same without ``end``, in order; any other frame alone.
+    """
+    if not isinstance(frame, ReqHeaders | RespHeaders) or not frame.end:
+        return [frame]
+    body, rid, lease_id = frame.body, frame.rid, frame.lease_id
+    head = msgspec.structs.replace(frame, body=b"", end=False)
+    if isinstance(frame, ReqHeaders):
+        request_body: list[Frame] = [ReqBody(rid, body, lease_id)] if body else []
+        return [head, *request_body, ReqEnd(rid, lease_id)]
+    response_body: list[Frame] = [RespBody(rid, body, lease_id=lease_id)] if body else []
+    return [head, *response_body, RespEnd(rid, lease_id)]

@@ -13,7 +13,18 @@ from websockets.protocol import Protocol, State
 from .codec import decode, encode
 from .endpoint import Endpoint
 from .fast_framing import Framing
-from .frames import MAX_CHUNK_BYTES, Attach, AttachAck, Frame, FrameError, ReqBody, RespBody
+from .frames import (
+    MAX_CHUNK_BYTES,
+    Attach,
+    AttachAck,
+    Frame,
+    FrameError,
+    ReqBody,
+    ReqHeaders,
+    RespBody,
+    RespHeaders,
+    in_pieces,
+)
 from .handshake import MAX_MESSAGE_BYTES, HandshakeError, accept, explain, server_protocol
 from .link import LinkHandler
 
@@ -68,6 +79,9 @@ class WebSocketLink(Endpoint):
         """Done once there is no connection any more, which may be a while later."""
         self._opening = self._protocol.state is State.CONNECTING
         self._socket: socket.socket | None = None
+        self._whole_messages = False
+        """The other end takes a whole message in one frame, as it announced in the frame by which
+        it attached."""
         self._silenced = False
         """The handler has heard the last of this link: it was lost, or closed from here."""
         self._unwritten = 0
@@ -84,11 +98,17 @@ class WebSocketLink(Endpoint):
         """Send one frame (see :class:`~.link.Link`)."""
         if self._silenced:
             return
-        if isinstance(frame, RespBody | ReqBody) and len(frame.chunk) > MAX_CHUNK_BYTES:
+        if isinstance(frame, ReqHeaders | RespHeaders):
+            if frame.end and not self._whole_messages:
+                *first, last = in_pieces(frame)
+                for piece in first:
+                    self.send(piece)
+                frame = last
+        elif isinstance(frame, RespBody | ReqBody) and len(frame.chunk) > MAX_CHUNK_BYTES:
             kind, chunk = type(frame), frame.chunk
             for start in range(0, len(chunk), MAX_CHUNK_BYTES):
-                piece = chunk[start : start + MAX_CHUNK_BYTES]
-                self.send(kind(frame.rid, piece, lease_id=frame.lease_id))
+                part = chunk[start : start + MAX_CHUNK_BYTES]
+                self.send(kind(frame.rid, part, lease_id=frame.lease_id))
             return
         message = encode(frame)
         self._framing.send_text(message)
@@ -233,8 +253,10 @@ class WebSocketLink(Endpoint):
             return
         if frame is None:
             return
-        if isinstance(frame, Attach | AttachAck) and frame.capabilities.flow_control:
-            self.quick_ack = False  # one of ours: it writes whole ticks, without Nagle
+        if isinstance(frame, Attach | AttachAck):
+            self._whole_messages = frame.capabilities.whole_messages
+            if frame.capabilities.flow_control:
+                self.quick_ack = False  # one of ours: it writes whole ticks, without Nagle
         self.handler.frame_received(frame)
 
     def _written(self, transport: asyncio.Transport) -> None:

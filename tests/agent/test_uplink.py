@@ -13,8 +13,6 @@ from pytest_synth_tunnels.aio.deadlines import Deadlines
 from pytest_synth_tunnels.wire.frames import (
     Frame,
     RelayCapabilities,
-    RespBody,
-    RespEnd,
     RespHeaders,
 )
 
@@ -66,13 +64,13 @@ class FakeRequest:
 class Bench:
     """An uplink on a loop that tests move, and a lease."""
 
-    def __init__(self, *, whole_messages: bool = False) -> None:
+    def __init__(self) -> None:
         self.loop = ManualLoop()
         loop: asyncio.AbstractEventLoop = self.loop  # type: ignore[assignment]
         self.uplink = Uplink(loop, Deadlines(loop))
         self.lease = ServedLease("l1", "http://127.0.0.1:9/s/rt_1", 8)
         self.link = FakeLink()
-        self.uplink.connect(self.link, RelayCapabilities(True, whole_messages))
+        self.uplink.connect(self.link, RelayCapabilities(flow_control=True))
 
     def request(self, rid: str, due_in_s: float = 60) -> FakeRequest:
         request = FakeRequest(rid, self.lease)
@@ -139,25 +137,17 @@ def test_the_link_waits_until_no_request_stalls_it() -> None:
     assert first.expired
 
 
-def test_a_response_goes_in_one_frame_where_the_relay_takes_that() -> None:
-    bench = Bench(whole_messages=True)
+def test_a_response_goes_in_one_frame() -> None:
+    bench = Bench()
     bench.uplink.respond("r1", "l1", 200, [], b"body")
     assert bench.link.sent == [RespHeaders("r1", 200, [], "l1", b"body", end=True)]
-
-
-@pytest.mark.parametrize("body", [b"", b"body"])
-def test_a_response_goes_in_pieces_elsewhere(body: bytes) -> None:
-    bench = Bench()
-    bench.uplink.respond("r1", "l1", 200, [], body)
-    pieces = [RespBody("r1", body, lease_id="l1")] if body else []
-    assert bench.link.sent == [RespHeaders("r1", 200, [], "l1"), *pieces, RespEnd("r1", "l1")]
 
 
 @pytest.mark.parametrize("head_only", [False, True])
 def test_an_error_says_what_failed_and_is_logged(
     head_only: bool, refused: Callable[[], list[str]]
 ) -> None:
-    bench = Bench(whole_messages=True)
+    bench = Bench()
     bench.uplink.respond_error("r1", "l1", 404, "NO", "nothing is there", head_only=head_only)
     (frame,) = bench.link.sent
     assert isinstance(frame, RespHeaders)

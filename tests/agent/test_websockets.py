@@ -33,6 +33,7 @@ from pytest_synth_tunnels.wire.frames import (
     WsOpen,
     WsOpenAck,
     WsOpenReject,
+    in_pieces,
 )
 from pytest_synth_tunnels.wire.link import memory_links
 
@@ -72,6 +73,10 @@ class Bench:
             await server.wait_closed()
 
     def frame_received(self, frame: Frame) -> None:
+        for piece in in_pieces(frame):
+            self._take(piece)
+
+    def _take(self, frame: Frame) -> None:
         self.frames.append(frame)
         self._changed.set()
         if isinstance(frame, WsFrame | RespBody):

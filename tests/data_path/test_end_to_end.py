@@ -989,7 +989,7 @@ def test_an_app_that_does_not_read_costs_its_window_and_slows_nobody(kind: str) 
                         assert await opened.ask() == (200, b"ok")
             assert sent < 24 << 20
             (forward,) = opened.agent.uplink.requests.values()
-            assert forward._untaken <= 2 * WINDOW_BYTES
+            assert forward._receive_window.untold_bytes <= 2 * WINDOW_BYTES
             uploading.cancel()
             with suppress(asyncio.CancelledError):
                 await uploading

@@ -51,6 +51,7 @@ from pytest_synth_tunnels.wire.frames import (
     WsOpen,
     WsOpenAck,
     WsOpenReject,
+    in_pieces,
 )
 from pytest_synth_tunnels.wire.link import memory_links
 
@@ -153,6 +154,10 @@ class EchoAgent:
         )
 
     def frame_received(self, frame: Frame) -> None:
+        for piece in in_pieces(frame):
+            self._take(piece)
+
+    def _take(self, frame: Frame) -> None:
         if isinstance(frame, ReqHeaders):
             self.paths[frame.rid] = frame.path
         elif isinstance(frame, ReqEnd) and self.paths[frame.rid] != "/slow":

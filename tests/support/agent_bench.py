@@ -22,6 +22,7 @@ from pytest_synth_tunnels.wire.frames import (
     RespError,
     RespHeaders,
     Window,
+    in_pieces,
 )
 from pytest_synth_tunnels.wire.link import memory_links
 
@@ -116,11 +117,14 @@ class AgentBench:
     # --- the relay's end
 
     def frame_received(self, frame: Frame) -> None:
+        for piece in [frame] if self.whole_messages else in_pieces(frame):
+            self._take(piece)
+
+    def _take(self, frame: Frame) -> None:
         self.frames.append(frame)
         answer = self.answers.setdefault(getattr(frame, "rid", ""), Answer())
         if isinstance(frame, RespHeaders):
             assert not answer.status
-            assert self.whole_messages or not frame.end
             answer.status, answer.headers = frame.status, frame.headers
             answer.body, answer.done = frame.body, frame.end
         elif isinstance(frame, RespBody):

@@ -1,10 +1,12 @@
-"""Who goes on when a full link takes more: the loop by hand, and streams that only take note."""
+"""Windows, and who goes on when a full link takes more: the loop by hand, and streams that only
+take note."""
 
 from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels.wire.flow_control import FairResume
+from pytest_synth_tunnels.wire.flow_control import FairResume, ReceiveWindow, SendWindow
+from pytest_synth_tunnels.wire.frames import WINDOW_BYTES
 
 from ..support.manual_loop import ManualLoop
 
@@ -78,3 +80,52 @@ def test_websockets_wait_until_requests_have_been_read(loop: ManualLoop, reads: 
     streams.told.clear()
     loop.tick()
     assert streams.told == ([] if reads else ["x"])
+
+
+def test_a_sender_stops_with_its_window_and_goes_on_with_credit() -> None:
+    window = SendWindow()
+    assert window.open
+    assert window.spend(WINDOW_BYTES - 1)
+    assert not window.spend(100)  # pieces are never cut
+    assert not window.open
+    assert window.grant(99)
+    assert not window.open
+    assert window.grant(1)
+    assert window.credit_bytes == 1
+
+
+@pytest.mark.parametrize("credit_bytes", [0, -1, -(1 << 60)])
+def test_credit_that_is_none_adds_nothing(credit_bytes: int) -> None:
+    window = SendWindow()
+    window.spend(10)
+    assert not window.grant(credit_bytes)
+    assert window.credit_bytes == WINDOW_BYTES - 10
+
+
+def test_credit_never_exceeds_the_window() -> None:
+    window = SendWindow()
+    assert not window.grant(5)
+    window.spend(10)
+    assert window.grant(1 << 60)
+    assert window.credit_bytes == WINDOW_BYTES
+
+
+def test_a_receiver_gives_credit_when_it_is_worth_a_frame() -> None:
+    window = ReceiveWindow()
+    window.take(WINDOW_BYTES // 2 - 1)
+    assert not window.due
+    window.take(1)
+    assert window.due
+    assert window.credit() == WINDOW_BYTES // 2
+    assert window.untold_bytes == 0
+
+
+def test_a_receiver_knows_a_full_window_from_one_that_is_overrun() -> None:
+    window = ReceiveWindow()
+    window.take(WINDOW_BYTES)
+    assert not window.full
+    window.take(1)
+    assert window.full
+    assert not window.overrun
+    window.take(3 * WINDOW_BYTES)
+    assert window.overrun

@@ -30,6 +30,7 @@ from pytest_synth_tunnels.wire.frames import (
     WsOpen,
     WsOpenAck,
     WsOpenReject,
+    in_pieces,
 )
 
 HEADERS = [("Accept", "*/*"), ("Accept", "a, b"), ("X-Latin", "caf\u00e9"), ("Empty", "")]
@@ -229,3 +230,40 @@ def test_nothing_else_comes_of_a_frame_with_one_field_changed(
         return
     if found is not None:
         assert decode(encode(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("frame", "pieces"),
+    [
+        (
+            ReqHeaders("l", "r", "POST", "/", "", HEADERS, 1, b"body", end=True),
+            [
+                ReqHeaders("l", "r", "POST", "/", "", HEADERS, 1),
+                ReqBody("r", b"body", "l"),
+                ReqEnd("r", "l"),
+            ],
+        ),
+        (
+            ReqHeaders("l", "r", "GET", "/", "", [], 1, end=True),
+            [ReqHeaders("l", "r", "GET", "/", "", [], 1), ReqEnd("r", "l")],
+        ),
+        (
+            RespHeaders("r", 200, HEADERS, "l", b"body", end=True),
+            [
+                RespHeaders("r", 200, HEADERS, "l"),
+                RespBody("r", b"body", lease_id="l"),
+                RespEnd("r", "l"),
+            ],
+        ),
+        (
+            RespHeaders("r", 204, [], "l", end=True),
+            [RespHeaders("r", 204, [], "l"), RespEnd("r", "l")],
+        ),
+        (RespHeaders("r", 200, HEADERS, "l"), [RespHeaders("r", 200, HEADERS, "l")]),
+        (RespBody("r", b"body"), [RespBody("r", b"body")]),
+    ],
+)
+def test_a_whole_message_comes_apart(frame: Frame, pieces: list[Frame]) -> None:
+    before = encode(frame)
+    assert in_pieces(frame) == pieces
+    assert encode(frame) == before

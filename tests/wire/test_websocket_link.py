@@ -17,13 +17,16 @@ from pytest_synth_tunnels.wire.codec import encode
 from pytest_synth_tunnels.wire.frames import (
     MAX_CHUNK_BYTES,
     Attach,
+    AttachAck,
     AttachLease,
     Frame,
     FrameError,
+    RelayCapabilities,
     ReqBody,
     ReqEnd,
     RespBody,
     RespEnd,
+    RespHeaders,
 )
 from pytest_synth_tunnels.wire.handshake import HandshakeError, accept
 from pytest_synth_tunnels.wire.link import Link
@@ -193,6 +196,24 @@ def test_long_bodies_are_split() -> None:
             assert max(map(len, chunks)) == MAX_CHUNK_BYTES
         assert {f.lease_id for f in pair.near.frames if isinstance(f, ReqBody)} == {"l1"}
         client.abort()
+
+    run(scenario)
+
+
+def test_whole_messages_come_apart_for_a_peer_that_does_not_know_them() -> None:
+    async def scenario(pair: Pair) -> None:
+        near, far = await pair.dial()
+        whole = RespHeaders("r1", 200, [], "l", b"body", end=True)
+        pieces = [RespHeaders("r1", 200, [], "l"), RespBody("r1", b"body", lease_id="l")]
+        near.send(whole)
+        await pair.far.until(lambda: len(pair.far.frames) == 3)
+        assert pair.far.frames == [*pieces, RespEnd("r1", "l")]
+        far.send(AttachAck("agent", ["l"], RelayCapabilities(whole_messages=True)))
+        await pair.near.until(lambda: pair.near.frames)
+        near.send(whole)
+        await pair.far.until(lambda: len(pair.far.frames) == 4)
+        assert pair.far.frames[-1] == whole
+        near.abort()
 
     run(scenario)
 

@@ -18,6 +18,7 @@ from pytest_synth_tunnels.wire.frames import (
     Window,
     WsFrame,
     WsOpen,
+    in_pieces,
 )
 from pytest_synth_tunnels.wire.link import LinkHandler
 
@@ -43,6 +44,10 @@ class End:
         """Body bytes sent and not yet credited, by rid."""
 
     def send(self, frame: Frame, *, at_once: bool = False) -> None:
+        for piece in [frame] if self._wiring.whole_messages else in_pieces(frame):
+            self._send(piece)
+
+    def _send(self, frame: Frame) -> None:
         if self._wiring.closed:
             return
         world = self._wiring.world
@@ -81,6 +86,7 @@ class Wiring:
     def __init__(self, world: "World", lease: "Lease") -> None:
         self.world = world
         self.flow_control = lease.capabilities.flow_control
+        self.whole_messages = lease.capabilities.whole_messages
         self.closed = False
         """No frames are taken any more; those under way still arrive."""
         self.left = False

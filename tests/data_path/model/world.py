@@ -15,6 +15,7 @@ from websockets.protocol import Side, State
 
 from pytest_synth_tunnels.agent import served_leases
 from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.agent.forwarded_request import ForwardedRequest
 from pytest_synth_tunnels.http.server import HttpServer
 from pytest_synth_tunnels.relay.ingress import Ingress
 from pytest_synth_tunnels.relay.proxied_request import ProxiedRequest
@@ -316,8 +317,8 @@ class World:
                 assert forward._sink_paused or forward._connection is None
             app = forward._connection
             if app is not None and app._read_paused:
-                assert agent.uplink.link_paused or forward._credit <= 0
-            if forward._credit <= 0:
+                assert agent.uplink.link_paused or _used_up(forward)
+            if _used_up(forward):
                 assert not call._exchange.writable
 
     def _check_websockets(self, wiring: Wiring) -> None:
@@ -335,7 +336,7 @@ class World:
                     assert slow or other._protocol.state is not State.OPEN
 
 
-def _used_up(sender: ProxiedRequest | TunnelledWebSocket) -> bool:
+def _used_up(sender: ProxiedRequest | ForwardedRequest | TunnelledWebSocket) -> bool:
     """Return whether it has sent as much as the other end of its link takes."""
     window = sender._send_window
     return window is not None and not window.open
