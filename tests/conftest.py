@@ -164,7 +164,8 @@ def refused(
 ) -> Callable[[], list[str]]:
     """Return the log's lines on what was refused in this test."""
     caplog.set_level(logging.INFO, logger=refusal_log.__name__)
-    monkeypatch.setattr(refusal_log, "_bound", refusal_log.Bound(lambda: 0.0))
+    fresh = [refusal_log.FloodFilter(lambda: 0.0)]
+    monkeypatch.setattr(logging.getLogger(refusal_log.__name__), "filters", fresh)
     return lambda: [
         record.getMessage() for record in caplog.records if record.name == refusal_log.__name__
     ]
