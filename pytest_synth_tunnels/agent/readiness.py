@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
+from ..http.probe import get_status
 from ..wire.frames import ReqHeaders
 from .target import Target
 from .uplink import Uplink
@@ -67,21 +68,10 @@ async def _any_answers(targets: Iterable[Target]) -> bool:
 
 async def _answers(target: Target) -> bool:
     """Whether an app answers ``GET /`` below 500 (protocol, section 4)."""
-    writer: asyncio.StreamWriter | None = None
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(target.host, target.port)
-            ask = f"GET / HTTP/1.1\r\nHost: {target.host_header}\r\nConnection: close\r\n\r\n"
-            writer.write(ask.encode("latin-1", "replace"))
-            words = (await reader.readline()).split(None, 2)
-    except (OSError, ValueError):  # a timeout is an OSError; a line may be too long
+        status = await get_status(
+            target.host, target.port, "/", host_header=target.host_header, timeout_s=_TIMEOUT_S
+        )
+    except (OSError, ValueError):
         return False
-    finally:
-        if writer is not None:
-            writer.close()
-    return (
-        len(words) >= 2
-        and words[0].startswith(b"HTTP/1.")
-        and words[1].isdigit()
-        and int(words[1]) < 500
-    )
+    return status < 500

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from ..agent.target import Target
 from ..aio.tasks import in_thread
+from ..http.probe import get
 from ..sdk.resolve import is_loopback
 from .errors import KeeperRequestError
 from .ports import accepts
@@ -73,7 +74,15 @@ async def _find_problem(public_url: str, headers: dict[str, str], timeout_s: flo
     url = f"{public_url}/__synth/nonce/{nonce}"
     try:
         if _is_near(public_url):
-            status, body = await _get(url, headers, timeout_s)
+            near = urlsplit(url)
+            status, body = await get(
+                near.hostname or "",
+                near.port or 80,
+                near.path,
+                host_header=near.netloc,
+                headers=headers.items(),
+                timeout_s=timeout_s,
+            )
         else:
             host = urlsplit(url).hostname
             if not await in_thread(lambda: _resolves(host)):
@@ -110,32 +119,6 @@ def _resolves(host: str | None) -> bool:
 def _is_near(url: str) -> bool:
     parts = urlsplit(url)
     return parts.scheme == "http" and is_loopback(parts.hostname or "")
-
-
-async def _get(url: str, headers: dict[str, str], timeout_s: float) -> tuple[int, bytes]:
-    """GET a loopback URL, without the cost of an HTTP client.
-
-    Asks in HTTP/1.0, so that the answer is plain bytes up to the end of the connection.
-    """
-    parts = urlsplit(url)
-    lines = [f"GET {parts.path} HTTP/1.0", f"Host: {parts.netloc}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    async with asyncio.timeout(timeout_s):
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
-        try:
-            writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
-            answer = b""
-            while len(answer) < _MAX_ANSWER_BYTES and (
-                data := await reader.read(_MAX_ANSWER_BYTES)
-            ):
-                answer += data
-        finally:
-            writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    words = head.split(None, 2)
-    if len(words) < 2 or not words[1].isdigit():
-        raise ValueError("it does not speak HTTP")
-    return int(words[1]), body
 
 
 def _get_with_httpx(url: str, headers: dict[str, str], timeout_s: float) -> tuple[int, bytes]:
