@@ -102,9 +102,10 @@ class HeadParser:
     """Reads request heads, one whole block at a time.
 
     llhttp, in its strict mode, judges the block: line ends, names and values, and lengths that
-    conflict. What it has accepted is then split at its line ends and colons, which costs a third
-    of a callback for each header. The request line is split before, so that llhttp's list of
-    methods is no limit.
+    conflict. What it has accepted is then split at its line ends and colons. The request line has
+    to be split before that in any case, so that llhttp's list of methods is no limit; a callback
+    for each header was measured to take as long as the split (1.9 µs for four headers, 4.2 µs for
+    sixteen), and would keep each connection alive in a reference cycle with its parser.
 
     Args:
         peer_host: the caller's address, for :attr:`RequestHead.peer_host`.
