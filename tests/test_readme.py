@@ -1,14 +1,20 @@
 """Every example of README and docs, unmodified, in a folder of its own and a real pytest."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from .acceptance.conftest import OTHER_PLUGINS
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [path.read_text("utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(?:python|ini)\n# (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 """One that names its file."""
+
+UNUSUAL_PLUGINS = [name for name in OTHER_PLUGINS if name != "anyio"]
+"""Those that users do not have because of this project."""
 
 
 def examples() -> dict[str, dict[str, str]]:
@@ -31,14 +37,30 @@ def test_every_python_block_names_its_file() -> None:
     assert blocks == len(named) >= 8
 
 
+@pytest.fixture
+def passes(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, str], list[str]], None]:
+    """Run the files of an example; its one test must pass."""
+
+    def passes(files: dict[str, str], arguments: list[str]) -> None:
+        monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in UNUSUAL_PLUGINS))
+        for file, text in files.items():
+            (pytester.path / file).write_text(text, "utf-8")
+        pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=1)
+
+    return passes
+
+
 @pytest.mark.acceptance
 @pytest.mark.usefixtures("unmeasured")
-@pytest.mark.parametrize("arguments", [[], ["-n", "4"], ["-p", "no:xdist"]], ids=" ".join)
 @pytest.mark.parametrize("name", examples())
-def test_example_passes(pytester: pytest.Pytester, name: str, arguments: list[str]) -> None:
-    for file, text in examples()[name].items():
-        (pytester.path / file).write_text(text, "utf-8")
+def test_example_passes(passes: Callable[..., None], name: str) -> None:
+    passes(examples()[name], [])
 
-    result = pytester.runpytest_subprocess(*arguments)
 
-    result.assert_outcomes(passed=1)
+@pytest.mark.acceptance
+@pytest.mark.usefixtures("unmeasured")
+def test_the_first_example_passes_in_each_worker(passes: Callable[..., None]) -> None:
+    # That any suite passes there, and without xdist, is tests/acceptance/test_main_job.py.
+    passes(examples()["test_callback.py"], ["-n", "4"])

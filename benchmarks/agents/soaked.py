@@ -91,7 +91,7 @@ class Subject:
             return self.sample()
         if command == "lose a link":
             nth = self.dice.randrange(len(self.agents))
-            link: Any = self.agents[nth]._link
+            link: Any = self.agents[nth].uplink._link
             if hasattr(link, "_transport"):
                 link._transport.abort()
             elif link is not None:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,10 +20,12 @@ import pytest
 API_KEY = "sk-test-0123456789abcdef"
 
 OTHER_PLUGINS = (
-    *("fakefs", "hypothesispytest", "pytest-subprocess", "pytest_httpx", "recording", "respx"),
-    *("run-parallel", "socket", "time_machine"),
+    *("anyio", "fakefs", "hypothesispytest", "pytest-subprocess", "pytest_httpx", "recording"),
+    *("respx", "run-parallel", "socket", "time_machine"),
 )
-"""Plugins of the development environment by the names of their entry points."""
+"""Plugins of the development environment by the names of their entry points. Not all are another's:
+anyio comes with this project, and takes half of the time that pytest needs to start. The README's
+examples run with it, as users' tests do."""
 
 SERVE_OWN_APP = """
 import json, os, threading
@@ -78,7 +81,7 @@ def test_own_app_answers(synth_lease, app, number):
 
 @pytest.fixture(autouse=True)
 def _without_other_plugins(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start runs with no plugins but the usual ones, as most users do, and faster."""
+    """Start runs with no plugins but the usual ones, which is faster."""
     # After pytester, which removes it.
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in OTHER_PLUGINS))
 
@@ -150,24 +153,49 @@ class CountingBackend:
         return len({call for call in self.calls if call.startswith("DELETE ")})
 
 
-@pytest.fixture
-def hosted(
-    runtime: RuntimeDirectory,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[CountingBackend]:
-    """A hosted backend: runs started in this test use it."""
+@dataclass(frozen=True)
+class BackendProcess:
+    """A backend in a process of its own."""
+
+    url: str
+    pid: int
+
+
+@contextmanager
+def running_backend() -> Iterator[BackendProcess]:
+    """Start a backend, and check that it ends well."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest_synth_tunnels.backend", "--port", "0"],
         env={**os.environ, "SYNTH_API_KEY": API_KEY, "XDG_RUNTIME_DIR": "/none"},
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
-    backend_url = json.loads(process.stdout.readline())["backend_url"]
-    counted = CountingBackend(pid=process.pid)
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _forwarder(backend_url, counted))
+    yield BackendProcess(json.loads(process.stdout.readline())["backend_url"], process.pid)
+    process.terminate()
+    assert process.wait(10) == 0
+    process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def backend_process() -> Iterator[BackendProcess]:
+    """The backend of all tests of this process: what they count is counted before it."""
+    with running_backend() as backend:
+        yield backend
+
+
+@pytest.fixture
+def hosted(
+    backend_process: BackendProcess,
+    runtime: RuntimeDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[CountingBackend]:
+    """A hosted backend: runs started in this test use it."""
+    counted = CountingBackend(pid=backend_process.pid)
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _forwarder(backend_process.url, counted))
     counted.url = f"http://127.0.0.1:{proxy.server_port}"
-    thread = threading.Thread(target=proxy.serve_forever)
+    # Closing it waits for its next look at what it is to do.
+    thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
     thread.start()
     monkeypatch.setenv("SYNTH_API_KEY", API_KEY)
     monkeypatch.setenv("SYNTH_BACKEND_URL", counted.url)
@@ -176,9 +204,6 @@ def hosted(
     proxy.shutdown()
     proxy.server_close()
     thread.join()
-    process.terminate()
-    assert process.wait(10) == 0
-    process.stdout.close()
 
 
 def _forwarder(backend_url: str, counted: CountingBackend) -> type[BaseHTTPRequestHandler]:

@@ -105,7 +105,7 @@ def test_served_in_each_worker(
     pytester.makeconftest(app)
     pytester.makepyfile(CALLS)
 
-    pytester.runpytest_subprocess("-n", "4").assert_outcomes(passed=8)
+    pytester.runpytest_subprocess("-n", "2").assert_outcomes(passed=8)
     runtime.assert_nothing_left()
 
 
@@ -168,7 +168,7 @@ ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), App).serve_forever()
 """
 
 
-@pytest.mark.parametrize("arguments", [[], ["-n", "4"]], ids=["plain", "n4"])
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["plain", "n2"])
 def test_started_once_by_a_command(
     pytester: pytest.Pytester,
     runtime: RuntimeDirectory,

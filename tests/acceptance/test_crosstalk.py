@@ -91,7 +91,7 @@ class Served:
 
     def lose_the_link(self) -> None:
         """Cut the link as a network would. It comes back by itself, or at once."""
-        link = self.agent._link
+        link = self.agent.uplink._link
         if not self.over_websocket:
             self.attach()  # the second attachment replaces the first
         elif isinstance(link, WebSocketLink) and link._transport is not None:

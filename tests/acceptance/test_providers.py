@@ -35,7 +35,7 @@ def states(suite: pytest.Pytester) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (suite.path / "state.json").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("arguments", [[], ["-n", "4"], ["-p", "no:xdist"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=" ".join)
 @pytest.mark.parametrize("provider", ["synthtunnel", "ngrok", "cloudflared"])
 def test_a_suite_passes_unchanged(
     suite: pytest.Pytester, runtime: RuntimeDirectory, provider: str, arguments: list[str]

@@ -60,7 +60,7 @@ def test_a_lease_that_cannot_be_had_is_asked_for_once(
         """
     )
 
-    result = pytester.runpytest_subprocess("-n", "8")
+    result = pytester.runpytest_subprocess("-n", "4")
 
     result.assert_outcomes(errors=16)
     causes = {line for line in result.outlines if "gave no lease" in line and "ERROR" not in line}

@@ -6,10 +6,11 @@ of WebSockets 16 MiB.
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
-from .conftest import CountingBackend, RuntimeDirectory
+from .conftest import BackendProcess, CountingBackend, RuntimeDirectory, running_backend
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]
 
@@ -339,6 +340,13 @@ def test_slow_readers(synth_lease, exposed_port):
 
     asyncio.run(main())
 """
+
+
+@pytest.fixture
+def backend_process() -> Iterator[BackendProcess]:
+    """A backend that no other test has made grow."""
+    with running_backend() as backend:
+        yield backend
 
 
 @pytest.fixture(params=["memory", "websocket"])
