@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from typing import Literal
 
 from ._unpatched import unpatched
 from .keeper.ipc.client import KeeperClient
@@ -44,7 +45,10 @@ def exposer(keeper: KeeperClient) -> Callable[..., ExposedLease]:
         provider: str | None = None,
         ttl_s: float | None = None,
         name: str | None = None,
-        require_token: bool = True,
+        require_token: bool | None = None,
+        url_style: Literal["root", "path"] | None = None,
+        host_header: str | None = None,
+        strip_prefix: bool | None = None,
     ) -> ExposedLease:
         """Open a lease of its own.
 
@@ -55,16 +59,29 @@ def exposer(keeper: KeeperClient) -> Callable[..., ExposedLease]:
                 default the run's. A public one leaves the URL open to everybody who knows it.
             ttl_s: how long it lasts, in seconds; by default as ``synth_tunnels_ttl_s`` says.
             name: what the backend's listings call it.
-            require_token: whether a caller must send ``headers``. Without, whoever knows the URL
+            require_token: whether a caller must send ``headers``; by default as
+                ``synth_tunnels_require_token`` says. Without a token, everybody who knows the URL
                 gets through, which only the embedded backend grants.
+            url_style: ``root`` for an origin of its own, which only the embedded backend gives, or
+                ``path`` for a URL with a path; by default as ``synth_tunnels_url_style`` says.
+            host_header: what the app sees as ``Host``: ``auto``, ``target``, ``public`` or a host;
+                by default as ``synth_tunnels_host_header`` says.
+            strip_prefix: whether the app sees its paths without the path of the public URL; by
+                default as ``synth_tunnels_strip_prefix`` says.
 
         Raises:
             KeeperError: the backend or the keeper refused, or there is no such provider.
         """
         __tracebackhide__ = True
-        url = f"http://127.0.0.1:{target}" if isinstance(target, int) else target
         request = Expose(
-            target=url, provider=provider, ttl_s=ttl_s, name=name, require_token=require_token
+            target=str(target),
+            provider=provider,
+            ttl_s=ttl_s,
+            name=name,
+            require_token=require_token,
+            url_style=url_style,
+            host_header=host_header,
+            strip_prefix=strip_prefix,
         )
         return ExposedLease(keeper, keeper.ask(request, LeaseInfo))
 

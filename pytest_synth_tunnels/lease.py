@@ -49,8 +49,7 @@ class Lease:
 
     def __repr__(self) -> str:
         target = f"{self.local_host}:{self.local_port}"
-        # Where callers need no token, the URL is the secret.
-        url = f" {self._info.public_url}" if self._info.worker_token else ""
+        url = "" if self._info.url_secret else f" {self._info.public_url}"
         return f"<{type(self).__name__} {self.lease_id}{url} -> {target}>"
 
     def _current(self) -> LeaseInfo:
@@ -64,9 +63,10 @@ class Lease:
 
     @property
     def public_url(self) -> str:
-        """What a caller needs to know, without a trailing slash. Under xdist it contains this
-        worker's address (``…/~gw1``). With another provider than ``synthtunnel`` a long run may
-        see it change: take it anew for each call.
+        """What a caller needs to know, without a trailing slash. With the embedded backend it is
+        an origin (``http://127.0.0.1:`` and a port), under xdist one for each worker; elsewhere it
+        has a path, under xdist with this worker's address (``…/~gw1``). With another provider than
+        ``synthtunnel`` a long run may see it change: take it anew for each call.
 
         Raises:
             KeeperError: the lease or its keeper is gone; not with ``synthtunnel``.

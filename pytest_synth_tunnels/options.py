@@ -4,6 +4,7 @@ Loaded with pytest whether or not tunnels are used, so it is small.
 """
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -105,6 +106,12 @@ def _boolean(text: str) -> bool:
     return known[text.lower()]
 
 
+def _host_header(text: str) -> str:
+    if not re.fullmatch(r"auto|target|public|[A-Za-z0-9_.\[\]:-]{1,255}", text):
+        raise ValueError("must be auto, target, public or a host such as app.test:8000")
+    return text
+
+
 def _provider(text: str) -> str:
     if text == "auto":
         raise ValueError(
@@ -189,6 +196,32 @@ OPTIONS = (
         "what gives the leases their public URL: synthtunnel, or, open to everybody who knows the "
         "URL, ngrok, cloudflared, cloudflared-quick or the name that a plugin gives",
         "PROVIDER",
+    ),
+    Option(
+        "url_style",
+        _one_of("root", "path"),
+        "root: a public URL is an origin of its own; path: it has a path, as with the hosted relay "
+        "(default: root with the embedded backend, else path)",
+        "root|path",
+    ),
+    Option(
+        "require_token",
+        _boolean,
+        "whether callers must send the worker token; false with the embedded backend only",
+        "BOOL",
+    ),
+    Option(
+        "host_header",
+        _host_header,
+        "what the app sees as Host: target (its own address), public (the caller's), a host, or "
+        "auto (the caller's at the root of an origin on this machine, else the target's)",
+        "HOST",
+    ),
+    Option(
+        "strip_prefix",
+        _boolean,
+        "whether the app sees its paths without the path of the public URL",
+        "BOOL",
     ),
     Option(
         "cloudflared",

@@ -191,9 +191,9 @@ def synth_lease(pytestconfig: pytest.Config) -> "Lease":
 
 @pytest.fixture(scope="session")
 def synth_expose(pytestconfig: pytest.Config) -> "Callable[..., ExposedLease]":
-    """synth_expose(target, *, provider=None, ttl_s=None, name=None, require_token=True): a lease
-    of its own for a port or a URL, also a context manager; released with the run if nobody closes
-    it."""
+    """synth_expose(target, *, provider, ttl_s, name, require_token, url_style, host_header,
+    strip_prefix): a lease of its own for a port or a URL, also a context manager; released with
+    the run if nobody closes it. What is not given is as the settings say."""
     from .exposing import exposer
 
     return exposer(pytestconfig.stash[SESSION].keeper)

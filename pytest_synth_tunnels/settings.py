@@ -20,6 +20,7 @@ from .options import (
 __all__ = [
     "Settings",
     "SettingsError",
+    "check_combinations",
     "resolve",
 ]
 
@@ -46,6 +47,11 @@ class Settings:
         allow_remote_targets: whether a target may be another machine.
         pass_env: names of further environment variables that the keeper gets.
         provider: what gives the leases their public URL.
+        url_style: ``root`` for a public URL that is an origin of its own, ``path`` for one with a
+            path; ``None`` for ``root`` where a lease can have an origin, else ``path``.
+        require_token: whether callers of the run's lease must send the worker token.
+        host_header: what apps see as ``Host``: ``auto``, ``target``, ``public`` or a host.
+        strip_prefix: whether apps see their paths without the path of the public URL.
         cloudflared: the cloudflared binary, a path or a name to look for on ``PATH``; ``None`` for
             ``cloudflared``.
         connectors: the providers that plugins of the run bring, by name: ``module:Class``. No
@@ -65,6 +71,10 @@ class Settings:
     allow_remote_targets: bool = False
     pass_env: tuple[str, ...] = ()
     provider: str = "synthtunnel"
+    url_style: str | None = None
+    require_token: bool = True
+    host_header: str = "auto"
+    strip_prefix: bool = True
     cloudflared: str | None = None
     connectors: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -118,7 +128,33 @@ def resolve(
         if value != getattr(_DEFAULTS, option.name):
             values[option.name] = value
             sources[option.name] = source
-    return _with_backend_url(Settings(**values, sources=sources), environ)
+    settings = _with_backend_url(Settings(**values, sources=sources), environ)
+    check_combinations(settings)
+    return settings
+
+
+def check_combinations(settings: Settings) -> None:
+    """Check what settings mean together.
+
+    Raises:
+        SettingsError: the run's lease cannot be as they say.
+    """
+
+    def source(name: str) -> str:
+        return settings.sources.get(name, name)
+
+    is_managed = settings.provider != "synthtunnel"
+    if settings.url_style == "root" and (is_managed or settings.backend_url is not None):
+        where = f"the provider {settings.provider}" if is_managed else "a hosted relay"
+        raise SettingsError(
+            f"{source('url_style')} is 'root', and {where} gives every lease a URL with a path: "
+            "leave it out, or use the embedded backend with the provider synthtunnel"
+        )
+    if not settings.require_token and settings.backend_url is not None and not is_managed:
+        raise SettingsError(
+            f"{source('require_token')} is false, and a hosted relay always wants the worker token "
+            "from its callers: leave it out, or use the embedded backend"
+        )
 
 
 def _with_backend_url(settings: Settings, environ: Mapping[str, str]) -> Settings:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .options import PROVIDERS
-from .settings import Settings, SettingsError
+from .settings import Settings, SettingsError, check_combinations
 
 __all__ = ["tailor"]
 
@@ -42,6 +42,7 @@ def tailor(settings: Settings, config: pytest.Config) -> Settings:
         }
         given = replace(adjusted, sources={**adjusted.sources, **changed})
     _check_provider(given)
+    check_combinations(given)
     return given
 
 

@@ -4,8 +4,10 @@ import pytest
 
 from pytest_synth_tunnels.exposing import exposer
 from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
-from pytest_synth_tunnels.keeper.ipc.messages import CloseLease, Expose, LeaseInfo, Message, Token
+from pytest_synth_tunnels.keeper.ipc.messages import CloseLease, LeaseInfo, Message, Token
 from pytest_synth_tunnels.lease import ExposedLease, Lease
+
+from .support.messages import expose
 
 SECRET_PATH = "m/0123456789abcdef0123456789abcdef"
 
@@ -15,6 +17,7 @@ def info(**values: Any) -> LeaseInfo:
         **{
             "lease_id": "lease_1",
             "public_url": "http://127.0.0.1:1/s/rt_1/~gw0",
+            "url_secret": "",
             "worker_token": "wt_secret",
             "headers": {"X-SynthTunnel-Worker-Token": "wt_secret"},
             "local_host": "127.0.0.1",
@@ -42,7 +45,8 @@ class FakeKeeper:
 
 
 def public(url: str = f"https://t.example/{SECRET_PATH}", **values: Any) -> LeaseInfo:
-    return info(public_url=url, worker_token=None, headers={}, provider="cloudflared", **values)
+    found = {"public_url": url, "url_secret": SECRET_PATH, "worker_token": None, "headers": {}}
+    return info(provider="cloudflared", **found, **values)
 
 
 def test_a_synthtunnel_lease_stays_where_it_is() -> None:
@@ -96,12 +100,6 @@ def test_what_is_exposed_names_its_provider() -> None:
         assert isinstance(lease, ExposedLease)
 
     assert keeper.asked == [
-        Expose(
-            target="http://127.0.0.1:5000",
-            provider="cloudflared",
-            ttl_s=None,
-            name="hook",
-            require_token=True,
-        ),
+        expose("5000", provider="cloudflared", name="hook"),
         CloseLease(lease_id="lease_1"),
     ]

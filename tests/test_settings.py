@@ -1,3 +1,4 @@
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -144,3 +145,34 @@ def test_a_program_s_path_does_not_depend_on_the_directory(
     parse = next(option.parse for option in OPTIONS if option.name == "cloudflared")
     assert parse("bin/cloudflared") == str(tmp_path / "bin" / "cloudflared")
     assert parse("cloudflared") == "cloudflared"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"url_style": "root", "backend": "https://b.example"},
+            "--synth-tunnels-url-style is 'root', and a hosted relay gives every lease a URL with",
+        ),
+        ({"url_style": "root", "provider": "ngrok"}, "and the provider ngrok gives"),
+        (
+            {"require_token": "false", "backend": "https://b.example"},
+            "--synth-tunnels-require-token is false, and a hosted relay always wants the worker",
+        ),
+        ({"url_style": "host"}, "--synth-tunnels-url-style is 'host': it must be root or path"),
+        ({"host_header": "a b"}, "must be auto, target, public or a host such as app.test:8000"),
+    ],
+)
+def test_what_cannot_be_together_is_told_with_its_source(given: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        resolved(given)
+
+
+def test_styles_hosts_and_tokens() -> None:
+    given = {"url_style": "path", "require_token": "no", "host_header": "shop.test:81"}
+    settings = resolved(given)
+    assert (settings.url_style, settings.require_token) == ("path", False)
+    assert settings.host_header == "shop.test:81"
+    # A provider's URL wants no token in any case.
+    hosted = {"require_token": "no", "provider": "ngrok", "backend": "https://b.example"}
+    assert not resolved(hosted).require_token

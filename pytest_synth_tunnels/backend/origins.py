@@ -4,12 +4,12 @@ The path of a lease's URL at the backend breaks what an app says of itself: abso
 Digest, redirects. An origin is one more listening socket, and everything that comes there belongs
 to one address of one lease, so that the app answers at the root and sees the caller's own ``Host``.
 
-An origin is *open* from :meth:`Origins.open` on. With the end of its lease it is *over*: it stays
-there, and answers 410. It is *closed* when its room is needed for another one, or with the backend.
-Those that are over make room first, then the temporary ones, and of either the oldest; a permanent
-origin of a live lease is never closed for another one. The port of a closed origin is used again
-as late as possible, because a late caller may still know it: what answers there must not be the
-app of somebody else.
+An origin is *open* from :meth:`Origins.open` on. With the end of its lease, or with
+:meth:`Origins.end`, it is *over*: it stays there, and answers 410. It is *closed* when its room is
+needed for another one, or with the backend. Those that are over make room first, then the temporary
+ones, and of either the oldest; a permanent origin of a live lease is never closed for another one.
+The port of a closed origin is used again as late as possible, because a late caller may still know
+it: what answers there must not be the app of somebody else.
 """
 
 import asyncio
@@ -52,6 +52,12 @@ class _Origin:
     """It is closed for others only after its lease has ended."""
     server: asyncio.Server | None = None
     """Takes its connections; ``None`` while that is being arranged."""
+    ended_because: str = ""
+    """Why it is over though its lease lives, as the end of a sentence."""
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self.ended_because) or self.route.closed
 
     def close(self) -> None:
         """Close its port and its connections."""
@@ -96,10 +102,13 @@ class Origins:
             RefusedError: 429, there is no room; 503, this machine lets nobody listen.
         """
         key = route.lease_id, address
+        known = self._origins.get(key)
+        if known is not None and known.is_over:
+            self._close(key)
         if key not in self._origins:
             self._make_room()
             loop = asyncio.get_running_loop()
-            router = partial(self._answer, route, address)
+            router = partial(self._answer, key)
             http = HttpServer(router, loop=loop, limits=self._limits)
             listener, port = self._listen()
             origin = self._origins[key] = _Origin(route, listener, port, http, permanent)
@@ -112,18 +121,28 @@ class Origins:
                 raise
         return f"http://{HOST}:{self._origins[key].port}"
 
-    def close(self, lease_id: str, address: str) -> None:
-        """Close an origin. Harmless if there is none."""
-        if (lease_id, address) in self._origins:
-            self._close((lease_id, address))
+    def end(self, lease_id: str, address: str, reason: str) -> None:
+        """Answer 410 at an origin from now on, and let it make room for others.
+
+        Args:
+            lease_id: of the lease.
+            address: the part of the lease that answered there; nothing happens if it has no origin.
+            reason: for callers, as the end of a sentence.
+        """
+        origin = self._origins.get((lease_id, address))
+        if origin is not None:
+            origin.ended_because = reason
 
     def close_all(self) -> None:
         """Close all origins."""
         for key in list(self._origins):
             self._close(key)
 
-    def _answer(self, route: Route, address: str, exchange: Exchange) -> RequestHandler:
-        return self._ingress.at_origin(exchange, route, address)
+    def _answer(self, key: tuple[str, str], exchange: Exchange) -> RequestHandler:
+        origin = self._origins[key]
+        if origin.ended_because:
+            return self._ingress.refuse_over(exchange, origin.ended_because)
+        return self._ingress.at_origin(exchange, origin.route, key[1])
 
     def _make_room(self) -> None:
         """Close an origin if there are as many as there may be.
@@ -133,7 +152,7 @@ class Origins:
         """
         if len(self._origins) < self._max_origins:
             return
-        over = (key for key, origin in self._origins.items() if origin.route.closed)
+        over = (key for key, origin in self._origins.items() if origin.is_over)
         temporary = (key for key, origin in self._origins.items() if not origin.permanent)
         oldest = next(over, None) or next(temporary, None)
         if oldest is None:

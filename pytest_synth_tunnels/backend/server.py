@@ -262,9 +262,15 @@ class Backend:
                 where=f"an origin of lease {lease_id}",
             ) from None
 
-    def close_origin(self, lease_id: str, address: str) -> None:
-        """Close an origin that :meth:`open_origin` opened. Harmless if there is none."""
-        self._running.origins.close(lease_id, address)
+    def end_origin(self, lease_id: str, address: str, reason: str) -> None:
+        """Answer 410 at an origin that :meth:`open_origin` opened. Harmless if there is none.
+
+        Args:
+            lease_id: the lease.
+            address: as in :meth:`open_origin`.
+            reason: for callers, as the end of a sentence.
+        """
+        self._running.origins.end(lease_id, address, reason)
 
     def _route(self, exchange: Exchange) -> RequestHandler:
         """Return the handler of a request."""

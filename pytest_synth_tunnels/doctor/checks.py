@@ -190,7 +190,10 @@ class Checks:
                 provider=None,
                 ttl_s=_LEASE_TTL_S,
                 name="doctor",
-                require_token=True,
+                require_token=None,
+                url_style=None,
+                host_header=None,
+                strip_prefix=None,
             )
             lease = await self._ask(request, LeaseInfo)
             ready = WaitReady(lease_id=lease.lease_id, timeout_s=_READY_TIMEOUT_S)

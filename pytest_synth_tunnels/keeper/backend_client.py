@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ..agent.agent import Agent
 from ..aio.tasks import in_thread
 from ..options import API_KEY_VARIABLE
+from ..sdk.errors import TunnelError
 from ..sdk.requests import Request
 
 if TYPE_CHECKING:
@@ -94,6 +95,30 @@ class BackendClient(Protocol):
             on_refused: see :data:`OnRefused`.
         """
 
+    async def open_origin(self, lease_id: str, address: str, *, permanent: bool) -> str:
+        """Open an origin of a lease's own (see :meth:`.backend.server.Backend.open_origin`).
+
+        Args:
+            lease_id: the lease.
+            address: the address of the lease that answers there.
+            permanent: keep it while the lease lives, whatever else needs room.
+
+        Returns:
+            Its URL.
+
+        Raises:
+            TunnelError: there is no room for another, or the backend has no origins.
+        """
+
+    def end_origin(self, lease_id: str, address: str, reason: str) -> None:
+        """Answer 410 at an origin from now on.
+
+        Args:
+            lease_id: the lease.
+            address: the address of the lease that answered there.
+            reason: for callers, as the end of a sentence.
+        """
+
     async def close(self) -> None:
         """Let go of everything."""
 
@@ -164,6 +189,12 @@ class EmbeddedBackendClient:
         attachment = _InProcessAttachment(self._started, lease_id, agent, on_change)
         attachment.begin(token)
         return attachment
+
+    async def open_origin(self, lease_id: str, address: str, *, permanent: bool) -> str:
+        return await self._started.open_origin(lease_id, address, permanent=permanent)
+
+    def end_origin(self, lease_id: str, address: str, reason: str) -> None:
+        self._started.end_origin(lease_id, address, reason)
 
     async def close(self) -> None:
         backend, self._backend = self._backend, None
@@ -264,6 +295,12 @@ class HostedBackendClient:
         dialer = Dialer(agent, url, token, on_change=on_change, on_fatal=on_refused)
         await dialer.start()
         return dialer
+
+    async def open_origin(self, lease_id: str, address: str, *, permanent: bool) -> str:
+        raise TunnelError("a hosted backend gives each lease a path, and no origin of its own")
+
+    def end_origin(self, lease_id: str, address: str, reason: str) -> None:
+        pass  # there is none
 
     async def close(self) -> None:
         client, self._client = self._client, None

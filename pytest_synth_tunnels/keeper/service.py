@@ -42,7 +42,7 @@ from .ipc.messages import (
 from .leases.journal import Journal
 from .leases.lease import HeldLease
 from .leases.registry import COMMON, RELEASE_TIMEOUT_S, LeaseRegistry
-from .leases.spec import SYNTHTUNNEL, is_gone
+from .leases.spec import SYNTHTUNNEL, choose_url_style, is_gone
 from .ports import HOST, PortReservation
 from .readiness import wait_ready
 from .transports.factory import TransportFactory
@@ -168,9 +168,10 @@ class KeeperService:
         port = self._port(holder.address)
         lease = self._leases.shared(holder.address, port)
         address = self._address_on(lease, holder)
-        lease.targets.set_target(address, Target(HOST, port))
         # What fails first is reported at once, without waiting for the other.
-        await asyncio.gather(lease.ready(), self._wait_for_command())
+        await asyncio.gather(
+            lease.open_address(address, Target(HOST, port)), self._wait_for_command()
+        )
         return lease.info(address)
 
     async def _wait_for_command(self) -> None:
@@ -189,15 +190,23 @@ class KeeperService:
         return COMMON if one else holder.address
 
     async def _expose(self, holder: Holder, request: Expose) -> LeaseInfo:
-        provider = request.provider or self._settings.provider
-        target = Target.from_url(request.target)
-        if not (is_loopback(target.host) or self._settings.allow_remote_targets):
+        settings = self._settings
+        provider = request.provider or settings.provider
+        named_port = request.target.isascii() and request.target.isdigit()
+        target = (
+            Target(HOST, int(request.target)) if named_port else Target.from_url(request.target)
+        )
+        embedded = self._backend_client.embedded
+        require_token = request.require_token
+        if require_token is None:
+            require_token = settings.require_token
+        if not (is_loopback(target.host) or settings.allow_remote_targets):
             raise KeeperRequestError(
                 "TARGET_FORBIDDEN",
                 f"{target.host} is not this machine, and a lease would open it to others",
                 "Set synth_tunnels_allow_remote_targets = true if that is meant",
             )
-        if provider == SYNTHTUNNEL and not (request.require_token or self._backend_client.embedded):
+        if provider == SYNTHTUNNEL and not (require_token or embedded):
             raise KeeperRequestError(
                 "TOKEN_REQUIRED",
                 "a hosted relay always wants the worker token from its callers",
@@ -212,7 +221,10 @@ class KeeperService:
             provider=provider,
             ttl_s=request.ttl_s,
             name=request.name,
-            require_token=request.require_token,
+            require_token=require_token,
+            url_style=choose_url_style(
+                request.url_style, settings.url_style, provider=provider, embedded=embedded
+            ),
         )
         try:
             await lease.ready()
@@ -232,7 +244,7 @@ class KeeperService:
         await wait_ready(
             public_url=lease.url(address),
             headers=lease.transport.headers,
-            is_secret=lease.transport.worker_token is None,
+            is_secret=bool(lease.transport.url_secret),
             missing_link=lease.transport.missing_link,
             target=lease.targets.target(address),
             timeout_s=min(max(request.timeout_s, 0.0), _MAX_WAIT_READY_S),

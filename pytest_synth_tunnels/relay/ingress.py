@@ -61,6 +61,15 @@ class Ingress:
         route = self._relay.by_lease(route.lease_id) or route
         return self.forward(exchange, route, f"/~{address}{path}" if address else path, root=True)
 
+    def refuse_over(self, exchange: Exchange, reason: str) -> RequestHandler:
+        """Answer a request with 410.
+
+        Args:
+            exchange: the request.
+            reason: why there is nothing any more, as the end of a sentence.
+        """
+        return refuse(exchange, self._relay.new_rid(), over(reason))
+
     def forward(
         self, exchange: Exchange, route: Route, rest: str, *, root: bool = False
     ) -> RequestHandler:

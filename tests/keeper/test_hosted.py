@@ -16,7 +16,6 @@ import pytest
 from pytest_synth_tunnels.backend import synth_leases
 from pytest_synth_tunnels.keeper.ipc.messages import (
     Done,
-    Expose,
     Failure,
     Finish,
     GetBackend,
@@ -27,6 +26,8 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     WaitReady,
 )
 from pytest_synth_tunnels.sdk import TunnelsClient
+
+from ..support.messages import expose
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="AF_UNIX")
 
@@ -172,9 +173,7 @@ def test_a_backend_that_answers_with_a_web_page(hosted_keeper: Any, web_page: st
 
 
 def test_a_hosted_lease_is_never_open_to_all(hosted_keeper: Any) -> None:
-    request = Expose(
-        target="http://127.0.0.1:9", provider=None, ttl_s=None, name=None, require_token=False
-    )
+    request = expose("http://127.0.0.1:9", require_token=False)
 
     assert hosted_keeper().connect().ask(request).code == "TOKEN_REQUIRED"
 

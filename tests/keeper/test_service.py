@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,7 +15,6 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     BackendInfo,
     CloseLease,
     Done,
-    Expose,
     Failure,
     Finish,
     GetBackend,
@@ -28,6 +28,8 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
 )
 from pytest_synth_tunnels.sdk import TunnelsClient
 
+from ..support.messages import expose
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="AF_UNIX")
 
 APP = f"""{sys.executable} -c "
@@ -40,16 +42,6 @@ class App(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers(); self.wfile.write(b'command')
 http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), App).serve_forever()
 " {{port}}"""
-
-
-def expose(target: str, **options: Any) -> Expose:
-    return Expose(
-        **(
-            {"target": target, "provider": None, "ttl_s": None, "name": None}
-            | {"require_token": True}
-            | options
-        )
-    )
 
 
 @pytest.fixture
@@ -278,3 +270,42 @@ def test_a_slow_command_does_not_hold_up_the_end(start_keeper: Any) -> None:
 
     assert report.released == report.created
     assert time.monotonic() - began < 5
+
+
+def test_a_lease_of_its_own_is_the_root_of_an_origin(
+    start_keeper: Any, serve: Any, get: Any
+) -> None:
+    process = start_keeper().connect()
+    port = process.ask(ReservePort()).port
+    root = process.ask(expose(str(port)))
+    path = process.ask(expose(str(port), url_style="path"))
+
+    assert urlsplit(root.public_url).path == ""
+    assert urlsplit(path.public_url).path.startswith("/s/rt_")
+    assert root.url_secret == path.url_secret == ""
+    with serve(port):
+        for lease in (root, path):
+            assert get(f"{lease.public_url}/x", lease.worker_token) == (200, "app /x")
+            assert process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=10)) == Done()
+    process.ask(CloseLease(lease_id=root.lease_id))
+    assert get(f"{root.public_url}/x", root.worker_token)[0] == 410
+
+
+@pytest.mark.parametrize(("url_style", "is_secret"), [("root", False), ("path", True)])
+def test_a_run_without_tokens(
+    start_keeper: Any, open_lease: Any, serve: Any, get: Any, url_style: str, is_secret: bool
+) -> None:
+    keeper = start_keeper(settings={"require_token": False, "url_style": url_style})
+    process = keeper.connect("gw1")
+    port, lease = open_lease(process)
+
+    assert (lease.worker_token, lease.headers) == (None, {})
+    assert bool(lease.url_secret) == is_secret
+    assert lease.url_secret in lease.public_url
+    with serve(port):
+        assert get(f"{lease.public_url}/x") == (200, "app /x")
+    if is_secret:
+        assert lease.url_secret not in keeper.log()
+    # A lease of its own is as the run's, unless it says otherwise.
+    assert process.ask(expose(str(port))).worker_token is None
+    assert process.ask(expose(str(port), require_token=True)).worker_token

@@ -30,8 +30,6 @@ _FATAL_CODES = ("KEEPER_NOT_STARTED", "KEEPER_DIED")
 _DEATH_TIMEOUT_S = 1.0
 """The kernel closes a dead process's connections one after the other, this much apart at most."""
 
-_SHORTEST_SECRET = 16
-"""A path that is shorter is an ordinary one, which reports need."""
 
 _M = TypeVar("_M", bound=Message)
 
@@ -131,7 +129,7 @@ class KeeperClient:
             self._remember(error)
             raise
         if isinstance(found, LeaseInfo):
-            self.secrets.add(found.worker_token or _secret_part(found.public_url))
+            self.secrets |= {found.worker_token or "", found.url_secret} - {""}
             self.secrets.update(found.headers.values())
         elif isinstance(found, BackendInfo):
             self.secrets.add(found.api_key)
@@ -278,10 +276,3 @@ class KeeperClient:
         if (error := self._error) is not None:
             # A new one: threads that raise the same object write to the same traceback.
             raise KeeperError(error.message, code=error.code, hint=error.hint)
-
-
-def _secret_part(public_url: str) -> str:
-    """Return what nobody can guess of a URL that needs no token: its path, else its host."""
-    origin, _, path = public_url.partition("://")[2].partition("/")
-    prefix = path.partition("/~")[0]
-    return prefix if len(prefix) >= _SHORTEST_SECRET else origin

@@ -117,14 +117,18 @@ class OpenLease(Message):
 
 
 class Expose(Message):
-    """A lease of its own for ``target`` (an http URL), held until closed or the process ends.
-    ``provider`` is the run's where it is ``None``. → LeaseInfo"""
+    """A lease of its own for ``target``, held until closed or the process ends.
+    ``target`` is an http URL or a port of 127.0.0.1; what is ``None`` is as the run's settings say.
+    → LeaseInfo"""
 
     target: str
     provider: str | None
     ttl_s: float | None
     name: str | None
-    require_token: bool
+    require_token: bool | None
+    url_style: str | None
+    host_header: str | None
+    strip_prefix: bool | None
 
 
 class CloseLease(Message):
@@ -192,11 +196,13 @@ class Port(Message):
 
 
 class LeaseInfo(Message):
-    """All that a test may know of a lease. ``public_url`` includes this process's address, and
+    """All that a test may know of a lease. ``public_url`` is that of this process's address,
+    ``url_secret`` the part of it that alone lets callers in (empty where no part does), and
     ``headers`` is what callers send along."""
 
     lease_id: str
     public_url: str
+    url_secret: str
     worker_token: str | None
     headers: dict[str, str]
     local_host: str

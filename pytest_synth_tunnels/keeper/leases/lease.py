@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from ...agent.target import Target
 from ...sdk.errors import TunnelError
 from ..errors import KeeperRequestError
 from ..ipc.messages import LeaseInfo
@@ -181,10 +182,44 @@ class HeldLease:
         """The lease's agent and the targets that it serves."""
         return self.transport.targets
 
+    async def open_address(self, address: str, target: Target, *, permanent: bool = True) -> str:
+        """Have an address lead to a target, and give it a public URL.
+
+        An address is a part of the lease with a target and a URL of its own: that of the lease
+        itself (the empty one), of an xdist worker, or of a single test.
+
+        Args:
+            address: letters, digits, ``_`` and ``-``; one that is open already gets the target.
+            target: where its traffic goes.
+            permanent: see :meth:`~..transports.base.LeaseTransport.open_address`.
+
+        Returns:
+            The public URL, without a trailing slash.
+
+        Raises:
+            KeeperRequestError: there is no lease, or no room for another address.
+        """
+        # The agent is to know its target when it attaches.
+        self.targets.set_target(address, target)
+        await self.ready()
+        try:
+            return await self.transport.open_address(address, permanent=permanent)
+        except TunnelError as error:
+            raise KeeperRequestError(error.code, error.message, error.hint) from None
+
     def url(self, address: str) -> str:
-        """Return the public URL of an address."""
-        url = self.transport.public_url
-        return f"{url}/~{address}" if address else url
+        """Return the public URL of an address that is open."""
+        return self.transport.url(address)
+
+    def end_address(self, address: str, reason: str) -> None:
+        """Have an address lead nowhere.
+
+        Args:
+            address: one that is open.
+            reason: for callers, as the end of a sentence.
+        """
+        self.targets.remove_target(address)
+        self.transport.end_address(address, reason)
 
     def info(self, address: str) -> LeaseInfo:
         """Return what a test may know of the lease.
@@ -197,6 +232,7 @@ class HeldLease:
         return LeaseInfo(
             lease_id=self.lease_id,
             public_url=self.url(address),
+            url_secret=transport.url_secret,
             worker_token=transport.worker_token,
             headers=transport.headers,
             local_host=target.host,

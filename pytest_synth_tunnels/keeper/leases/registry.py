@@ -26,7 +26,7 @@ from ..ports import HOST
 from ..transports.factory import TransportFactory
 from .journal import Journal
 from .lease import HeldLease, LeaseListener
-from .spec import LeaseSpec
+from .spec import LeaseSpec, UrlStyle, choose_url_style
 from .state import LeaseState
 
 __all__ = ["COMMON", "RELEASE_TIMEOUT_S", "LeaseRegistry"]
@@ -117,7 +117,17 @@ class LeaseRegistry:
         key = COMMON if self._settings.share == "run" else address
         if key not in self._shared:
             provider = self._settings.provider
-            lease = self._shared[key] = self._open(provider, port)
+            lease = self._shared[key] = self._open(
+                provider,
+                port,
+                require_token=self._settings.require_token,
+                url_style=choose_url_style(
+                    None,
+                    self._settings.url_style,
+                    provider=provider,
+                    embedded=self._transports.backend_client.embedded,
+                ),
+            )
             if provider not in self._first_outcome:
                 self._first_outcome[provider] = spawn(_raise_if_refused(lease))
         return self._shared[key]
@@ -135,6 +145,7 @@ class LeaseRegistry:
         ttl_s: float | None,
         name: str | None,
         require_token: bool,
+        url_style: UrlStyle,
     ) -> HeldLease:
         """Open a lease for one process alone.
 
@@ -145,6 +156,7 @@ class LeaseRegistry:
             ttl_s: how long it lasts, in seconds; the run's setting by default.
             name: what the backend's listings call it.
             require_token: whether callers must send the worker token.
+            url_style: what its public URL is like.
 
         Raises:
             KeeperRequestError: there are too many.
@@ -160,6 +172,7 @@ class LeaseRegistry:
             ttl_s=ttl_s,
             metadata={"name": name} if name else {},
             require_token=require_token,
+            url_style=url_style,
         )
         self._exposed[lease] = pid
         lease.targets.set_target(COMMON, target)
@@ -173,13 +186,15 @@ class LeaseRegistry:
         host: str = HOST,
         ttl_s: float | None = None,
         metadata: dict[str, Any] | None = None,
-        require_token: bool = True,
+        require_token: bool,
+        url_style: UrlStyle,
     ) -> HeldLease:
         spec = LeaseSpec(
             port=port,
             ttl_s=self._settings.ttl_s if ttl_s is None else ttl_s,
             metadata=self._metadata | (metadata or {}),
             require_token=require_token,
+            url_style=url_style,
         )
         lease = HeldLease(
             self._transports.make(provider, spec),
@@ -202,8 +217,7 @@ class LeaseRegistry:
                 backend=transport.backend_url,
                 local_host=host,
                 local_port=port,
-                # Where callers need no token it is the only secret.
-                public_url=transport.public_url if transport.worker_token else None,
+                public_url=None if transport.url_secret else transport.public_url,
             )
 
     def find(self, lease_id: str) -> HeldLease:
@@ -261,7 +275,7 @@ class LeaseRegistry:
             if lease is not None:
                 self.drop(lease)
         elif address != COMMON and COMMON in self._shared:
-            self._shared[COMMON].targets.remove_target(address)
+            self._shared[COMMON].end_address(address, f"the process {address} has ended")
 
     def drop(self, lease: HeldLease) -> asyncio.Task[str | None]:
         """Begin to release a lease, once; the task returns why that failed, if it did."""

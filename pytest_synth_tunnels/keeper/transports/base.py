@@ -44,6 +44,11 @@ class LeaseTransport(Protocol):
         """Where callers come; empty until the lease is created."""
 
     @property
+    def url_secret(self) -> str:
+        """The part of the public URL that alone lets callers in; empty where they need a token, or
+        where the URL is the origin of a server on this machine."""
+
+    @property
     def worker_token(self) -> str | None:
         """What callers must send; ``None`` where the URL is enough."""
 
@@ -72,6 +77,36 @@ class LeaseTransport(Protocol):
             TunnelError: the backend refused.
             KeeperRequestError: the lease carries no traffic, and why.
         """
+
+    async def open_address(self, address: str, *, permanent: bool) -> str:
+        """Give an address of the lease a public URL. To be called after :meth:`open`.
+
+        Where the addresses of a lease have origins of their own, this opens one, which stays until
+        the end of the run and answers 410 from the end of the lease on. The agent's target for the
+        address is the caller's affair (:attr:`targets`).
+
+        Args:
+            address: as in the agent's targets; one that is open already stays as it is.
+            permanent: whether its origin is kept while the lease lives. Others are closed, the
+                oldest first, when there are too many.
+
+        Returns:
+            The URL, without a trailing slash.
+
+        Raises:
+            TunnelError: there is no room for another origin.
+        """
+
+    def end_address(self, address: str, reason: str) -> None:
+        """Have nothing but 410 at the URL of an address, if that is an origin of its own.
+
+        Args:
+            address: one that :meth:`open_address` opened, or any other, with which nothing happens.
+            reason: for callers, as the end of a sentence.
+        """
+
+    def url(self, address: str) -> str:
+        """Return the public URL of an address that is open."""
 
     def beat(self) -> Beat:
         """Ask the backend for the state of the lease. Called in the heartbeat's thread.

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from math import inf
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from ...agent.agent import Agent
 from ...aio.tasks import in_thread
@@ -34,13 +35,15 @@ from .provider_route import ProviderRoute
 from .route_manager import RouteContext, RouteManager
 from .targets import AgentTargets
 
-__all__ = ["ManagedTransport"]
+__all__ = ["ManagedTransport", "secret_part"]
 
 _log = logging.getLogger(__name__)
 
 _FIRST_BEAT_TIMEOUT_S: Final = 5.0
 _SHORTEST_PAUSE_S: Final = 0.1
 """Between two beats, however many a backend wants."""
+_SHORTEST_SECRET: Final = 16
+"""A path that is shorter is an ordinary one, which reports need."""
 _MAX_ERROR_CHARS: Final = 1_000
 """Of ``last_error`` in a heartbeat."""
 
@@ -101,6 +104,19 @@ class ManagedTransport:
     @property
     def public_url(self) -> str:
         return self._route.public_url if self._route is not None else ""
+
+    def url(self, address: str) -> str:
+        return f"{self.public_url}/~{address}" if address else self.public_url
+
+    @property
+    def url_secret(self) -> str:
+        return secret_part(self.public_url)
+
+    async def open_address(self, address: str, *, permanent: bool) -> str:
+        return self.url(address)
+
+    def end_address(self, address: str, reason: str) -> None:
+        pass  # the agent says that there is no such address
 
     @property
     def expires_at(self) -> str:
@@ -290,6 +306,13 @@ class ManagedTransport:
     async def close(self) -> None:
         self._routes.disconnect()
         await self.targets.close()
+
+
+def secret_part(public_url: str) -> str:
+    """Return what nobody can guess of a URL that needs no token: its path, else its host."""
+    parts = urlsplit(public_url)
+    path = parts.path.strip("/")
+    return path if len(path) >= _SHORTEST_SECRET else parts.netloc
 
 
 def _pause_s(said: object) -> float | None:

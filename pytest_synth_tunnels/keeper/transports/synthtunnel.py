@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -78,6 +79,10 @@ class SynthTunnelTransport:
         self.embedded = backend_client.embedded
         self.targets = AgentTargets(agent)
         self.public_url = ""
+        self._path_url = ""
+        """Where the lease's path at the backend is."""
+        self._origins: dict[str, str] = {}
+        """The origins of open addresses, where those have some."""
         self.worker_token: str | None = None
         self.expires_at = ""
         self.interval_s = 25.0
@@ -125,14 +130,39 @@ class SynthTunnelTransport:
             ),
             _CreatedSynthLease,
         )
-        self.public_url = created.public_url.rstrip("/")
+        self._path_url = created.public_url.rstrip("/")
         self.expires_at = created.expires_at
         self.interval_s = created.heartbeat.recommended_interval_seconds
         self.worker_token = created.worker_token if spec.require_token else None
+        self.public_url = await self.open_address("", permanent=True)
         await self._attach(created)
 
+    async def open_address(self, address: str, *, permanent: bool) -> str:
+        if self._spec.url_style == "root" and address not in self._origins:
+            origin = await self._backend_client.open_origin(
+                self.lease_id, address, permanent=permanent
+            )
+            self._origins[address] = origin
+            self.targets.set_origin(address, origin)
+        return self.url(address)
+
+    def end_address(self, address: str, reason: str) -> None:
+        if self._origins.pop(address, None) is not None:
+            self.targets.set_origin(address, "")
+            self._backend_client.end_origin(self.lease_id, address, reason)
+
+    def url(self, address: str) -> str:
+        if self._spec.url_style == "root":
+            return self._origins[address]
+        return f"{self._path_url}/~{address}" if address else self._path_url
+
+    @property
+    def url_secret(self) -> str:
+        no_token = self.worker_token is None and self._spec.url_style == "path"
+        return urlsplit(self._path_url).path if no_token else ""
+
     async def _attach(self, created: _CreatedSynthLease) -> None:
-        self.targets.begin(self.lease_id, self.public_url, max_inflight=created.limits.max_inflight)
+        self.targets.begin(self.lease_id, self._path_url, max_inflight=created.limits.max_inflight)
         self._attachment = await self._backend_client.attach(
             self.lease_id,
             self.targets.agent,

@@ -38,6 +38,8 @@ class AgentTargets:
         """For how many seconds other targets were served."""
         self._targets: dict[str, Target] = {}
         """By address."""
+        self._origins: dict[str, str] = {}
+        """The origins of the addresses that have one."""
         self._lease_id = ""
         """Set while the agent serves the lease."""
 
@@ -57,7 +59,8 @@ class AgentTargets:
             self._apply(address, target)
 
     def _apply(self, address: str, target: Target) -> None:
-        self.agent.leases.set_target(self._lease_id, address, target)
+        origin = self._origins.get(address, "")
+        self.agent.leases.set_target(self._lease_id, address, target, origin=origin)
         self._since.setdefault(target, self._now())
 
     @property
@@ -81,6 +84,12 @@ class AgentTargets:
         self._targets[address] = target
         if self._lease_id:
             self._apply(address, target)
+
+    def set_origin(self, address: str, origin: str) -> None:
+        """Note the origin at whose root an address answers; empty where it answers at its path."""
+        self._origins[address] = origin
+        if self._lease_id and address in self._targets:
+            self._apply(address, self._targets[address])
 
     def remove_target(self, address: str) -> None:
         """Have an address lead nowhere."""

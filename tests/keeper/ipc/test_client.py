@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels.keeper.errors import KeeperRequestError
-from pytest_synth_tunnels.keeper.ipc.client import KeeperClient, _secret_part
+from pytest_synth_tunnels.keeper.ipc.client import KeeperClient
 from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
 from pytest_synth_tunnels.keeper.ipc.holders import Holder
 from pytest_synth_tunnels.keeper.ipc.messages import (
@@ -36,7 +36,6 @@ from ...support.keeper_server import KeeperServer, run_in, serving_keeper
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="AF_UNIX")
 
-SECRET_PATH = "m/0123456789abcdef0123456789abcdef"
 EVENT = Event(kind="offline", lease_id="lease_1", shared=True, message="cut off")
 REPORT = Report(created=1, released=1, events=[], unreleased=[], public=[], happenings=[])
 
@@ -383,19 +382,3 @@ def _in_a_child(work: Callable[[], bool]) -> bool:
         finally:
             os._exit(4)
     return os.waitpid(pid, 0)[1] == 0
-
-
-@pytest.mark.parametrize(
-    ("url", "part"),
-    [
-        (f"https://t.example/{SECRET_PATH}", SECRET_PATH),
-        (f"https://t.example/{SECRET_PATH}/~gw1", SECRET_PATH),
-        (
-            "https://green-words-of-chance.trycloudflare.com",
-            "green-words-of-chance.trycloudflare.com",
-        ),
-        ("https://green-words-of-chance.example/app", "green-words-of-chance.example"),
-    ],
-)
-def test_what_of_a_url_reports_leave_out(url: str, part: str) -> None:
-    assert _secret_part(url) == part

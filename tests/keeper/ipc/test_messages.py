@@ -3,7 +3,6 @@ import pytest
 from pytest_synth_tunnels.keeper.ipc import messages
 from pytest_synth_tunnels.keeper.ipc.messages import (
     Event,
-    Expose,
     LeaseInfo,
     Message,
     decode,
@@ -11,9 +10,12 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     proof,
 )
 
+from ...support.messages import expose
+
 INFO = LeaseInfo(
     lease_id="lease_1",
     public_url="http://127.0.0.1:1/s/rt_1/~gw0",
+    url_secret="",
     worker_token="wt_secret",
     headers={},
     local_host="127.0.0.1",
@@ -71,9 +73,8 @@ def test_what_is_no_message_is_refused(line: bytes) -> None:
 
 
 def test_a_field_takes_what_its_type_says() -> None:
-    exposed = {"target": "t", "provider": None, "name": "n", "require_token": True}
     for ttl_s in (None, 60, 60.5):
-        expected = Expose(**exposed, ttl_s=ttl_s)  # type: ignore[arg-type]
+        expected = expose("t", name="n", require_token=True, ttl_s=ttl_s)
         assert decode(encode(expected)) == expected
 
 

@@ -58,7 +58,13 @@ class Leases:
 
     def expose(self, pid: int = 1) -> HeldLease:
         return self.registry.expose(
-            pid, TARGET, provider="synthtunnel", ttl_s=None, name="hooks", require_token=True
+            pid,
+            TARGET,
+            provider="synthtunnel",
+            ttl_s=None,
+            name="hooks",
+            require_token=True,
+            url_style="path",
         )
 
 

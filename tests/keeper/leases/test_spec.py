@@ -1,6 +1,12 @@
 import pytest
 
-from pytest_synth_tunnels.keeper.leases.spec import is_gone, parse_rfc3339, release_requests
+from pytest_synth_tunnels.keeper.errors import KeeperRequestError
+from pytest_synth_tunnels.keeper.leases.spec import (
+    choose_url_style,
+    is_gone,
+    parse_rfc3339,
+    release_requests,
+)
 from pytest_synth_tunnels.sdk.errors import TunnelConnectionError, from_status
 
 
@@ -38,3 +44,38 @@ def test_which_errors_say_that_a_lease_is_gone() -> None:
     assert is_gone(from_status(410, {}, where="DELETE"))
     assert not is_gone(from_status(401, {}, where="DELETE"))
     assert not is_gone(TunnelConnectionError("refused"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "setting", "style"),
+    [
+        (None, None, "root"),
+        (None, "path", "path"),
+        (None, "root", "root"),
+        ("path", "root", "path"),
+        ("root", "path", "root"),
+    ],
+)
+def test_an_embedded_lease_has_an_origin_unless_somebody_wants_a_path(
+    wanted: str | None, setting: str | None, style: str
+) -> None:
+    assert choose_url_style(wanted, setting, provider="synthtunnel", embedded=True) == style
+
+
+@pytest.mark.parametrize(
+    ("provider", "embedded", "who"),
+    [
+        ("synthtunnel", False, "a hosted relay"),
+        ("ngrok", True, "the provider ngrok"),
+        ("ngrok", False, "the provider ngrok"),
+    ],
+)
+def test_others_have_a_path_and_refuse_an_origin(provider: str, embedded: bool, who: str) -> None:
+    assert choose_url_style(None, "root", provider=provider, embedded=embedded) == "path"
+    with pytest.raises(KeeperRequestError, match=who):
+        choose_url_style("root", None, provider=provider, embedded=embedded)
+
+
+def test_there_are_two_styles() -> None:
+    with pytest.raises(ValueError, match="'root' or 'path', not 'subdomain'"):
+        choose_url_style("subdomain", None, provider="synthtunnel", embedded=True)

@@ -92,10 +92,11 @@ def test_the_second_candidate_ends_quietly(start_keeper: Any, open_lease: Any) -
     assert "Traceback" not in keeper.log()
 
 
+@pytest.mark.parametrize("url_style", ["root", "path"])
 def test_eight_workers_share_one_lease_and_have_an_address_each(
-    start_keeper: Any, open_lease: Any, serve: Any, get: Any
+    start_keeper: Any, open_lease: Any, serve: Any, get: Any, url_style: str
 ) -> None:
-    keeper = start_keeper()
+    keeper = start_keeper(settings={"url_style": url_style})
     owner = keeper.connect()
     leases = [open_lease(keeper.connect(f"gw{n}", pid=os.getpid() + 0)) for n in range(1)]
     others = [
@@ -106,8 +107,9 @@ def test_eight_workers_share_one_lease_and_have_an_address_each(
         leases += [open_lease(keeper.connect(f"gw{n + 1}", p.pid)) for n, p in enumerate(others)]
         assert len({lease.lease_id for _, lease in leases}) == 1
         assert len({port for port, _ in leases}) == 8
+        assert len({lease.public_url for _, lease in leases}) == 8
         for n, (port, lease) in enumerate(leases[1:], 1):
-            assert lease.public_url.endswith(f"/~gw{n}")
+            assert lease.public_url.endswith(f"/~gw{n}") == (url_style == "path")
             with serve(port, f"app{n}"):
                 assert get(f"{lease.public_url}/x", lease.worker_token) == (200, f"app{n} /x")
         report = owner.ask(Finish())
@@ -119,10 +121,14 @@ def test_eight_workers_share_one_lease_and_have_an_address_each(
             process.stdin.close()
 
 
+@pytest.mark.parametrize(
+    ("url_style", "answer"),
+    [("root", (410, "the process gw1 has ended")), ("path", (404, "UNKNOWN_ADDRESS"))],
+)
 def test_a_killed_holder_lets_go_of_its_address_and_port(
-    start_keeper: Any, open_lease: Any, get: Any, other: Any
+    start_keeper: Any, open_lease: Any, get: Any, other: Any, url_style: str, answer: Any
 ) -> None:
-    keeper = start_keeper()
+    keeper = start_keeper(settings={"url_style": url_style})
     owner = keeper.connect()
     process = keeper.connect("gw1", other.pid)
     port, lease = open_lease(process)
@@ -131,7 +137,7 @@ def test_a_killed_holder_lets_go_of_its_address_and_port(
 
     assert process.answer() is None
     status, body = get(f"{lease.public_url}/x", lease.worker_token)
-    assert (status, "UNKNOWN_ADDRESS" in body) == (404, True)
+    assert (status, answer[1] in body) == (answer[0], True)
     with socket.socket() as mine:
         mine.bind(("127.0.0.1", port))
     assert owner.ask(Status(lease_id=lease.lease_id)).state == "active"

@@ -7,6 +7,7 @@ import pytest
 
 from pytest_synth_tunnels.keeper.errors import KeeperRequestError
 from pytest_synth_tunnels.keeper.leases.state import LeaseState
+from pytest_synth_tunnels.keeper.transports.managed import secret_part
 from pytest_synth_tunnels.sdk.errors import TunnelConnectionError, TunnelError, from_status
 from pytest_synth_tunnels.sdk.requests import Request
 
@@ -277,3 +278,21 @@ def test_a_backend_that_is_down_at_the_end_is_owed_a_release() -> None:
             assert (await ask(url))[0] == 404
 
     run(scenario)
+
+
+SECRET_PATH = "m/0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        (f"https://t.example/{SECRET_PATH}", SECRET_PATH),
+        (
+            "https://green-words-of-chance.trycloudflare.com",
+            "green-words-of-chance.trycloudflare.com",
+        ),
+        ("https://green-words-of-chance.example/app", "green-words-of-chance.example"),
+    ],
+)
+def test_what_of_a_url_reports_leave_out(url: str, part: str) -> None:
+    assert secret_part(url) == part

@@ -2,9 +2,17 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.agent.target import Target
+from pytest_synth_tunnels.keeper.backend_client import EmbeddedBackendClient
+from pytest_synth_tunnels.keeper.errors import KeeperRequestError
+from pytest_synth_tunnels.keeper.leases.lease import HeldLease
+from pytest_synth_tunnels.keeper.leases.spec import LeaseSpec
+from pytest_synth_tunnels.keeper.transports.synthtunnel import SynthTunnelTransport
 from pytest_synth_tunnels.sdk.errors import from_status
 from pytest_synth_tunnels.sdk.requests import Request
 
@@ -137,5 +145,66 @@ def test_tokens_are_rotated_and_left_out_where_none_is_needed() -> None:
         assert public.transport.worker_token is None
         leases.backend_client.answers["DELETE"] = [{}, {}]
         await asyncio.gather(closed.release(5), public.release(5))
+
+    run(main())
+
+
+def test_addresses_below_a_path() -> None:
+    async def main() -> None:
+        leases = SynthLeases()
+        lease = leases.open()
+        target = Target("127.0.0.1", 8000)
+        url = await lease.open_address("t1", target, permanent=False)
+        assert url == lease.url("t1") == "https://relay.example/s/rt_1/~t1"
+        assert lease.targets.target("t1") == target
+        lease.end_address("t1", "its test is over")
+        assert lease.url("t1") == url
+        with pytest.raises(KeeperRequestError, match="no target"):
+            lease.targets.target("t1")
+        await lease.release(5)
+
+    run(main())
+
+
+def test_addresses_with_origins_of_their_own() -> None:
+    async def main() -> None:
+        backend_client = EmbeddedBackendClient(5)
+        spec = LeaseSpec(port=8000, ttl_s=3600, metadata={}, url_style="root")
+        lease = HeldLease(
+            SynthTunnelTransport(backend_client, None, spec, Agent(patience_s=0)),
+            started=asyncio.ensure_future(backend_client.start()),
+            on_event=lambda *_: None,
+        )
+        target = Target("127.0.0.1", 8000)
+        urls = [await lease.open_address(name, target, permanent=False) for name in ("", "t1")]
+        assert urls == [lease.url(""), lease.url("t1")]
+        assert [urlsplit(url).path for url in urls] == ["", ""]
+        assert len({*urls, backend_client.url}) == 3
+        assert await lease.open_address("t1", target) == urls[1]
+        assert lease.transport.public_url == urls[0]
+
+        lease.end_address("t1", "its test is over")
+        assert await lease.open_address("t1", target) not in urls
+        await lease.release(5)
+        await backend_client.close()
+
+    run(main())
+
+
+def test_an_origin_that_cannot_be_had() -> None:
+    async def main() -> None:
+        backend_client = EmbeddedBackendClient(5)
+        spec = LeaseSpec(port=8000, ttl_s=3600, metadata={}, url_style="root")
+        lease = HeldLease(
+            SynthTunnelTransport(backend_client, None, spec, Agent(patience_s=0)),
+            started=asyncio.ensure_future(backend_client.start()),
+            on_event=lambda *_: None,
+        )
+        await lease.ready()
+        backend_client._started._running.origins._max_origins = 1
+        with pytest.raises(KeeperRequestError, match="close some leases"):
+            await lease.open_address("t1", Target("127.0.0.1", 8000))
+        await lease.release(5)
+        await backend_client.close()
 
     run(main())
