@@ -42,8 +42,8 @@ from ..wire.link import Link
 from .forwarded_request import ForwardedRequest
 from .readiness import ReadinessProbes
 from .served_leases import OWN_PATH, READY_PATH, ServedLease, ServedLeases, read_nonce
-from .target import split_address
 from .uplink import Uplink
+from .url_rewriter import split_address
 
 if TYPE_CHECKING:
     from .websockets import AppWebSockets

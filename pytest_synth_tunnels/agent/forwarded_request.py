@@ -42,8 +42,8 @@ from ..wire.frames import (
     Window,
 )
 from .served_leases import ServedLease
-from .target import UrlRewriter
 from .uplink import Uplink
+from .url_rewriter import UrlRewriter
 
 __all__ = ["ForwardedRequest"]
 
@@ -78,6 +78,7 @@ class ForwardedRequest:
         "_length",
         "_lines",
         "_method",
+        "_path",
         "_pool",
         "_receive_window",
         "_received",
@@ -114,6 +115,7 @@ class ForwardedRequest:
         """Whether it has asked for a connection."""
         self._uplink = uplink
         self._method = frame.method
+        self._path = path
         self._rewriter = rewriter
         self._pool = pool
         self._timeout_s = timeout_s
@@ -325,11 +327,11 @@ class ForwardedRequest:
     # --- the answer, from the connection
 
     def response_started(self, status: int, headers: Headers, located: bool) -> None:
-        """Pass the head on, with redirects to the app itself made public."""
+        """Pass the head on, with what it says of the app's own URLs made public."""
         self._responded = True
         self.due_at = inf
         if located:
-            headers = self._rewriter.response_headers(headers)
+            headers = self._rewriter.response_headers(headers, self._path)
         self._head = RespHeaders(self.rid, status, headers, self.lease_id)
 
     def response_body(self, data: bytes) -> None:

@@ -70,7 +70,7 @@ async def _answers(target: Target) -> bool:
     """Whether an app answers ``GET /`` below 500 (protocol, section 4)."""
     try:
         status = await get_status(
-            target.host, target.port, "/", host_header=target.host_header, timeout_s=_TIMEOUT_S
+            target.host, target.port, "/", host_header=target.own_host, timeout_s=_TIMEOUT_S
         )
     except (OSError, ValueError):
         return False

@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 from ..aio.deadlines import Deadlines
 from ..http.pool import ConnectionPool
 from ..wire.frames import AttachLease, LocalTarget
-from .target import Target, UrlRewriter, split_address
+from .target import Target
+from .url_rewriter import UrlRewriter, split_address
 
 __all__ = [
     "NONCE_PATH",

@@ -39,8 +39,8 @@ from ..wire.frames import (
     WsOpenReject,
 )
 from .served_leases import ServedLease, ServedLeases
-from .target import UrlRewriter
 from .uplink import Uplink
+from .url_rewriter import UrlRewriter
 
 __all__ = ["AppWebSocket", "AppWebSockets"]
 
@@ -156,6 +156,7 @@ class AppWebSocket(TunnelledWebSocket):
         self._lease = lease
         self._rewriter = rewriter
         self._pool = pool
+        self._path = path
         self._timeout_s = timeout_s
         self._answer = Answer()
         lease.websockets += 1
@@ -243,7 +244,8 @@ class AppWebSocket(TunnelledWebSocket):
                 super().data_received(answer.rest)
             return
         if self._leave():
-            headers = self._rewriter.response_headers(without_framing(answer.headers))
+            headers = without_framing(answer.headers)
+            headers = self._rewriter.response_headers(headers, self._path)
             body = bytes(answer.body)
             self._send(WsOpenReject(self.rid, answer.status, headers, body, self.lease_id))
         self.abort()

@@ -89,7 +89,8 @@ class ResponseHandler(ConnectionWaiter, Protocol):
             status: 200 or more.
             headers: names as the app wrote them; without the hop-by-hop ones, unless the request
                 asked for an upgrade: then all of them.
-            located: there is a ``Location`` or ``Content-Location`` among them.
+            located: there is one among them that names a URL, a path or a host of the app, such
+                as ``Location`` or ``Set-Cookie``.
         """
 
     def response_body(self, data: bytes) -> None:
@@ -158,6 +159,10 @@ _KINDS: Final = {
     "content-length": _Kind.LENGTH,
     "location": _Kind.LOCATION,
     "content-location": _Kind.LOCATION,
+    "link": _Kind.LOCATION,
+    "refresh": _Kind.LOCATION,
+    "set-cookie": _Kind.LOCATION,
+    "access-control-allow-origin": _Kind.LOCATION,
 }
 
 

@@ -9,7 +9,6 @@ from pytest_synth_tunnels.wire.frames import (
 )
 
 from ..support.agent_bench import (
-    PUBLIC,
     AgentBench,
     ok,
     read_request,
@@ -85,10 +84,10 @@ def test_redirects_to_the_app_become_public() -> None:
     async def scenario(bench: AgentBench) -> None:
         await bench.app(lambda _: ok(b"", "LOCATION: /login?x=1", "Content-Location: /doc"), "gw0")
         answer = await bench.ask(path="/~gw0/")
-        assert answer.get("location") == [f"{PUBLIC}/~gw0/login?x=1"]
-        assert answer.get("content-location") == [f"{PUBLIC}/~gw0/doc"]
-        bench.agent.leases.serve("l1", "https://public.example/s/rt_1")
+        assert answer.get("location") == ["/s/rt_1/~gw0/login?x=1"]
+        assert answer.get("content-location") == ["/s/rt_1/~gw0/doc"]
+        bench.agent.leases.serve("l1", "https://public.example/t/rt_2")
         answer = await bench.ask(path="/~gw0/")
-        assert answer.get("location") == ["https://public.example/s/rt_1/~gw0/login?x=1"]
+        assert answer.get("location") == ["/t/rt_2/~gw0/login?x=1"]
 
     run(scenario)

@@ -147,7 +147,7 @@ ab
         (
             "HTTP/1.1 307 Elsewhere\nLocation: /ws/\nContent-Length: 0\n\n",
             307,
-            {"location": "{public_url}/ws/", "content-length": "0", "connection": "close"},
+            {"location": "{public_path}/ws/", "content-length": "0", "connection": "close"},
             b"",
         ),
     ],
@@ -167,7 +167,7 @@ def test_an_apps_refusal_is_passed_on(
         async with app, tunnel_to(kind, app.sockets[0].getsockname()[1]) as tunnel:
             got_status, got_headers, got_body = await upgrade(tunnel)
             expected = {
-                name: value.format(public_url=tunnel.lease["public_url"])
+                name: value.format(public_path=urlsplit(tunnel.lease["public_url"]).path)
                 for name, value in headers.items()
             }
             assert (got_status, got_headers, got_body) == (status, expected, body)
