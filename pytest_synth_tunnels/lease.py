@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ._unpatched import unpatched
 from .keeper.ipc.client import KeeperClient
@@ -10,6 +10,7 @@ from .keeper.ipc.errors import KeeperError
 from .keeper.ipc.messages import (
     CloseLease,
     Done,
+    Expose,
     LeaseInfo,
     RefreshToken,
     Status,
@@ -22,7 +23,7 @@ from .sdk.models import Secret
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["ExposedLease", "Lease"]
+__all__ = ["ExposedLease", "Lease", "expose"]
 
 _MAX_WAIT_S = 3600
 
@@ -220,3 +221,73 @@ class ExposedLease(Lease):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def expose(
+    keeper: KeeperClient,
+    target: int | str,
+    *,
+    provider: str | None = None,
+    ttl_s: float | None = None,
+    name: str | None = None,
+    require_token: bool | None = None,
+    url_style: Literal["root", "path"] | None = None,
+    host_header: str | None = None,
+    strip_prefix: bool | None = None,
+) -> ExposedLease:
+    """Open a lease of its own for a port or a URL: what ``synth_expose`` calls.
+
+    Args:
+        keeper: opens and holds it.
+        target: a port of 127.0.0.1, or a URL such as ``http://localhost:8000``, whose host
+            the app then sees as ``Host``.
+        provider: what gives it its public URL, as ``synth_tunnels_provider`` names it; by
+            default the run's. A public one leaves the URL open to everybody who knows it.
+        ttl_s: how long it lasts, in seconds; by default as ``synth_tunnels_ttl_s`` says.
+        name: what the backend's listings call it.
+        require_token: whether a caller must send ``headers``; by default as
+            ``synth_tunnels_require_token`` says. Without a token, everybody who knows the URL
+            gets through, which only the embedded backend grants.
+        url_style: ``root`` for an origin of its own, which only the embedded backend gives, or
+            ``path`` for a URL with a path; by default as ``synth_tunnels_url_style`` says.
+        host_header: what the app sees as ``Host``: ``auto``, ``target``, ``public`` or a host;
+            by default as ``synth_tunnels_host_header`` says.
+        strip_prefix: whether the app sees its paths without the path of the public URL; by
+            default as ``synth_tunnels_strip_prefix`` says.
+
+    Raises:
+        TypeError: ``target`` is neither a port nor a URL.
+        ValueError: ``target`` is a port that there is not.
+        KeeperError: the backend or the keeper refused, or there is no such provider.
+    """
+    __tracebackhide__ = True
+    request = Expose(
+        target=_port_or_url(target),
+        provider=provider,
+        ttl_s=ttl_s,
+        name=name,
+        require_token=require_token,
+        url_style=url_style,
+        host_header=host_header,
+        strip_prefix=strip_prefix,
+    )
+    return ExposedLease(keeper, keeper.ask(request, LeaseInfo))
+
+
+def _port_or_url(target: object) -> str:
+    """Return a target as text: a port's number, or the URL as it was given."""
+    port = target.strip() if isinstance(target, str) else target
+    if isinstance(port, str) and port.isascii() and port.isdigit():
+        port = int(port)
+    if isinstance(port, float) and port.is_integer():
+        port = int(port)
+    if isinstance(port, int) and not isinstance(port, bool):
+        if not 1 <= port <= 65_535:
+            raise ValueError(f"target must be a port from 1 to 65535, not {port}")
+        return str(port)
+    if not isinstance(target, str):
+        raise TypeError(
+            "target must be a port (int) or a URL (str) such as 'http://localhost:8000', not "
+            f"{target!r} ({type(target).__name__})"
+        )
+    return target

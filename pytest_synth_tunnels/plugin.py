@@ -38,9 +38,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "synth_hosted: needs the hosted Synth backend; skipped where none is configured"
     )
-    session = config.stash[SESSION] = Session(config)
+    session = config.stash[SESSION] = Session(config, _register_redaction)
     if session.has_settings():
         _ = session.settings  # a wrong value is told now, not in the middle of the run
+
+
+def _register_redaction(session: Session) -> None:
+    """Take secrets out of all reports, once this process can know one."""
+    from .reporting import Redaction
+
+    session.config.pluginmanager.register(Redaction(session.config, session.secrets))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -70,7 +77,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fail a test that needs a tunnel at once, with the one cause, when there is none any more."""
+    """Fail a test that needs a tunnel at once, with the one cause, when the tunnel is lost."""
     if not uses_tunnels(item):
         return
     session = item.config.stash[SESSION]
@@ -96,10 +103,22 @@ def pytest_runtest_makereport(
     report = yield
     session = item.config.stash[SESSION]
     if session.has_keeper:
-        from .reporting import complete
+        from .reporting import add_section, clean
 
-        complete(report, session)
+        if report.when == "call":
+            add_section(report, _happened(session))
+        clean(report, session.secrets())
     return report
+
+
+def _happened(session: Session) -> list[str]:
+    """Return a line for each event of this process's tunnels since the last call."""
+    from .keeper.ipc.errors import KeeperError
+
+    try:
+        return [event.message for event in session.check()]
+    except KeeperError as error:
+        return [str(error)]
 
 
 @pytest.hookimpl(trylast=True)
@@ -127,12 +146,12 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
     if session.report is not None or session.trouble:
         from .reporting import summarize
 
-        summarize(terminalreporter, session)
+        summarize(terminalreporter, session.trouble, session.report, session.secrets())
 
 
 @contextmanager
 def _failures_shown_plainly() -> Iterator[None]:
-    """Show a user the cause, and not our way to it."""
+    """Show a user the cause alone, without the frames of this plugin."""
     from .keeper.ipc.errors import KeeperError
 
     try:
@@ -159,7 +178,7 @@ def exposed_port(pytestconfig: pytest.Config) -> int:
 @pytest.fixture(scope="session")
 def exposed_socket(exposed_port: int) -> "Iterator[socket.socket]":
     """A listening socket on exposed_port, for servers that take one."""
-    from .exposing import listen
+    from .listener import listen
 
     try:
         listener = listen(exposed_port)
@@ -194,9 +213,11 @@ def synth_expose(pytestconfig: pytest.Config) -> "Callable[..., ExposedLease]":
     """synth_expose(target, *, provider, ttl_s, name, require_token, url_style, host_header,
     strip_prefix): a lease of its own for a port or a URL, also a context manager; released with
     the run if nobody closes it. What is not given is as the settings say."""
-    from .exposing import exposer
+    from functools import partial
 
-    return exposer(pytestconfig.stash[SESSION].keeper)
+    from .lease import expose
+
+    return partial(expose, pytestconfig.stash[SESSION].keeper)
 
 
 @pytest.fixture(scope="session")

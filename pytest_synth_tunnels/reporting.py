@@ -1,18 +1,16 @@
 """What the user reads: the header, the terminal summary, and reports without secrets."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .keeper.ipc.errors import KeeperError
-from .session import Session
-
 if TYPE_CHECKING:
+    from .keeper.ipc.messages import Report
     from .settings import Settings
 
-__all__ = ["Redaction", "complete", "header", "redact", "summarize"]
+__all__ = ["Redaction", "add_section", "clean", "header", "redact", "summarize"]
 
 _SECTION = "synth tunnels"
 _MASK = "***"
@@ -38,26 +36,32 @@ def header(settings: "Settings") -> str:
     return ", ".join([f"synth tunnels: {backend} backend", *changed])
 
 
-def complete(report: pytest.TestReport, session: Session) -> None:
-    """Add to a test's report what happened to its tunnel, and take secrets out of it."""
-    if report.when == "call":
-        try:
-            lines = [event.message for event in session.check()]
-        except KeeperError as error:
-            lines = [str(error)]
-        if lines:
-            report.sections.append((_SECTION, "\n".join(lines)))
-    clean(report, session)
+def add_section(report: pytest.TestReport, lines: list[str]) -> None:
+    """Add to a test's report what happened to its tunnels, if anything did."""
+    if lines:
+        report.sections.append((_SECTION, "\n".join(lines)))
 
 
-def summarize(terminal: "pytest.TerminalReporter", session: Session) -> None:
-    """Write what a user must know after the run; nothing if all went well and nobody asks."""
-    lines = list(session.trouble)
-    if session.report is not None and terminal.config.get_verbosity() > 0:
-        lines.append(f"{session.report.created} created, {session.report.released} released")
+def summarize(
+    terminal: "pytest.TerminalReporter",
+    trouble: list[str],
+    report: "Report | None",
+    secrets: set[str],
+) -> None:
+    """Write what a user must know after the run; nothing if all went well and nobody asks.
+
+    Args:
+        terminal: where to write.
+        trouble: a line for each thing that went wrong.
+        report: what the run did, if it used tunnels and this process owned it.
+        secrets: what no line may show.
+    """
+    lines = list(trouble)
+    if report is not None and terminal.config.get_verbosity() > 0:
+        lines.append(f"{report.created} created, {report.released} released")
     if lines:
         terminal.section(_SECTION)
-        for line in redact(lines, session.secrets):
+        for line in redact(lines, secrets):
             terminal.line(line)
 
 
@@ -65,39 +69,39 @@ class Redaction:
     """A plugin of the runs that use tunnels: it takes secrets out of all that others write.
 
     Args:
-        session: knows the secrets, more of them as the run goes on.
+        config: of pytest; its log handlers are told to leave secrets out.
+        secrets: returns the secrets, more of them as the run goes on.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        logs = session.config.pluginmanager.get_plugin("logging-plugin")
+    def __init__(self, config: pytest.Config, secrets: Callable[[], set[str]]) -> None:
+        self._secrets = secrets
+        logs = config.pluginmanager.get_plugin("logging-plugin")
         for name in ("log_file_handler", "log_cli_handler"):
             handler = getattr(logs, name, None)
             if isinstance(handler, logging.Handler):
-                handler.setFormatter(_Formatter(handler.formatter, session))
+                handler.setFormatter(_Formatter(handler.formatter, secrets))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Clean a report again: its makers may have added to it, as subtests do."""
-        clean(report, self._session)
+        clean(report, self._secrets())
 
 
 class _Formatter(logging.Formatter):
     """Formats as another does. The records stay as they are, for ``caplog``."""
 
-    def __init__(self, inner: logging.Formatter | None, session: Session) -> None:
+    def __init__(self, inner: logging.Formatter | None, secrets: Callable[[], set[str]]) -> None:
         super().__init__()
         self._inner = inner or logging.Formatter()
-        self._session = session
+        self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        text: str = redact(self._inner.format(record), self._session.secrets)
+        text: str = redact(self._inner.format(record), self._secrets())
         return text
 
 
-def clean(report: pytest.TestReport, session: Session) -> None:
+def clean(report: pytest.TestReport, secrets: set[str]) -> None:
     """Take secrets out of all that a report says."""
-    secrets = session.secrets
     # A subtest is named by what it was given.
     for owner in (report, getattr(report, "context", None)):
         for name in _SHOWN:

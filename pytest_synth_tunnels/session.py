@@ -1,14 +1,13 @@
 """What one pytest process knows of its run's tunnels.
 
-Made in every pytest process, used or not: so it notes the environment while nothing has patched
-it yet, and imports everything else on first use.
+A session is made in every pytest process, whether or not tunnels are used: so it notes the
+environment while nothing has patched it yet, and imports everything else on first use.
 """
 
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,12 +16,12 @@ from ._unpatched import unpatched
 from .options import API_KEY_VARIABLE, OPTIONS, Option
 
 if TYPE_CHECKING:
+    from .hook_events import HookCaller
     from .keeper.ipc.client import KeeperClient
     from .keeper.ipc.messages import Event, Report
     from .settings import Settings
-    from .telling import HookCaller
 
-__all__ = ["FIXTURES", "SESSION", "Session"]
+__all__ = ["FIXTURES", "SESSION", "Session", "uses_tunnels"]
 
 FIXTURES = frozenset(
     {"synth_lease", "exposed_port", "exposed_socket", "synth_expose", "synth_tunnels"}
@@ -35,29 +34,39 @@ _FINISH_TIMEOUT_S = 20.0
 class Session:
     """The tunnels of this process's run.
 
+    Args:
+        config: of pytest.
+        on_first_use: called once with this session, before the first test that needs a tunnel.
+
     Attributes:
+        config: see above.
         environ: the environment as pytest was configured with it.
-        sys_path: the same of where Python looks for modules, in absolute paths.
+        sys_path: where Python looked for modules then, in absolute paths.
         report: what the run did, once its owner has finished it.
         trouble: lines for the terminal summary.
         has_lease: whether a test of this process has asked for ``synth_lease``.
+        lost: why the run's lease carries nothing any more, or ``None``.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, on_first_use: "Callable[[Session], None]") -> None:
         self.config = config
         self.environ = dict(os.environ)
-        self._cwd = str(config.invocation_params.dir)
-        self.sys_path = [os.path.join(self._cwd, entry) for entry in sys.path]
+        self.sys_path = [os.path.join(config.invocation_params.dir, entry) for entry in sys.path]
         self.report: Report | None = None
         self.trouble: list[str] = []
         self.has_lease = False
-        self._lost: str | None = None
-        """Why the run's lease carries nothing any more."""
+        self.lost: str | None = None
         given: dict[str, Any] = getattr(config, "workerinput", {}).get("synth_tunnels", {})
         self._run_id: str = given.get("run_id") or os.urandom(8).hex()
         self._base: str = given.get("base") or _runtime_base(self.environ)
         self._owner_pid: int = given.get("owner_pid") or unpatched.getpid()
         self._address: str = given.get("address", "")
+        self._on_first_use = on_first_use
+        self._lock = unpatched.allocate_lock()
+        """Held while ``_keeper`` is made."""
+        self._settings: Settings | None = None
+        self._keeper: KeeperClient | None = None
+        self._hook_caller: HookCaller | None = None
 
     @property
     def is_owner(self) -> bool:
@@ -66,23 +75,36 @@ class Session:
 
     @property
     def directory_path(self) -> str:
-        """Where the run's processes meet."""
+        """The directory through which the run's processes find their keeper."""
         return f"{self._base}/{self._run_id}"
 
-    @cached_property
+    @property
     def settings(self) -> "Settings":
         """The resolved settings, as the hooks leave them.
 
         Raises:
             pytest.UsageError: one of them cannot be used.
         """
-        from .settings import SettingsError, resolve
-        from .tailoring import tailor
+        if self._settings is None:
+            from .settings import SettingsError, apply_hooks, resolve
 
-        try:
-            return tailor(resolve(self._command_line, self.environ, self._ini), self.config)
-        except SettingsError as error:
-            raise pytest.UsageError(f"synth-tunnels: {error}") from None
+            try:
+                given = resolve(self._command_line, self.environ, self._ini)
+                self._settings = apply_hooks(
+                    given,
+                    connectors=self.config.hook.pytest_synth_tunnels_connectors(config=self.config),
+                    adjust=self._adjust,
+                    installed_providers=_installed_providers,
+                )
+            except SettingsError as error:
+                raise pytest.UsageError(f"synth-tunnels: {error}") from None
+        return self._settings
+
+    def _adjust(self, settings: "Settings") -> "Settings | None":
+        adjusted: Settings | None = self.config.hook.pytest_synth_tunnels_settings(
+            config=self.config, settings=settings
+        )
+        return adjusted
 
     def _command_line(self, option: Option) -> str | None:
         value: str | None = self.config.getoption(option.ini)
@@ -93,7 +115,7 @@ class Session:
         return value or None
 
     def has_settings(self) -> bool:
-        """Whether anything was set at all, without working it out."""
+        """Whether anything was set at all, without resolving it."""
         if self.config.hook.pytest_synth_tunnels_settings.get_hookimpls():
             return True
         return any(
@@ -101,15 +123,22 @@ class Session:
             for option in OPTIONS
         )
 
-    @cached_property
+    @property
     def keeper(self) -> "KeeperClient":
         """This process's hold on the run's keeper."""
+        if self._keeper is None:
+            with self._lock:
+                if self._keeper is None:
+                    keeper = self._new_keeper()
+                    self._on_first_use(self)
+                    self._keeper = keeper
+        return self._keeper
+
+    def _new_keeper(self) -> "KeeperClient":
         from .keeper.ipc.client import KeeperClient
         from .keeper.process.launch import Run
         from .keeper.process.run_directory import RunDirectory
-        from .reporting import Redaction
 
-        self.config.pluginmanager.register(Redaction(self))
         return KeeperClient(
             Run(
                 run_id=self._run_id,
@@ -118,22 +147,21 @@ class Session:
                 address=self._address,
                 settings=self.settings,
                 environ=self.environ,
-                cwd=self._cwd,
+                cwd=str(self.config.invocation_params.dir),
                 sys_path=self.sys_path,
             )
         )
 
     @property
-    def secrets(self) -> set[str]:
-        """The tokens and keys that no report of this process may show."""
-        if not self.has_keeper:
-            return set()
-        return self.keeper.secrets | {self.environ.get(API_KEY_VARIABLE, "").strip()}
-
-    @property
     def has_keeper(self) -> bool:
-        """Whether this process has had to do with the keeper."""
-        return "keeper" in self.__dict__
+        """Whether this process has needed the keeper."""
+        return self._keeper is not None
+
+    def secrets(self) -> set[str]:
+        """Return the tokens and keys that no report of this process may show."""
+        if self._keeper is None:
+            return set()
+        return self._keeper.secrets | {self.environ.get(API_KEY_VARIABLE, "").strip()}
 
     def worker_input(self, worker_id: str) -> dict[str, Any]:
         """Return what makes a worker on this host part of this run; builtin types only."""
@@ -147,15 +175,15 @@ class Session:
     def start(self, items: Iterable[pytest.Item]) -> None:
         """Start the keeper if a test needs it, without waiting for it.
 
-        A test with ``request`` may need it too, in the middle of what it patches: an import would
-        then be seen by the patch, go wrong by it, or be forgotten with it.
+        A test with ``request`` may need it too, while something is patched: an import would then
+        be seen by the patch, go wrong by it, or be forgotten with it.
         """
         names = {name for item in items for name in getattr(item, "fixturenames", ())}
         if not FIXTURES.isdisjoint(names):
-            _load()
+            _import_all()
             self.keeper.start()
         elif "request" in names:
-            _load()
+            _import_all()
 
     def check(self) -> "list[Event]":
         """Return what happened to this process's tunnels since the last call.
@@ -163,39 +191,38 @@ class Session:
         Raises:
             KeeperError: the keeper died.
         """
-        if not self.has_keeper:
+        if self._keeper is None:
             return []
-        events = self.keeper.check()
+        events = self._keeper.check()
         for event in events:
-            # A lease that synth_expose opened concerns the test that has it; an agent that is cut
-            # off tries again; and a command that died serves all.
+            # Later tests can go on after every other event: a lease that synth_expose opened
+            # concerns the test that has it, and an agent that is cut off tries again.
             lost_it = event.kind == "lost" and event.shared and self.has_lease
             if lost_it or event.kind == "failed":
-                self._lost = event.message
+                self.lost = event.message
         return events
-
-    @property
-    def lost(self) -> str | None:
-        """Why later tests cannot use the lease, if so."""
-        return self._lost
-
-    @cached_property
-    def _teller(self) -> "HookCaller":
-        from .telling import HookCaller
-
-        return HookCaller(self.config)
 
     def tell(self) -> None:
         """Tell other plugins what happened to the run's leases, if this process owns the run."""
-        if not (self.is_owner and self.has_keeper and self._teller.is_wanted):
+        if not self.is_owner or self._keeper is None:
+            return
+        caller = self._caller()
+        if not caller.is_wanted:
             return
         from .keeper.ipc.errors import KeeperError
 
         try:
-            happenings = self.keeper.news()
+            events = self._keeper.take_lease_events()
         except KeeperError:
             return  # the next test that needs a tunnel says so
-        self.trouble += self._teller.tell(happenings)
+        self.trouble += caller.tell(events)
+
+    def _caller(self) -> "HookCaller":
+        if self._hook_caller is None:
+            from .hook_events import HookCaller
+
+            self._hook_caller = HookCaller(self.config)
+        return self._hook_caller
 
     def finish(self) -> None:
         """End the run, if this process owns it and any process of it needed a keeper."""
@@ -210,17 +237,17 @@ class Session:
         try:
             self.report = self.keeper.finish(_FINISH_TIMEOUT_S)
         except KeeperError as error:
-            # Whoever needed a keeper that did not start has said so already.
+            # The tests that needed a keeper that did not start have said so already.
             if error.code != "KEEPER_NOT_STARTED":
                 self.trouble.append(str(error))
         if self.report is not None:
             self.trouble += self.report.public + self.report.events + self.report.unreleased
-            self.trouble += self._teller.tell(self.report.happenings)
+            self.trouble += self._caller().tell(self.report.lease_events)
 
     def close(self) -> None:
-        """Let go of what this process holds."""
-        if self.has_keeper:
-            self.keeper.close()
+        """Let go of the keeper, in every process."""
+        if self._keeper is not None:
+            self._keeper.close()
 
 
 SESSION = pytest.StashKey[Session]()
@@ -231,12 +258,18 @@ def uses_tunnels(item: pytest.Item) -> bool:
     return not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
-def _load() -> None:
+def _installed_providers(from_hooks: "Mapping[str, str]") -> list[str]:
+    from .connectors.registry import known_names
+
+    return known_names(from_hooks)
+
+
+def _import_all() -> None:
     """Import, before the first test, all that a test process needs of us."""
-    from . import exposing, lease, reporting, tailoring, telling
+    from . import hook_events, lease, listener, reporting
     from .keeper.ipc import client
 
-    _ = client, exposing, lease, reporting, tailoring, telling
+    _ = client, hook_events, lease, listener, reporting
 
 
 def _runtime_base(environ: dict[str, str]) -> str:

@@ -4,7 +4,7 @@ Command line > environment > ini file > default. Keys are no settings: they come
 environment alone (:data:`.options.API_KEY_VARIABLE`) and are never stored here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -13,16 +13,18 @@ from .options import (
     BACKEND_URL_VARIABLE,
     DEFAULT_BACKEND_URL,
     OPTIONS,
+    PROVIDERS,
     Option,
     is_url,
 )
 
-__all__ = [
-    "Settings",
-    "SettingsError",
-    "check_combinations",
-    "resolve",
-]
+__all__ = ["Settings", "SettingsError", "apply_hooks", "check_combinations", "resolve"]
+
+_SETTINGS_HOOK = "pytest_synth_tunnels_settings"
+_CONNECTORS_HOOK = "pytest_synth_tunnels_connectors"
+
+_TAKEN_NAMES = {*PROVIDERS, "auto", "loopback"}
+"""The names that no plugin's provider can have."""
 
 
 class SettingsError(ValueError):
@@ -172,3 +174,76 @@ def _with_backend_url(settings: Settings, environ: Mapping[str, str]) -> Setting
     if not is_url(url):
         raise SettingsError(f"${BACKEND_URL_VARIABLE} must be an http(s) URL without credentials")
     return replace(settings, backend_url=url)
+
+
+def apply_hooks(
+    settings: Settings,
+    connectors: Iterable[Mapping[str, str]],
+    adjust: "Callable[[Settings], Settings | None]",
+    installed_providers: Callable[[Mapping[str, str]], list[str]],
+) -> Settings:
+    """Return the settings as the hooks of a run leave them.
+
+    Args:
+        settings: as the user gave them.
+        connectors: what the implementations of ``pytest_synth_tunnels_connectors`` gave.
+        adjust: calls ``pytest_synth_tunnels_settings``.
+        installed_providers: returns the names of all providers but the relay's own, given those
+            that the hooks brought.
+
+    Raises:
+        SettingsError: a hook gave what cannot be used, or nobody knows the provider.
+    """
+    given = replace(settings, connectors=_join_connectors(connectors))
+    adjusted = adjust(given)
+    if adjusted is not None:
+        if not isinstance(adjusted, Settings):
+            raise SettingsError(
+                f"{_SETTINGS_HOOK} must return Settings or None, not {type(adjusted).__name__}"
+            )
+        changed = {
+            field.name: _SETTINGS_HOOK
+            for field in fields(Settings)
+            if field.compare and getattr(adjusted, field.name) != getattr(given, field.name)
+        }
+        given = replace(adjusted, sources={**adjusted.sources, **changed})
+    _check_provider(given, installed_providers)
+    check_combinations(given)
+    return given
+
+
+def _join_connectors(answers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the providers that the implementations of the hook gave."""
+    found: dict[str, str] = {}
+    for answer in answers:
+        if not isinstance(answer, Mapping):
+            raise SettingsError(
+                f"{_CONNECTORS_HOOK} must return a mapping, not {type(answer).__name__}"
+            )
+        for name, place in answer.items():
+            module, _, attribute = str(place).partition(":")
+            if not (isinstance(place, str) and module and attribute):
+                raise SettingsError(
+                    f'{_CONNECTORS_HOOK} gave {place!r} for {name!r}: it must be "module:Class"'
+                )
+            if name in _TAKEN_NAMES or found.get(name, place) != place:
+                raise SettingsError(
+                    f"{_CONNECTORS_HOOK} gave a provider {name!r}, and there is one already: "
+                    "choose another name"
+                )
+            found[name] = place
+    return found
+
+
+def _check_provider(
+    settings: Settings, installed_providers: Callable[[Mapping[str, str]], list[str]]
+) -> None:
+    if settings.provider in PROVIDERS or settings.provider in settings.connectors:
+        return
+    known = installed_providers(settings.connectors)
+    if settings.provider not in known:
+        source = settings.sources.get("provider", _SETTINGS_HOOK)
+        names = ", ".join(["synthtunnel", *known])
+        raise SettingsError(
+            f"{source} is {settings.provider!r}: there is no such provider; known are {names}"
+        )

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels import doctor
-from pytest_synth_tunnels.__main__ import main
 from pytest_synth_tunnels.backend.server import Backend
+from pytest_synth_tunnels.cli import main
 from pytest_synth_tunnels.connectors import ngrok
 from pytest_synth_tunnels.doctor import checks
 

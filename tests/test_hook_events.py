@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels.hook_events import LeaseFacts
-from pytest_synth_tunnels.telling import HookCaller
+from pytest_synth_tunnels.hook_events import HookCaller, LeaseFacts
 
 LEASE: dict[str, Any] = {
     "lease_id": "lease_1",
@@ -37,7 +36,7 @@ def config(**hooks: Callable[..., None]) -> Any:
     return SimpleNamespace(hook=SimpleNamespace(**{n: Hook(hooks.get(n)) for n in NAMES}))
 
 
-def happening(kind: str, reason: str = "", **lease: Any) -> dict[str, Any]:
+def event(kind: str, reason: str = "", **lease: Any) -> dict[str, Any]:
     return {"kind": kind, "lease": {**LEASE, **lease}, "reason": reason}
 
 
@@ -46,7 +45,7 @@ def test_each_is_told_to_its_hook() -> None:
     given = config(**{name: lambda **values: told.append(values) for name in NAMES})
 
     lines = HookCaller(given).tell(
-        [happening("created"), happening("lost", "gone", ended_at=1_000_000_010.0)]
+        [event("created"), event("lost", "gone", ended_at=1_000_000_010.0)]
     )
 
     assert lines == []
@@ -73,8 +72,8 @@ def test_an_error_is_told_once_and_the_next_lease_is_told_all_the_same() -> None
         raise OSError("no disk")
 
     teller = HookCaller(config(pytest_synth_lease_created=fail))
-    lines = teller.tell([happening("created"), happening("created", lease_id="lease_2")])
-    lines += teller.tell([happening("created", lease_id="lease_3")])
+    lines = teller.tell([event("created"), event("created", lease_id="lease_2")])
+    lines += teller.tell([event("created", lease_id="lease_3")])
 
     assert calls == ["lease_1", "lease_2", "lease_3"]
     assert len(lines) == 1
@@ -88,4 +87,4 @@ def test_a_hook_may_end_the_run() -> None:
         pytest.exit("enough")
 
     with pytest.raises(pytest.exit.Exception, match="enough"):
-        HookCaller(config(pytest_synth_lease_lost=end)).tell([happening("lost")])
+        HookCaller(config(pytest_synth_lease_lost=end)).tell([event("lost")])

@@ -1,13 +1,13 @@
+import asyncio
 from typing import Any
 
 import pytest
 
-from pytest_synth_tunnels.exposing import exposer
 from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
 from pytest_synth_tunnels.keeper.ipc.messages import CloseLease, LeaseInfo, Message, Token
-from pytest_synth_tunnels.lease import ExposedLease, Lease
+from pytest_synth_tunnels.lease import ExposedLease, Lease, expose
 
-from .support.messages import expose
+from .support import messages
 
 SECRET_PATH = "m/0123456789abcdef0123456789abcdef"
 
@@ -96,10 +96,64 @@ def test_what_the_keeper_refuses_is_told_as_it_says() -> None:
 def test_what_is_exposed_names_its_provider() -> None:
     keeper: Any = FakeKeeper(public())
 
-    with exposer(keeper)(5000, provider="cloudflared", name="hook") as lease:
+    with expose(keeper, 5000, provider="cloudflared", name="hook") as lease:
         assert isinstance(lease, ExposedLease)
 
     assert keeper.asked == [
-        expose("5000", provider="cloudflared", name="hook"),
+        messages.expose("5000", provider="cloudflared", name="hook"),
         CloseLease(lease_id="lease_1"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        (8000, "8000"),
+        ("8000", "8000"),
+        (" 8000 ", "8000"),
+        (8000.0, "8000"),
+        ("http://localhost:8000", "http://localhost:8000"),
+        ("localhost:8000", "localhost:8000"),
+    ],
+)
+def test_a_target_is_a_port_or_a_url(target: Any, asked: str) -> None:
+    keeper: Any = FakeKeeper(public())
+
+    expose(keeper, target)
+
+    assert keeper.asked[0].target == asked
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (None, r"not None \(NoneType\)"),
+        (True, r"not True \(bool\)"),
+        (80.5, r"not 80.5 \(float\)"),
+        (b"8000", r"not b'8000' \(bytes\)"),
+        (("127.0.0.1", 80), r"must be a port \(int\) or a URL \(str\).*\(tuple\)"),
+        (0, "a port from 1 to 65535, not 0"),
+        ("70000", "a port from 1 to 65535, not 70000"),
+        (-1, "a port from 1 to 65535, not -1"),
+    ],
+)
+def test_another_target_is_refused_with_what_is_expected(target: Any, message: str) -> None:
+    keeper: Any = FakeKeeper(public())
+
+    with pytest.raises((TypeError, ValueError), match=message):
+        expose(keeper, target)
+
+    assert keeper.asked == []
+
+
+@pytest.mark.parametrize("timeout_s", [-1, float("nan"), float("inf"), 3601, "5", None])
+def test_a_wait_s_time_is_a_number_of_seconds(timeout_s: Any) -> None:
+    keeper: Any = FakeKeeper(public())
+    lease = Lease(keeper, public())
+
+    with pytest.raises(ValueError, match="timeout_s must be a number of seconds from 0 to 3600"):
+        lease.wait_ready(timeout_s)
+    with pytest.raises(ValueError, match="timeout_s must be"):
+        asyncio.run(lease.wait_ready_async(timeout_s))
+
+    assert keeper.asked == []

@@ -1,12 +1,13 @@
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_synth_tunnels.options import OPTIONS, Option
-from pytest_synth_tunnels.settings import Settings, SettingsError, resolve
+from pytest_synth_tunnels.settings import Settings, SettingsError, apply_hooks, resolve
 
 
 def resolved(
@@ -176,3 +177,71 @@ def test_styles_hosts_and_tokens() -> None:
     # A provider's URL wants no token in any case.
     hosted = {"require_token": "no", "provider": "ngrok", "backend": "https://b.example"}
     assert not resolved(hosted).require_token
+
+
+def applied(
+    settings: Settings, *connectors: Any, adjust: Callable[[Settings], Any] = lambda _: None
+) -> Settings:
+    return apply_hooks(
+        settings,
+        connectors=connectors,
+        adjust=adjust,
+        installed_providers=lambda found: sorted({"ngrok", "installed", *found}),
+    )
+
+
+def test_hooks_that_say_nothing_change_nothing() -> None:
+    settings = resolved({"ttl_s": "60"})
+
+    assert applied(settings) == settings
+    assert applied(settings).sources == settings.sources
+
+
+def test_what_a_hook_changed_has_the_hook_as_its_source() -> None:
+    adjusted = applied(
+        resolved({"ttl_s": "60", "share": "worker"}),
+        {"mine": "mine:Mine"},
+        adjust=lambda given: replace(given, ttl_s=70.0, provider="mine"),
+    )
+
+    assert (adjusted.ttl_s, adjusted.provider, adjusted.share) == (70.0, "mine", "worker")
+    assert adjusted.connectors == {"mine": "mine:Mine"}
+    assert adjusted.sources == {
+        "ttl_s": "pytest_synth_tunnels_settings",
+        "share": "--synth-tunnels-share",
+        "provider": "pytest_synth_tunnels_settings",
+    }
+
+
+@pytest.mark.parametrize(
+    ("connectors", "message"),
+    [
+        (["mine"], "must return a mapping, not str"),
+        ([{"mine": "mine"}], "gave 'mine' for 'mine': it must be \"module:Class\""),
+        ([{"mine": 1}], "gave 1 for 'mine'"),
+        ([{"ngrok": "mine:Mine"}], "gave a provider 'ngrok', and there is one already"),
+        ([{"auto": "mine:Mine"}], "gave a provider 'auto', and there is one already"),
+        ([{"mine": "a:A"}, {"mine": "b:B"}], "gave a provider 'mine', and there is one already"),
+    ],
+)
+def test_wrong_connectors_name_their_hook(connectors: list[Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        applied(Settings(), *connectors)
+
+    assert str(caught.value).startswith(f"pytest_synth_tunnels_connectors {message}")
+
+
+def test_a_hook_must_return_settings() -> None:
+    with pytest.raises(SettingsError, match="must return Settings or None, not dict"):
+        applied(Settings(), adjust=lambda _: {})
+
+
+def test_a_provider_must_be_known() -> None:
+    assert applied(resolved({"provider": "installed"})).provider == "installed"
+    with pytest.raises(SettingsError) as caught:
+        applied(resolved({"provider": "other"}), {"mine": "mine:Mine"})
+
+    assert str(caught.value) == (
+        "--synth-tunnels-provider is 'other': there is no such provider; known are synthtunnel, "
+        "installed, mine, ngrok"
+    )

@@ -339,5 +339,5 @@ class KeeperService:
             events=list(self._events),
             unreleased=self._leases.unreleased,
             public=self._leases.public,
-            happenings=self.journal.drain(),
+            lease_events=self.journal.drain(),
         )

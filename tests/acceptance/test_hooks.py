@@ -240,7 +240,7 @@ def test_nobody_asks_the_keeper_where_nobody_listens(
         def unexpected(self):
             raise AssertionError("asked")
 
-        KeeperClient.news = unexpected
+        KeeperClient.take_lease_events = unexpected
         """
     )
 

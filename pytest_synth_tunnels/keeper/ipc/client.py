@@ -20,7 +20,16 @@ from ..process.launch import Run, launch
 from ..process.run_directory import RunDirectoryError
 from .connection import SLACK_S, KeeperConnection
 from .errors import KeeperError
-from .messages import BackendInfo, Event, Events, Finish, LeaseInfo, Message, News, Report
+from .messages import (
+    BackendInfo,
+    Event,
+    Finish,
+    LeaseEvents,
+    LeaseInfo,
+    Message,
+    Report,
+    TakeLeaseEvents,
+)
 from .question_pool import QuestionPool
 
 __all__ = ["KeeperClient"]
@@ -172,7 +181,7 @@ class KeeperClient:
                     connections.holding.keeper_died("it ended while this run needed it")
                 ) from None
 
-    def news(self) -> list[dict[str, Any]]:
+    def take_lease_events(self) -> list[dict[str, Any]]:
         """Return what happened to the run's leases since the last call, as its owner.
 
         Raises:
@@ -181,7 +190,7 @@ class KeeperClient:
         connections = self._by_pid.get(unpatched.getpid())
         if connections is None or connections.holding is None:
             return []
-        return self.ask(News(), Events).happenings
+        return self.ask(TakeLeaseEvents(), LeaseEvents).lease_events
 
     def finish(self, timeout_s: float) -> Report | None:
         """End the run, as its owner: release everything and wait until the keeper is gone.

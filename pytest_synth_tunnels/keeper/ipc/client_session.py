@@ -1,4 +1,4 @@
-"""One connection to the keeper: the mutual proof, then requests and their answers in turn."""
+"""The keeper's end of a connection: the mutual proof, then requests and their answers in turn."""
 
 import asyncio
 import hmac
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _HANDSHAKE_TIMEOUT_S: Final = 10.0
 _WRITE_TIMEOUT_S: Final = 10.0
 _MAX_UNREAD_BYTES: Final = 1 << 20
-"""A process that lets this much wait reads nothing; it gets no more events."""
+"""A process that leaves this much unread gets no more events."""
 
 _MAX_PID: Final = (1 << 31) - 1
 _ADDRESS_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "_.-")
@@ -31,18 +31,18 @@ Answer = Callable[[Holder, Message], Awaitable[Message]]
 
 
 class ClientSession:
-    """A process on the line.
+    """The keeper's end of one connection from a pytest process.
 
     Args:
-        reader: what it says.
-        writer: what it hears.
+        reader: reads what the process sends.
+        writer: writes what the process gets.
         pid: of the keeper, for the Welcome.
         secret: of the run file.
-        holders: counts it once it has proved that it knows the secret.
-        answer: see :data:`Answer`.
+        holders: counts the process once it has proved that it knows the secret.
+        answer: answers its requests, see :data:`Answer`.
 
     Attributes:
-        holder: who it is, once it has said so.
+        holder: the process, once it has proved that it belongs to the run.
         idle: set while no request waits for its answer.
     """
 
@@ -68,7 +68,7 @@ class ClientSession:
         self._wants_events = False
 
     async def run(self) -> None:
-        """Talk until the process closes, or breaks the rules."""
+        """Talk until the process closes the connection or breaks the protocol."""
         try:
             async with asyncio.timeout(_HANDSHAKE_TIMEOUT_S):
                 await self._greet()
@@ -85,18 +85,22 @@ class ClientSession:
         await self._write(Challenge(nonce=nonce))
         hello = decode(await self._reader.readline())
         if not isinstance(hello, Hello):
-            raise ValueError("it did not say hello")
+            raise ValueError(f"expected Hello, got {type(hello).__name__}")
         expected = proof(self._secret, "process", nonce)
         if not hmac.compare_digest(hello.proof.encode(), expected.encode()):
-            raise ValueError("it does not know this run's secret")
+            raise ValueError(
+                "Hello: the proof is wrong, so the process does not know this run's secret"
+            )
         if not _is_address(hello.address) or not 0 < hello.pid <= _MAX_PID:
-            raise ValueError("it said who it is in a way that cannot be")
+            raise ValueError(
+                f"Hello: address {hello.address[:_MAX_ADDRESS]!r} or pid {hello.pid} cannot be"
+            )
         self._wants_events = hello.wants_events
         self.holder = self._holders.join(hello.pid, hello.address, self)
         await self._write(Welcome(proof=proof(self._secret, "keeper", hello.nonce), pid=self._pid))
 
     async def _serve(self) -> None:
-        """Answer each request before the next is read, but notice at once when the line is cut."""
+        """Answer each request before the next one, but notice at once when the process closes."""
         line = asyncio.create_task(self._reader.readline())
         try:
             while request := await line:
@@ -106,7 +110,7 @@ class ClientSession:
                 await asyncio.wait({answering, line}, return_when=asyncio.FIRST_COMPLETED)
                 if not answering.done() and line.exception() is None and not line.result():
                     answering.cancel()
-                    return  # nobody waits for the answer any more
+                    return  # the process has closed, so that nobody waits for the answer
                 await self._write(await answering)
                 self.idle.set()
         finally:
@@ -139,13 +143,14 @@ class ClientSession:
         if transport.get_write_buffer_size() < _MAX_UNREAD_BYTES:
             self._writer.write(encode(event))
 
-    def outlive(self) -> None:
-        """Keep the line open until this process has gone, which is how the other end knows."""
+    def keep_open_until_exit(self) -> None:
+        """Let the connection close when the keeper's process has ended, and not before: this is
+        how the other end learns of it."""
         if os.name == "posix" and not self._writer.transport.is_closing():
             os.dup(self._writer.get_extra_info("socket").fileno())
 
     def abort(self) -> None:
-        """Cut the line."""
+        """Close the connection at once."""
         self._writer.transport.abort()
 
 

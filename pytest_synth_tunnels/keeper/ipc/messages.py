@@ -4,14 +4,15 @@ Standard library only, since the pytest process imports it. Every connection beg
 proof that both know the secret of the run file (a loopback port can be reached by any user):
 the keeper sends :class:`Challenge`, the process answers :class:`Hello`, the keeper answers
 :class:`Welcome`. After that the process asks and the keeper answers each request in turn;
-:class:`Event` lines may come in between, unasked.
+:class:`Event` lines may come in between, unasked, on connections that want them.
 """
 
+from collections.abc import Iterable
 from hashlib import sha256
 from hmac import new as new_hmac
 from inspect import get_annotations
 from json import dumps, loads
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, ClassVar, dataclass_transform
 
 __all__ = [
@@ -21,15 +22,14 @@ __all__ = [
     "CloseLease",
     "Done",
     "Event",
-    "Events",
     "Expose",
     "Failure",
     "Finish",
     "GetBackend",
     "Hello",
+    "LeaseEvents",
     "LeaseInfo",
     "Message",
-    "News",
     "OpenLease",
     "Port",
     "RefreshToken",
@@ -37,6 +37,7 @@ __all__ = [
     "ReservePort",
     "Status",
     "StatusInfo",
+    "TakeLeaseEvents",
     "Token",
     "WaitReady",
     "Welcome",
@@ -67,8 +68,7 @@ class Message:
 
     def __init__(self, **values: Any) -> None:
         if values.keys() != self.fields.keys():
-            wrong = sorted(values.keys() ^ self.fields.keys())
-            raise TypeError(f"{type(self).__name__}: wrong or missing fields: {', '.join(wrong)}")
+            raise TypeError(f"{type(self).__name__}: {_describe_fields(values, self.fields)}")
         self.__dict__.update(values)
 
     def __eq__(self, other: object) -> bool:
@@ -81,13 +81,14 @@ class Message:
 
 
 class Challenge(Message):
-    """Keeper, first: prove that you know the secret, over this nonce."""
+    """The keeper's first message: the process must prove, over this nonce, that it knows the
+    secret."""
 
     nonce: str
 
 
 class Hello(Message):
-    """Process: who it is. ``address`` is its part of a shared URL, empty without xdist;
+    """The process says who it is. ``address`` is its part of a shared URL, empty without xdist;
     ``wants_events`` whether the keeper shall send :class:`Event` lines on this connection."""
 
     proof: str
@@ -98,7 +99,7 @@ class Hello(Message):
 
 
 class Welcome(Message):
-    """Keeper: it knows the secret too, and counts this process as a holder from now on."""
+    """The keeper knows the secret too, and counts this process as a holder from now on."""
 
     proof: str
     pid: int
@@ -108,17 +109,18 @@ class Welcome(Message):
 
 
 class ReservePort(Message):
-    """The local port that this process's lease exposes; the same one each time. → Port"""
+    """Asks for the local port that this process's lease exposes; it is the same one each time.
+    → Port"""
 
 
 class OpenLease(Message):
-    """The lease of this run (or of this process, as ``share`` says), once it is active or
-    failed. → LeaseInfo"""
+    """Asks for the lease of this run (or of this process, as ``share`` says). The answer comes
+    when it is active or has failed. → LeaseInfo"""
 
 
 class Expose(Message):
-    """A lease of its own for ``target``, held until closed or the process ends.
-    ``target`` is an http URL or a port of 127.0.0.1; what is ``None`` is as the run's settings say.
+    """Asks for a lease of its own for ``target`` (an http URL, or a port of 127.0.0.1), which is
+    held until it is closed or the process ends. What is ``None`` is as the run's settings say.
     → LeaseInfo"""
 
     target: str
@@ -132,48 +134,48 @@ class Expose(Message):
 
 
 class CloseLease(Message):
-    """Release a lease that Expose opened. → Done"""
+    """Releases a lease that Expose opened. → Done"""
 
     lease_id: str
 
 
 class WaitReady(Message):
-    """Until a nonce has come through the public URL and the target accepts. → Done"""
+    """Waits until a nonce has come through the public URL and the target accepts. → Done"""
 
     lease_id: str
     timeout_s: float
 
 
 class Status(Message):
-    """→ StatusInfo"""
+    """Asks for a lease's state. → StatusInfo"""
 
     lease_id: str
 
 
 class Token(Message):
-    """The worker token in force. → LeaseInfo"""
+    """Asks for the worker token in force. → LeaseInfo"""
 
     lease_id: str
 
 
 class RefreshToken(Message):
-    """Rotate the worker token; the old one stops working. → LeaseInfo"""
+    """Rotates the worker token; the old one stops working. → LeaseInfo"""
 
     lease_id: str
 
 
 class GetBackend(Message):
-    """→ BackendInfo"""
+    """Asks which backend the run uses. → BackendInfo"""
 
 
-class News(Message):
-    """From the run's owner: what happened to the run's leases since it asked last.
-    → Events"""
+class TakeLeaseEvents(Message):
+    """The run's owner asks what happened to the run's leases since it asked last.
+    → LeaseEvents"""
 
 
 class Finish(Message):
-    """From the run's owner: release everything, and end. → Report, then the connection closes
-    when the keeper is gone"""
+    """The run's owner tells the keeper to release everything and to end. → Report, and the
+    connection closes when the keeper is gone"""
 
 
 # --- what the keeper answers
@@ -192,6 +194,8 @@ class Done(Message):
 
 
 class Port(Message):
+    """A port of this machine."""
+
     port: int
 
 
@@ -220,16 +224,18 @@ class StatusInfo(Message):
 
 
 class BackendInfo(Message):
+    """The run's backend and the key for it."""
+
     url: str
     api_key: str
     embedded: bool
 
 
 class Event(Message):
-    """Something happened to a lease: ``kind`` is ``expiring``, ``offline`` (its agent has been
-    cut off for a minute, and goes on trying), ``moved`` (it has another public URL now), ``lost``,
-    or ``failed`` (the run's command died; ``lease_id`` is empty). ``shared`` unless the lease is
-    one that Expose opened; a lease that was made anew has another ``lease_id`` than before."""
+    """The keeper tells what happened to a lease: ``kind`` is ``expiring``, ``offline`` (its agent
+    has been cut off for a minute, and goes on trying), ``moved`` (it has another public URL now),
+    ``lost``, or ``failed`` (the run's command died; ``lease_id`` is empty). ``shared`` is true
+    unless Expose opened the lease; a lease that was made anew has another ``lease_id``."""
 
     kind: str
     lease_id: str
@@ -237,24 +243,24 @@ class Event(Message):
     message: str
 
 
-class Events(Message):
-    """What happened, oldest first: ``kind`` (``created``, ``lost`` or ``released``), ``lease``
-    (as in :mod:`..leases.journal`) and ``reason`` of each."""
+class LeaseEvents(Message):
+    """What happened to leases, oldest first. Each event has ``kind`` (``created``, ``lost`` or
+    ``released``), ``lease`` (as in :mod:`..leases.journal`) and ``reason``."""
 
-    happenings: list[dict[str, Any]]
+    lease_events: list[dict[str, Any]]
 
 
 class Report(Message):
     """What the run did. ``unreleased`` holds a line for each lease that could not be closed,
-    ``public`` one for each port that was open to the internet, and ``happenings`` is what
-    :class:`News` has not told yet."""
+    ``public`` one for each port that was open to the internet, and ``lease_events`` what
+    :class:`TakeLeaseEvents` has not told yet."""
 
     created: int
     released: int
     events: list[str]
     unreleased: list[str]
     public: list[str]
-    happenings: list[dict[str, Any]]
+    lease_events: list[dict[str, Any]]
 
 
 def encode(message: Message) -> bytes:
@@ -282,8 +288,34 @@ def decode(line: bytes) -> Message:
         raise ValueError(str(error)) from None
     for name, wanted in kind.fields.items():
         if not _fits(body[name], wanted):
-            raise ValueError(f"{kind.__name__}: {name} cannot be that")
+            raise ValueError(
+                f"{kind.__name__}: field {name!r} must be {_describe_type(wanted)}, "
+                f"got {type(body[name]).__name__}"
+            )
     return message
+
+
+def _describe_fields(given: Iterable[str], wanted: Iterable[str]) -> str:
+    """Say which fields are missing and which are unknown."""
+    missing = ", ".join(sorted(set(wanted) - set(given)))
+    unknown = ", ".join(sorted(set(given) - set(wanted)))
+    parts = [
+        f"missing field {missing}" if missing else "",
+        f"unknown field {unknown}" if unknown else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _describe_type(wanted: Any) -> str:
+    """Name a field's type: ``int``, or ``str or None``."""
+    if isinstance(wanted, UnionType):
+        return " or ".join(_describe_type(one) for one in wanted.__args__)
+    if wanted is NoneType:
+        return "None"
+    if wanted is float:
+        return f"a number below {_MAX_NUMBER:g}"
+    name: str = getattr(wanted, "__origin__", wanted).__name__
+    return name
 
 
 def _fits(value: Any, wanted: Any) -> bool:

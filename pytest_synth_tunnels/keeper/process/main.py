@@ -36,7 +36,7 @@ from ..backend_client import BackendClient, EmbeddedBackendClient, HostedBackend
 from ..errors import KeeperRequestError
 from ..ipc.client_session import ClientSession
 from ..ipc.holders import Holder
-from ..ipc.messages import MAX_LINE_BYTES, Events, Finish, Message, News, Report
+from ..ipc.messages import MAX_LINE_BYTES, Finish, LeaseEvents, Message, Report, TakeLeaseEvents
 from ..service import KeeperService
 from .process_watch import watch_process
 from .run_directory import RunDirectory
@@ -176,7 +176,7 @@ class KeeperProcess:
             waits = [spawn(session.idle.wait()) for session in owners]
             await asyncio.wait(waits, timeout=_REPORT_TIMEOUT_S)
         for session in owners:
-            session.outlive()
+            session.keep_open_until_exit()
         self._directory.remove()
 
     # --- the listener
@@ -234,12 +234,12 @@ class KeeperProcess:
             self._sessions.discard(session)
 
     async def _answer(self, holder: Holder, message: Message) -> Message:
-        if not isinstance(message, (Finish, News)):
+        if not isinstance(message, (Finish, TakeLeaseEvents)):
             return await self._service.answer(holder, message)
         if holder.pid != self._owner_pid:
             raise KeeperRequestError("NOT_THE_OWNER", "only the run's owner can ask that")
-        if isinstance(message, News):
-            return Events(happenings=self._service.journal.drain())
+        if isinstance(message, TakeLeaseEvents):
+            return LeaseEvents(lease_events=self._service.journal.drain())
         _log.info("the run's owner has finished it")
         self._stop_requested.set()
         return await asyncio.shield(self._finish())

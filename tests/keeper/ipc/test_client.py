@@ -19,15 +19,15 @@ from pytest_synth_tunnels.keeper.ipc.holders import Holder
 from pytest_synth_tunnels.keeper.ipc.messages import (
     Done,
     Event,
-    Events,
     Finish,
+    LeaseEvents,
     Message,
-    News,
     Port,
     Report,
     ReservePort,
     Status,
     StatusInfo,
+    TakeLeaseEvents,
     WaitReady,
 )
 from pytest_synth_tunnels.keeper.ipc.question_pool import MAX_CONNECTIONS
@@ -37,7 +37,7 @@ from ...support.keeper_server import KeeperServer, run_in, serving_keeper
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="AF_UNIX")
 
 EVENT = Event(kind="offline", lease_id="lease_1", shared=True, message="cut off")
-REPORT = Report(created=1, released=1, events=[], unreleased=[], public=[], happenings=[])
+REPORT = Report(created=1, released=1, events=[], unreleased=[], public=[], lease_events=[])
 
 
 class Answers:
@@ -57,8 +57,8 @@ class Answers:
             return Done()
         if isinstance(message, ReservePort):
             raise KeeperRequestError("NO_PORT", "there is no port", "Close one")
-        if isinstance(message, News):
-            return Events(happenings=[{"kind": "created"}])
+        if isinstance(message, TakeLeaseEvents):
+            return LeaseEvents(lease_events=[{"kind": "created"}])
         if isinstance(message, Finish):
             return REPORT
         raise ValueError(f"{type(message).__name__} is no request")
@@ -309,13 +309,13 @@ def test_events_are_not_lost_when_a_question_breaks(
     assert client.check() == [EVENT]
 
 
-def test_news_are_for_processes_that_hold(start: Callable[..., Any]) -> None:
+def test_only_a_process_that_holds_asks_for_lease_events(start: Callable[..., Any]) -> None:
     _, client = start()
-    assert client.news() == []
+    assert client.take_lease_events() == []
 
     assert status(client, 1)
 
-    assert client.news() == [{"kind": "created"}]
+    assert client.take_lease_events() == [{"kind": "created"}]
 
 
 def test_finishing_ends_the_waits_of_other_threads(

@@ -1,3 +1,7 @@
+import json
+import re
+from typing import Any
+
 import pytest
 
 from pytest_synth_tunnels.keeper.ipc import messages
@@ -59,9 +63,6 @@ def test_every_public_message_is_known_on_the_wire() -> None:
         b"\xff\n",
         b"[" * 100_000,
         b'{"type": "CloseLease", "lease_id": ["x"]}\n',
-        b'{"type": "Hello", "proof": 1, "nonce": "n", "pid": 1, "address": ""}\n',
-        b'{"type": "Hello", "proof": "p", "nonce": "n", "pid": true, "address": ""}\n',
-        b'{"type": "Hello", "proof": "p", "nonce": "n", "pid": 1.0, "address": ""}\n',
         b'{"type": "WaitReady", "lease_id": "x", "timeout_s": NaN}\n',
         b'{"type": "WaitReady", "lease_id": "x", "timeout_s": 1e999}\n',
         b'{"type": "WaitReady", "lease_id": "x", "timeout_s": null}\n',
@@ -70,6 +71,44 @@ def test_every_public_message_is_known_on_the_wire() -> None:
 def test_what_is_no_message_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - JSON and Unicode errors are ValueErrors too
         decode(line)
+
+
+HELLO = {"proof": "p", "nonce": "n", "pid": 1, "address": "", "wants_events": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        ("Hello", HELLO | {"proof": 1}, "Hello: field 'proof' must be str, got int"),
+        ("Hello", HELLO | {"pid": True}, "Hello: field 'pid' must be int, got bool"),
+        ("Hello", HELLO | {"pid": 1.0}, "Hello: field 'pid' must be int, got float"),
+        ("Hello", HELLO | {"pid": "1"}, "Hello: field 'pid' must be int, got str"),
+        ("Hello", HELLO | {"wants_events": 1}, "Hello: field 'wants_events' must be bool, got int"),
+        ("Hello", HELLO | {"more": 1, "most": 2}, "Hello: unknown field more, most"),
+        ("CloseLease", {}, "CloseLease: missing field lease_id"),
+        ("CloseLease", {"id": 1}, "CloseLease: missing field lease_id; unknown field id"),
+        (
+            "WaitReady",
+            {"lease_id": "x", "timeout_s": "soon"},
+            "WaitReady: field 'timeout_s' must be a number below 1e+15, got str",
+        ),
+        (
+            "Expose",
+            {"target": "t", "provider": 1, "ttl_s": 1, "name": None, "require_token": True},
+            "Expose: field 'provider' must be str or None, got int",
+        ),
+        (
+            "LeaseEvents",
+            {"lease_events": {}},
+            "LeaseEvents: field 'lease_events' must be list, got dict",
+        ),
+    ],
+)
+def test_an_error_names_the_field_and_the_types(
+    kind: str, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        decode(json.dumps({"type": kind, **fields}).encode())
 
 
 def test_a_field_takes_what_its_type_says() -> None:

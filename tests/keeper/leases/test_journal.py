@@ -91,8 +91,8 @@ def test_the_oldest_is_forgotten_and_the_rest_fits_into_one_line() -> None:
         journal.lost(f"lease_{number:032}", 10_000 * "x")
         journal.released(f"lease_{number:032}")
 
-    happenings = journal.drain()
+    events = journal.drain()
 
-    assert len(happenings) == 1000
-    assert happenings[-1]["lease"]["lease_id"].endswith("1999")
-    assert len(json.dumps(happenings)) < MAX_LINE_BYTES / 2
+    assert len(events) == 1000
+    assert events[-1]["lease"]["lease_id"].endswith("1999")
+    assert len(json.dumps(events)) < MAX_LINE_BYTES / 2
