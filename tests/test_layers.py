@@ -35,7 +35,7 @@ is not named here is the plugin and the command line, the top layer, which may i
 LEVEL_OF = {name: level for level, names in enumerate(LAYERS) for name in names}
 TOP_LEVEL = len(LAYERS)
 
-KNOWN: set[str] = {}
+KNOWN: set[str] = set()
 """What is wrong now and about to be put right. What is put right is taken out here, too."""
 
 

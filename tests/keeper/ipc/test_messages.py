@@ -94,7 +94,7 @@ HELLO = {"proof": "p", "nonce": "n", "pid": 1, "address": "", "wants_events": Fa
         ),
         (
             "Expose",
-            {"target": "t", "provider": 1, "ttl_s": 1, "name": None, "require_token": True},
+            dict.fromkeys(messages.Expose.fields) | {"target": "t", "provider": 1},
             "Expose: field 'provider' must be str or None, got int",
         ),
         (
