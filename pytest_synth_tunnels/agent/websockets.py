@@ -18,11 +18,11 @@ from typing import Final
 
 from ..http.client_connection import ClientConnection, OriginError
 from ..http.errors import error_response
+from ..http.headers import Headers
 from ..http.pool import ConnectionPool
 from ..http.refusal_log import log_refusal
 from ..websocket.tunnelled import TunnelledWebSocket
 from ..websocket.upgrade import (
-    Answer,
     AnswerError,
     app_protocol,
     check_answer,
@@ -46,6 +46,9 @@ __all__ = ["AppWebSocket", "AppWebSockets"]
 
 _MAX_OPEN: Final = 64
 """How many WebSockets a lease may have, which is what relays allow."""
+
+_MAX_BODY_BYTES: Final = 1024 * 1024
+"""How long an app's refusal may be, which travels in one frame."""
 
 _UNREACHABLE: Final = "TUNNEL_ENDPOINT_UNREACHABLE"
 
@@ -110,7 +113,7 @@ class AppWebSockets:
 
 
 class AppWebSocket(TunnelledWebSocket):
-    """One WebSocket to the app (a :class:`~..http.client_connection.ConnectionWaiter`).
+    """One WebSocket to the app (a :class:`~..http.client_connection.UpgradeHandler`).
 
     Args:
         owner: opened it, and is told of its end.
@@ -158,7 +161,12 @@ class AppWebSocket(TunnelledWebSocket):
         self._pool = pool
         self._path = path
         self._timeout_s = timeout_s
-        self._answer = Answer()
+        self._connection: ClientConnection | None = None
+        """Set while the app has not answered the handshake."""
+        self._status = 0
+        self._headers: Headers = []
+        self._body = bytearray()
+        """What the app answers, where it refuses."""
         lease.websockets += 1
 
     def begin(self) -> None:
@@ -168,48 +176,63 @@ class AppWebSocket(TunnelledWebSocket):
 
     def abort(self) -> None:
         """End it without a word to the app, or do not begin."""
-        self._pool.cancel(self)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
+        else:
+            self._pool.cancel(self)
         super().abort()
 
-    # --- the connection
+    # --- the app's answer to the handshake
 
     def connected(self, connection: ClientConnection) -> None:
         """Send the handshake."""
-        transport = connection.detach()
-        self.adopt(transport)
-        transport.write(self._head)
+        self._connection = connection
+        connection.begin_upgrade(self, self._head)
 
     def failed(self, error: OriginError) -> None:
-        """Tell the caller that the app cannot be reached."""
+        """Tell the caller that the app cannot be reached, or gave no answer."""
+        self._connection = None
         self._refuse(502, _UNREACHABLE, str(error))
 
-    def data_received(self, data: bytes) -> None:
-        """Take what the app says: its answer first."""
-        if self.opened:
-            super().data_received(data)
-        elif not self.over:
-            try:
-                if self._answer.feed(data):
-                    self._answered()
-            except AnswerError as error:
-                self._refuse_bad(str(error))
+    def response_upgraded(
+        self, headers: Headers, transport: asyncio.Transport, received: bytes
+    ) -> None:
+        """Open it, because the app has agreed."""
+        self._connection = None
+        try:
+            headers = check_answer(self._client, headers)
+        except AnswerError as error:
+            transport.abort()
+            self._refuse_bad(str(error))
+            return
+        self._deadlines.forget(self)
+        self.opened = True
+        headers = self._rewriter.response_headers(headers, self._path)
+        self._send(WsOpenAck(self.rid, headers, self.lease_id))
+        self.adopt(transport, received)
 
-    def eof_received(self) -> None:
-        """Take the end of an answer that ends with its connection."""
-        if self.opened:
-            super().eof_received()
-        elif not self.over:
-            try:
-                self._answer.end()
-                self._answered()
-            except AnswerError as error:
-                self._refuse_bad(str(error))
+    def response_started(self, status: int, headers: Headers, located: bool) -> None:
+        """Take the beginning of the app's refusal."""
+        self._status = status
+        self._headers = self._rewriter.response_headers(without_framing(headers), self._path)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the link, unless it knows."""
-        if not self.opened and not self.over:
-            self._refuse_bad("it broke the connection off")
-        super().connection_lost(exc)
+    def response_body(self, data: bytes) -> None:
+        """Take a piece of the refusal's body, which travels in one frame."""
+        self._body += data
+        if len(self._body) > _MAX_BODY_BYTES:
+            size = f"{_MAX_BODY_BYTES >> 20} MiB"
+            self._refuse_bad(f"it answered {self._status} to the upgrade with more than {size}")
+
+    def response_paused(self) -> None:
+        """Wait for the rest of the refusal."""
+
+    def response_ended(self) -> None:
+        """Pass the app's refusal on."""
+        self._connection = None
+        if self._leave():
+            body = bytes(self._body)
+            self._send(WsOpenReject(self.rid, self._status, self._headers, body, self.lease_id))
 
     # --- the relay
 
@@ -231,24 +254,6 @@ class AppWebSocket(TunnelledWebSocket):
             self._refuse(504, "TUNNEL_TIMEOUT", message)
 
     # --- inside
-
-    def _answered(self) -> None:
-        """Open it, or pass the app's refusal on."""
-        answer = self._answer
-        if answer.status == 101:
-            headers = check_answer(self._client, answer.headers)
-            self._deadlines.forget(self)
-            self.opened = True
-            self._send(WsOpenAck(self.rid, headers, self.lease_id))
-            if answer.rest:
-                super().data_received(answer.rest)
-            return
-        if self._leave():
-            headers = without_framing(answer.headers)
-            headers = self._rewriter.response_headers(headers, self._path)
-            body = bytes(answer.body)
-            self._send(WsOpenReject(self.rid, answer.status, headers, body, self.lease_id))
-        self.abort()
 
     def _refuse_bad(self, why: str) -> None:
         self._refuse(502, _UNREACHABLE, f"{self._rewriter.target.name}: {why}")

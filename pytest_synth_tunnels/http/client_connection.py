@@ -511,10 +511,6 @@ class ClientConnection(asyncio.Protocol):
         """End an idle connection."""
         self._transport.close()
 
-    def detach(self) -> asyncio.Transport:
-        """Leave HTTP instead of beginning a request: the transport needs another protocol."""
-        return self._transport
-
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -7,7 +7,6 @@ for one connection cannot be passed on in pieces to another. Subprotocols are th
 from collections.abc import Iterable
 from typing import Final
 
-import httptools
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers as WireHeaders
 from websockets.exceptions import InvalidHandshake
@@ -22,7 +21,6 @@ from ..wire.frames import Headers
 from ..wire.handshake import HandshakeError, wire_logger
 
 __all__ = [
-    "Answer",
     "AnswerError",
     "app_protocol",
     "check_answer",
@@ -39,10 +37,6 @@ _HANDSHAKE: Final = frozenset(
     f"sec-websocket-{name}" for name in ("accept", "extensions", "key", "version")
 )
 """Between two neighbours alone."""
-
-_MAX_HEAD_BYTES: Final = 65_536
-_MAX_BODY_BYTES: Final = 1024 * 1024
-"""Of an app's refusal, which travels in one frame."""
 
 
 # The caller's side.
@@ -173,92 +167,3 @@ def without_framing(headers: Iterable[tuple[str, str]]) -> Headers:
 
 class AnswerError(Exception):
     """What an app answered to an upgrade cannot be passed on."""
-
-
-class Answer:
-    """Reads what an app answers to an upgrade. The ``on_*`` methods are the parser's callbacks.
-
-    Attributes:
-        status: the HTTP status; 0 until it is known.
-        headers: all of them.
-        body: of a refusal.
-        rest: what follows a 101, and is WebSocket.
-    """
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: Headers = []
-        self.body = bytearray()
-        self.rest = b""
-        self._parser = httptools.HttpResponseParser(self)
-        self._received = 0
-        self._interim = False
-        self._framed = False
-        self._complete = False
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything came."""
-        return self._received > 0
-
-    def feed(self, data: bytes) -> bool:
-        """Read on.
-
-        Returns:
-            Whether the answer is complete.
-
-        Raises:
-            AnswerError: it is not HTTP, or too long.
-        """
-        self._received += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self.rest = data[upgrade.args[0] :]
-        except httptools.HttpParserError as error:
-            if not self._complete:
-                raise AnswerError(f"its answer is not HTTP/1.1 ({error})") from None
-        if not self.status and self._received > _MAX_HEAD_BYTES:
-            raise AnswerError(f"the head of its answer is over {_MAX_HEAD_BYTES >> 10} KiB")
-        if len(self.body) > _MAX_BODY_BYTES:
-            size = f"{_MAX_BODY_BYTES >> 20} MiB"
-            raise AnswerError(f"it answered {self.status} to the upgrade with more than {size}")
-        return self._complete
-
-    def end(self) -> None:
-        """Take the end of the connection for the end of the answer.
-
-        Raises:
-            AnswerError: it is not.
-        """
-        if not self._received:
-            raise AnswerError("it closed the connection without an answer")
-        if not self.status or self._framed:
-            raise AnswerError("it closed the connection in the middle of its answer")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep one header, unless it is a trailer."""
-        if self.status:
-            return
-        text = name.decode("latin-1")
-        self.headers.append((text, value.decode("latin-1")))
-        if text.lower() in ("content-length", "transfer-encoding"):
-            self._framed = True
-
-    def on_headers_complete(self) -> None:
-        """Tell an answer from an interim one."""
-        status = self._parser.get_status_code()
-        self._interim = status < 200 and status != 101
-        if self._interim:
-            self.headers = []
-        elif not self.status:
-            self.status = status
-
-    def on_body(self, data: bytes) -> None:
-        """Keep a piece of a refusal's body."""
-        if not self._complete:
-            self.body += data
-
-    def on_message_complete(self) -> None:
-        """Take note of the end, unless it is that of an interim answer."""
-        self._complete = not self._interim or self._complete

@@ -10,7 +10,9 @@ from typing import Any, cast
 
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers as WireHeaders
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.agent.target import Target
@@ -529,6 +531,48 @@ def test_a_slow_app_has_a_bounded_queue_where_there_are_no_windows(
         app.transport.abort()
 
     run(scenario, flow_control=False)
+
+
+def test_a_refusal_too_long_for_one_frame_is_502(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_synth_tunnels.agent import websockets
+
+    monkeypatch.setattr(websockets, "_MAX_BODY_BYTES", 1000)
+
+    async def scenario(bench: Bench) -> None:
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 403 No\r\n\r\n" + b"x" * 1001)
+            await reader.read()
+            writer.close()
+
+        port = await bench.listen(refuse)
+        bench.agent.leases.set_target("l1", "", Target("127.0.0.1", port))
+        bench.ask()
+        assert await bench.refused() == (502, "TUNNEL_ENDPOINT_UNREACHABLE")
+        assert not bench.agent.uplink.websockets
+
+    run(scenario)
+
+
+def test_what_an_answer_says_of_the_apps_own_paths_is_mapped() -> None:
+    async def scenario(bench: Bench) -> None:
+        def answer(connection: ServerConnection, request: Request) -> Response | None:
+            if request.path == "/":
+                return Response(307, "", WireHeaders({"Location": "/ws"}))
+            return None
+
+        def greet(connection: ServerConnection, request: Request, response: Response) -> None:
+            response.headers["Set-Cookie"] = "a=1; Path=/"
+
+        await bench.app("gw1", process_request=answer, process_response=greet)
+        bench.ask("/~gw1/")
+        reject = await bench.take(WsOpenReject)
+        assert ("Location", "/s/rt_1/~gw1/ws") in reject.headers
+        bench.ask("/~gw1/ws")
+        ack = await bench.take(WsOpenAck)
+        assert ("Set-Cookie", "a=1; Path=/s/rt_1/~gw1") in ack.headers
+
+    run(scenario)
 
 
 def test_a_message_too_long_is_1009(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,8 @@
 """The handshakes with caller and app, without sockets."""
 
-from contextlib import suppress
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pytest_synth_tunnels.websocket import upgrade as module
 from pytest_synth_tunnels.websocket.upgrade import (
-    Answer,
     AnswerError,
     app_protocol,
     check_answer,
@@ -26,7 +20,6 @@ REQUEST = [
     ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ("Sec-WebSocket-Version", "13"),
 ]
-REFUSAL = b"HTTP/1.1 403 Forbidden\r\nX-Why: no\r\nContent-Length: 4\r\n\r\ndont"
 
 
 def test_a_request_is_checked() -> None:
@@ -110,90 +103,3 @@ def test_an_apps_wrong_101_is_refused(header: tuple[str, str]) -> None:
     protocol = app_protocol([("Sec-WebSocket-Protocol", "v1, v2")], 1000)
     with pytest.raises(AnswerError, match="no WebSocket handshake"):
         check_answer(protocol, accepted(protocol.key, header))
-
-
-@pytest.mark.parametrize("step", [1, 7, 1000])
-def test_a_refusal_is_read_in_any_pieces(step: int) -> None:
-    answer = Answer()
-    pieces = [REFUSAL[at : at + step] for at in range(0, len(REFUSAL), step)]
-    assert [answer.feed(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert (answer.status, bytes(answer.body)) == (403, b"dont")
-    assert answer.headers == [("X-Why", "no"), ("Content-Length", "4")]
-
-
-@pytest.mark.parametrize(
-    ("raw", "status", "body"),
-    [
-        (b"HTTP/1.1 100 Continue\r\n\r\n" + REFUSAL, 403, b"dont"),
-        (b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\n" + REFUSAL, 403, b"dont"),
-        (REFUSAL + REFUSAL, 403, b"dont"),
-        (REFUSAL + b"nonsense", 403, b"dont"),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b""),
-        (
-            b"HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nT: x\r\n\r\n",
-            401,
-            b"ab",
-        ),
-    ],
-)
-def test_answers_of_many_kinds(raw: bytes, status: int, body: bytes) -> None:
-    answer = Answer()
-    assert answer.feed(raw)
-    assert (answer.status, bytes(answer.body)) == (status, body)
-    assert ("T", "x") not in answer.headers
-
-
-def test_what_follows_a_101_is_kept() -> None:
-    answer = Answer()
-    head = b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-    assert not answer.feed(head[:-1])
-    assert answer.feed(head[-1:] + b"\x81\x02hi")
-    assert (answer.status, answer.rest) == (101, b"\x81\x02hi")
-
-
-def test_an_answer_may_end_with_its_connection() -> None:
-    answer = Answer()
-    assert not answer.feed(b"HTTP/1.0 404 Not Found\r\n\r\nnot ")
-    assert not answer.feed(b"here")
-    answer.end()
-    assert (answer.status, bytes(answer.body)) == (404, b"not here")
-
-
-@pytest.mark.parametrize(
-    ("raw", "words"),
-    [
-        (b"", "without an answer"),
-        (b"HTTP/1.1 200 OK\r\n", "in the middle"),
-        (REFUSAL[:-1], "in the middle"),
-    ],
-)
-def test_an_answer_that_breaks_off(raw: bytes, words: str) -> None:
-    answer = Answer()
-    answer.feed(raw)
-    with pytest.raises(AnswerError, match=words):
-        answer.end()
-
-
-@pytest.mark.parametrize(
-    ("raw", "words"),
-    [
-        (b"SSH-2.0-OpenSSH\r\n", "not HTTP/1.1"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 65_536, "over 64 KiB"),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 2000, "more than"),
-    ],
-)
-def test_an_answer_that_cannot_be_passed_on(
-    raw: bytes, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_MAX_BODY_BYTES", 1000)
-    with pytest.raises(AnswerError, match=words):
-        Answer().feed(raw)
-
-
-@settings(deadline=None)
-@given(st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 101 Yes\r\n"]), st.binary())
-def test_garbage_is_an_answer_or_none(head: bytes, tail: bytes) -> None:
-    answer = Answer()
-    with suppress(AnswerError):
-        if not answer.feed(head + tail):
-            answer.end()
