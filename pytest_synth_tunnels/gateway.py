@@ -45,7 +45,7 @@ class Gateway:
     def __init__(self, *, request_timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         self.port = 0
-        self._relay = Relay(loop=loop, request_timeout_s=request_timeout_s)
+        self._relay = Relay(loop=loop, request_timeout_s=request_timeout_s, shared_connections=True)
         self._ingress = Ingress(self._relay, behind_edge=True)
         self._http = HttpServer(self._route, loop=loop)
         self._listening: asyncio.Server | None = None

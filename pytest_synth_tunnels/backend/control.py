@@ -63,6 +63,9 @@ class _Control:
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
 
+    def half_closed(self) -> bool:
+        return True
+
 
 def _too_large() -> RefusedError:
     return RefusedError(413, "payload_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")

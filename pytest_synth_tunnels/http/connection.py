@@ -28,6 +28,10 @@ What always holds:
   not read is not seen to leave).
 - A handler that the router has returned hears of the end: of the body (``body_ended``), or of the
   exchange (``aborted``), unless it has ended the exchange itself.
+- A caller that ends its side (``_ended``) behind a complete request still gets its response, if
+  the handler agrees, and those to the requests that it has pipelined; then the connection closes.
+- Its observer hears once that no further request comes: when the connection closes, begins to
+  close, or leaves HTTP.
 - Whatever the caller sends, bytes after a request that was refused are never taken for another.
 """
 
@@ -41,12 +45,12 @@ from typing import Final, cast
 from ..aio.deadlines import Deadlines
 from ..aio.tick_writer import Flushable
 from .errors import error_response
-from .exchange import IGNORE, Exchange, Router
+from .exchange import IGNORE, ConnectionObserver, Exchange, Router
 from .headers import response_head
 from .limiter import Admission, ConnectionLimiter
 from .refusal_log import log_refusal
 from .request import BadRequest, ChunkedBody, HeadParser, RequestHead
-from .sockets import is_gone, reset
+from .sockets import has_unread, is_gone, reset
 
 __all__ = ["HttpLimits", "ServerConnection", "ServerContext"]
 
@@ -121,6 +125,7 @@ class ServerConnection(asyncio.Protocol):
         due_at: its deadline, in the loop's time.
         made_at: when it was made, in the loop's time.
         keep: another request may follow the response in flight.
+        observer: told that no further request comes.
         write_paused: the caller reads slowly.
     """
 
@@ -130,6 +135,7 @@ class ServerConnection(asyncio.Protocol):
         self.due_at = inf
         self.made_at = 0.0
         self.keep = True
+        self.observer: ConnectionObserver | None = None
         self.write_paused = False
         self._limiter = context.limiter
         self._limits = context.limits
@@ -152,6 +158,8 @@ class ServerConnection(asyncio.Protocol):
         """How much of ``_held`` holds no end of a head."""
         self._advancing = False
         """``_advance`` is at work; it goes on by itself with what is held."""
+        self._ended = False
+        """The caller has ended its side: nothing more comes behind what is held."""
 
         # The request in flight.
         self._exchange: Exchange | None = None
@@ -195,15 +203,31 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the handler that nobody reads a response any more."""
-        self._forget()
         self._closing = True
         self._out.clear()
         self._lose_exchange()
+        self._forget()
 
-    def eof_received(self) -> None:
-        """Take a caller that ends its side for gone: most that do so are."""
-        self._lose_exchange()
-        self._close(read_on=False)
+    def eof_received(self) -> bool:
+        """Let a caller that has said all it wants read its response; take any other one that ends
+        its side for gone.
+
+        Returns:
+            True, for the transport: this end closes the connection by itself.
+        """
+        self._ended = True
+        if self._closing:
+            self.transport.close()
+        elif (
+            self._exchange is None
+            or self._body_left
+            or self._chunks is not None
+            or not self.transport.can_write_eof()
+            or not self._handler.half_closed()
+        ):
+            self._lose_exchange()
+            self._close(read_on=False)
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Work through what came, as far as it goes."""
@@ -296,6 +320,8 @@ class ServerConnection(asyncio.Protocol):
         # Reading may have paused for it; this does nothing if it has not.
         self.transport.resume_reading()
         self._advance()
+        if self._ended:
+            self._close_behind_the_last()
 
     def _read_head(self) -> bool:
         """Take a head and begin its exchange; false if it is not complete yet."""
@@ -427,6 +453,17 @@ class ServerConnection(asyncio.Protocol):
         self._deadlines.set(self, self._time() + self._limits.idle_timeout_s)
         if self._held and not self._advancing:
             self._go_on()
+        elif self._ended:
+            self._close_behind_the_last()
+
+    def close_if_idle(self) -> bool:
+        """End the connection, unless a request is in flight or has begun to come."""
+        if self._exchange is not None or self._held or has_unread(self.transport):
+            return False
+        if not self._closing:
+            self.flush()
+            self._close(read_on=False)
+        return True
 
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """Hand over the transport and what was read beyond the request."""
@@ -534,6 +571,7 @@ class ServerConnection(asyncio.Protocol):
         """
         self._held = b""
         self._closing = True
+        self._tell_observer()
         self._unread_bytes = inf
         self._deadlines.set(self, self._time() + self._limits.close_timeout_s)
         if read_on and self.transport.can_write_eof() and not self.transport.is_closing():
@@ -568,7 +606,21 @@ class ServerConnection(asyncio.Protocol):
         else:
             self._close(read_on=False)
 
+    def _close_behind_the_last(self) -> None:
+        """Close once every request of a caller that has ended its side is answered."""
+        waits = self._held and self.write_paused  # for the answers so far to be read
+        if self._exchange is None and not (self._closing or self._advancing or waits):
+            self.flush()
+            self._close(read_on=False)
+
+    def _tell_observer(self) -> None:
+        """Tell the observer, if there is one, that no further request comes."""
+        observer, self.observer = self.observer, None
+        if observer is not None:
+            observer.connection_ended()
+
     def _forget(self) -> None:
         """Be counted no more, and have no deadline."""
+        self._tell_observer()
         self._limiter.discard(self)
         self._deadlines.forget(self)

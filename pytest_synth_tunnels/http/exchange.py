@@ -16,7 +16,14 @@ from typing import Final, Protocol
 from .headers import Headers, response_head
 from .request import RequestHead
 
-__all__ = ["IGNORE", "Exchange", "RequestHandler", "ResponseSink", "Router"]
+__all__ = [
+    "IGNORE",
+    "ConnectionObserver",
+    "Exchange",
+    "RequestHandler",
+    "ResponseSink",
+    "Router",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -39,12 +46,38 @@ class RequestHandler(Protocol):
     def resume_writing(self) -> None:
         """Go on after :meth:`pause_writing`."""
 
+    def half_closed(self) -> bool:
+        """The caller has ended its side of the connection behind a complete request, and may still
+        read.
+
+        Returns:
+            Whether the response still comes. Else the caller is taken for gone, and
+            :meth:`aborted` follows.
+        """
+
+
+class ConnectionObserver(Protocol):
+    """What lives and dies with a caller's connection."""
+
+    def connection_ended(self) -> None:
+        """No further request comes on the connection. Told once."""
+
 
 class ResponseSink(Protocol):
     """What an exchange writes to: the caller's connection."""
 
     keep: bool
     """Another request may follow; the exchange decides when it frames the response."""
+
+    observer: ConnectionObserver | None
+    """Told of the connection's end; ``None`` until a handler sets it."""
+
+    def close_if_idle(self) -> bool:
+        """End the connection, unless a request is in flight or has begun to come.
+
+        Returns:
+            Whether it is ended.
+        """
 
     @property
     def write_paused(self) -> bool:
@@ -92,6 +125,9 @@ class _Ignore:
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
 
+    def half_closed(self) -> bool:
+        return True
+
 
 IGNORE: Final[RequestHandler] = _Ignore()
 """For a router that has answered from the head alone."""
@@ -106,7 +142,7 @@ class Exchange:
         started: the response's head is written.
     """
 
-    __slots__ = ("_bodiless", "_chunked", "_left", "_sink", "head", "started")
+    __slots__ = ("_bodiless", "_chunked", "_last", "_left", "_sink", "head", "started")
 
     def __init__(self, sink: ResponseSink, head: RequestHead) -> None:
         self.head = head
@@ -117,6 +153,13 @@ class Exchange:
         """Response bytes still due; ``None`` where the length was not told."""
         self._chunked = False
         self._bodiless = False
+        self._last = False
+        """No request may follow, whatever the caller wants."""
+
+    @property
+    def connection(self) -> ResponseSink | None:
+        """The caller's connection; ``None`` once the exchange is over."""
+        return self._sink
 
     @property
     def done(self) -> bool:
@@ -197,7 +240,7 @@ class Exchange:
         elif not bodiless and head.http_version == "1.1":
             chunked = True
             framing = "Transfer-Encoding: chunked\r\n"
-        keep = sink.may_be_kept(head)
+        keep = not self._last and sink.may_be_kept(head)
         if content_length is None and not bodiless and not chunked:
             keep = False
         if not keep:
@@ -275,6 +318,20 @@ class Exchange:
             return
         self._sink = None
         sink.cut(with_reset=self.ends_with_connection)
+
+    def close_afterwards(self) -> None:
+        """Let the response, which is not framed yet, be the connection's last."""
+        self._last = True
+
+    def hang_up(self, *, with_reset: bool) -> None:
+        """End the connection instead of a response.
+
+        Args:
+            with_reset: as a reset, and not with a clean end.
+        """
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.cut(with_reset=with_reset)
 
     def pause_body(self, *, keep: bool = False) -> None:
         """Let the caller wait with the body.

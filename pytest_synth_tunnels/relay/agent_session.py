@@ -15,6 +15,7 @@ from ..wire.flow_control import FairResume, Pausable
 from ..wire.frames import (
     Attach,
     AttachAck,
+    ConnClosed,
     Frame,
     FrameError,
     RelayCapabilities,
@@ -33,7 +34,14 @@ from .auth import same_secret
 from .failures import RelayFailure, unreachable, websocket_failed
 from .route import Route
 
-__all__ = ["AgentSession", "Carried", "CarriedRequest", "CarriedWebSocket", "RouteLookup"]
+__all__ = [
+    "AgentSession",
+    "Carried",
+    "CarriedRequest",
+    "CarriedWebSocket",
+    "RouteLookup",
+    "TiedConnection",
+]
 
 
 class Carried(Pausable, Protocol):
@@ -84,10 +92,21 @@ class CarriedWebSocket(Carried, Protocol):
         """Take a frame of the agent's."""
 
 
+class TiedConnection(Protocol):
+    """A caller's connection for which the agent may hold connections to apps."""
+
+    def app_closed(self, session: "AgentSession") -> None:
+        """The agent holds nothing for it any more: the app has closed its connection."""
+
+    def session_lost(self, session: "AgentSession") -> None:
+        """The agent is lost, with all that it held."""
+
+
 class RouteLookup(Protocol):
     """The register of routes and sessions, as a session sees it: the :class:`~.relay.Relay`."""
 
     loop: asyncio.AbstractEventLoop
+    shared_connections: bool
 
     def by_lease(self, lease_id: str) -> Route | None:
         """Return a lease's route; one whose time is over is closed first."""
@@ -111,8 +130,10 @@ class AgentSession:
         link: what the session sends on.
         requests: the requests in flight, by rid.
         websockets: the WebSockets open or being opened, by rid.
+        tied: the callers' connections that the agent may hold something for, by name.
         websocket: the agent carries WebSockets.
         flow_control: the agent knows windows.
+        caller_connections: the agent ties its connections to those of the callers.
         writing_paused: the link takes no bodies now.
     """
 
@@ -120,8 +141,10 @@ class AgentSession:
         self.link = link
         self.requests: dict[str, CarriedRequest] = {}
         self.websockets: dict[str, CarriedWebSocket] = {}
+        self.tied: dict[str, TiedConnection] = {}
         self.websocket = False
         self.flow_control = False
+        self.caller_connections = False
         self.writing_paused = False
         self._lookup = routes
         self._agent_token = agent_token
@@ -142,6 +165,7 @@ class AgentSession:
             WsClose: self._websocket,
             WsOpenAck: self._websocket,
             WsOpenReject: self._websocket,
+            ConnClosed: self._connection_closed,
             Attach: self._attach,
         }
 
@@ -161,6 +185,9 @@ class AgentSession:
         """
         self.flow_control = frame.capabilities.flow_control
         self.websocket = frame.capabilities.websocket
+        self.caller_connections = (
+            frame.capabilities.caller_connections and not self._lookup.shared_connections
+        )
         accepted = []
         for lease in frame.leases:
             route = self._lookup.by_lease(lease.lease_id)
@@ -180,6 +207,7 @@ class AgentSession:
             capabilities=RelayCapabilities(
                 flow_control=self.flow_control,
                 whole_messages=frame.capabilities.whole_messages,
+                caller_connections=self.caller_connections,
             ),
         )
 
@@ -202,6 +230,7 @@ class AgentSession:
             else:
                 carried.fail(failure)
         if not self._routes:
+            self._untie()
             self.link.close(1001, reason)
 
     def fail_websockets(self, route: Route, failure: RelayFailure) -> None:
@@ -248,6 +277,11 @@ class AgentSession:
         if websocket is not None:
             websocket.take(frame)
 
+    def _connection_closed(self, frame: ConnClosed) -> None:
+        tied = self.tied.get(frame.conn)
+        if tied is not None:
+            tied.app_closed(self)
+
     def _attach(self, frame: Attach) -> None:
         self.link.send(self.attach(frame))
         if not self._routes:
@@ -273,6 +307,7 @@ class AgentSession:
             self._lookup.session_ended(route)
         for carried in self._carried():
             carried.lost("its connection was lost", cancel=False)
+        self._untie()
 
     def pause_writing(self) -> None:
         """Let all bodies wait."""
@@ -287,6 +322,13 @@ class AgentSession:
     def _carried(self) -> list[Carried]:
         """Return everything in flight."""
         return [*self.requests.values(), *self.websockets.values()]
+
+    def _untie(self) -> None:
+        """Leave the callers' connections without what the agent held for them."""
+        tied = list(self.tied.values())
+        self.tied.clear()
+        for connection in tied:
+            connection.session_lost(self)
 
     def _websocket_failed(self, rid: str, message: str) -> None:
         """End the WebSocket of that name, if there is one."""

@@ -39,7 +39,10 @@ from ..http.headers import end_to_end
 from ..http.refusal_log import log_refusal
 from ..wire.flow_control import ReceiveWindow, SendWindow
 from ..wire.frames import (
+    CONNECTION_ENDS,
+    CONNECTION_RESET,
     MAX_WHOLE_BYTES,
+    CallerEof,
     Cancel,
     Headers,
     ReqBody,
@@ -49,6 +52,7 @@ from ..wire.frames import (
     Window,
 )
 from .agent_session import AgentSession
+from .caller_connection import CallerConnection
 from .failures import (
     RelayFailure,
     bad_answer,
@@ -111,6 +115,7 @@ class ProxiedRequest:
     """
 
     __slots__ = (
+        "_caller_ended",
         "_exchange",
         "_frame",
         "_held_body",
@@ -174,6 +179,8 @@ class ProxiedRequest:
         """Of the request's body, if it has one, towards an agent that knows windows."""
         self._receive_window: ReceiveWindow | None = None
         """Of the answer's body, once an answer has begun that does not come whole."""
+        self._caller_ended = False
+        """The caller has ended its side, and waits for the answer."""
         self._moved = False
         """The answer went on since the last look at the clock. To note this costs less than to
         move the deadline with each piece."""
@@ -195,6 +202,8 @@ class ProxiedRequest:
         session.requests[self.rid] = self
         relay.deadlines.set(self, relay.loop.time() + self._timeout_s)
         exchange, frame = self._exchange, self._frame
+        if session.caller_connections:
+            self._tie(session)
         if not exchange.head.has_body:
             frame.end = True
             session.link.send(frame, at_once=len(session.requests) == 1)
@@ -241,6 +250,8 @@ class ProxiedRequest:
             self.body_received(body)
         if ended:
             self.body_ended()
+            if self._caller_ended:
+                self.half_closed()
         elif not session.writing_paused:
             self.resume()
 
@@ -303,6 +314,21 @@ class ProxiedRequest:
             if self._session is not None and not self._frame.end:
                 self._session.link.send(ReqEnd(self.rid, self.route.lease_id))
 
+    def half_closed(self) -> bool:
+        """Pass the end of the caller's side on to the app, where the agent can do that.
+
+        Returns:
+            False to an agent that cannot: most callers that end their side are gone, and the
+            agent should drop the request.
+        """
+        session = self._session
+        if session is None:
+            self._caller_ended = True  # told to the agent that comes
+        elif session.caller_connections:
+            self._caller_ended = True
+            session.link.send(CallerEof(self.rid, self.route.lease_id))
+        return self._caller_ended
+
     def aborted(self) -> None:
         """Let the agent drop the request: its caller is gone."""
         if self._finish():
@@ -348,6 +374,8 @@ class ProxiedRequest:
         """Pass the answer's head on, and all the rest if it came with it."""
         if self._phase is not FORWARDED:
             return
+        if frame.close:
+            self._exchange.close_afterwards()
         try:
             headers, length = end_to_end(frame.headers)
             if max(length or 0, len(frame.body)) > self._response_left and (
@@ -400,8 +428,15 @@ class ProxiedRequest:
             self._exchange.end()
 
     def response_error(self, code: str, message: str) -> None:
-        """Tell the caller that the app cannot be reached, or has broken off."""
-        self.fail(reported(code, message), cancel=False)
+        """Tell the caller that the app cannot be reached, or has broken off; or, where the app has
+        ended the connection instead of answering, do the same."""
+        failure = reported(code, message)
+        if code in CONNECTION_ENDS and self._phase is FORWARDED:
+            self._finish()
+            log_refusal(failure.status, failure.code, self.rid, self._exchange.head.peer_host)
+            self._exchange.hang_up(with_reset=code == CONNECTION_RESET)
+        else:
+            self.fail(failure, cancel=False)
 
     # --- the clock's side
 
@@ -447,6 +482,21 @@ class ProxiedRequest:
         return True
 
     # --- inside
+
+    def _tie(self, session: AgentSession) -> None:
+        """Say which caller's connection the request came on, unless it is the only one there."""
+        exchange, frame = self._exchange, self._frame
+        connection = exchange.connection
+        if connection is None:
+            return
+        tied = connection.observer
+        if not isinstance(tied, CallerConnection):
+            if not exchange.head.keep_alive:
+                return
+            tied = connection.observer = CallerConnection(self._relay.new_conn(), connection)
+        tied.use(session)
+        frame.conn = tied.conn
+        frame.close = not exchange.head.keep_alive
 
     def _pass_on(self, frame: RespHeaders, headers: Headers, length: int | None) -> None:
         """Answer with all that the agent has sent in one frame."""

@@ -154,6 +154,10 @@ class ProxiedWebSocket(TunnelledWebSocket):
     def body_ended(self) -> None:
         """Nothing to do."""
 
+    def half_closed(self) -> bool:
+        """Take a caller that ends its side for gone: it cannot speak on a WebSocket any more."""
+        return False
+
     def aborted(self) -> None:
         """Let the agent drop what nobody waits for."""
         self.end(_FAILED, self.peer_gone)

@@ -38,6 +38,8 @@ class Relay:
             after the last piece of its request.
         idle_timeout_s: how long an answer may stand still once it has begun, in seconds. It is
             noticed by the double of it.
+        shared_connections: callers' connections carry the requests of many, as those of a
+            provider's edge do. No connection to an app is tied to them.
 
     Attributes:
         sessions: the session of the agent that serves a lease, by lease id.
@@ -53,11 +55,13 @@ class Relay:
         now: Callable[[], float] = time.time,
         request_timeout_s: float = 30.0,
         idle_timeout_s: float = 300.0,
+        shared_connections: bool = False,
     ) -> None:
         self.loop = loop
         self.now = now
         self.request_timeout_s = request_timeout_s
         self.idle_timeout_s = idle_timeout_s
+        self.shared_connections = shared_connections
         self.deadlines = Deadlines(loop)
         self.sessions: dict[str, AgentSession] = {}
         self.held = HeldRequests()
@@ -66,6 +70,7 @@ class Relay:
         self._by_lease: dict[str, Route] = {}
         self._rid_prefix = os.urandom(4).hex()
         self._rids = count(1)
+        self._conns = count(1)
 
     # --- the backend's side: which routes there are
 
@@ -166,6 +171,10 @@ class Relay:
     def new_rid(self) -> str:
         """Return a name for a request that this relay has not used."""
         return f"{self._rid_prefix}-{next(self._rids)}"
+
+    def new_conn(self) -> str:
+        """Return a name for a caller's connection that this relay has not used."""
+        return f"{self._rid_prefix}-c{next(self._conns)}"
 
     # --- the agents' side (a :class:`~.agent_session.RouteLookup`)
 

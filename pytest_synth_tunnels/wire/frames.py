@@ -4,12 +4,16 @@ In memory a frame is one of the structs below; on a WebSocket it is the JSON tex
 :mod:`.codec` makes of it, with the names of the published protocol (protocol, section 3).
 ``chunk``, ``data`` and ``body`` are bytes here and base64 there.
 
-Two things are this project's own additions, because published agents and relays know neither.
+Three things are this project's own additions (protocol, section 6), because published agents and
+relays know none of them.
 :class:`Window` is sent only to a peer that announced ``flow_control`` when it attached. A whole
 message in one frame (``end``, with ``body``, on :class:`ReqHeaders` and :class:`RespHeaders`)
 goes only to a peer that announced ``whole_messages``: most requests and answers are short, and a
 frame costs more than what is in it. Relay and agent always write whole messages where they can;
-the link takes them apart, with :func:`in_pieces`, for a peer that does not know them.
+the link takes them apart, with :func:`in_pieces`, for a peer that does not know them. What says
+which caller's connection a request came on, and how that connection fares (``conn`` and ``close``
+on :class:`ReqHeaders`, ``close`` on :class:`RespHeaders`, :class:`CallerEof`,
+:class:`ConnClosed`), goes only to a peer that announced ``caller_connections``.
 """
 
 from typing import Final, Literal
@@ -19,6 +23,9 @@ import msgspec
 from ..http.headers import Headers
 
 __all__ = [
+    "CONNECTION_CLOSED",
+    "CONNECTION_ENDS",
+    "CONNECTION_RESET",
     "MAX_CHUNK_BYTES",
     "MAX_WHOLE_BYTES",
     "MAX_WS_MESSAGE_BYTES",
@@ -29,7 +36,9 @@ __all__ = [
     "Attach",
     "AttachAck",
     "AttachLease",
+    "CallerEof",
     "Cancel",
+    "ConnClosed",
     "Frame",
     "FrameError",
     "Headers",
@@ -60,6 +69,16 @@ MAX_WHOLE_BYTES: Final = 16_384
 
 MAX_WS_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """The longest message of a caller's or an app's WebSocket."""
+
+CONNECTION_CLOSED: Final = "APP_CONNECTION_CLOSED"
+"""The code of a ``RESP_ERROR``: the app has closed its connection instead of answering, as apps
+close connections that were idle. The caller's connection is to end in the same way."""
+
+CONNECTION_RESET: Final = "APP_CONNECTION_RESET"
+"""The code of a ``RESP_ERROR`` that says the same of a connection that was reset."""
+
+CONNECTION_ENDS: Final = frozenset({CONNECTION_CLOSED, CONNECTION_RESET})
+"""Both of these codes."""
 
 WINDOW_BYTES: Final = 262_144
 """What a sender may have under way for one stream before the receiver has taken it."""
@@ -110,6 +129,7 @@ class AgentCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     websocket: bool = False
     flow_control: bool = False
     whole_messages: bool = False
+    caller_connections: bool = False
 
 
 class RelayCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -117,6 +137,7 @@ class RelayCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
 
     flow_control: bool = False
     whole_messages: bool = False
+    caller_connections: bool = False
 
 
 class Attach(_Frame, tag="ATTACH", omit_defaults=True):
@@ -138,7 +159,9 @@ class AttachAck(_Frame, tag="ATTACH_ACK", omit_defaults=True):
 class ReqHeaders(_Frame, tag="REQ_HEADERS", omit_defaults=True):
     """Relay → agent: a caller's request. ``path`` and ``query`` are raw, still percent-encoded.
 
-    With ``end`` it is complete, and ``body`` is all of its body.
+    With ``end`` it is complete, and ``body`` is all of its body. ``conn`` names the caller's
+    connection that it came on; with ``close`` it is the last one there. Without ``conn`` no other
+    request is known to come on the same connection.
     """
 
     lease_id: str
@@ -150,6 +173,8 @@ class ReqHeaders(_Frame, tag="REQ_HEADERS", omit_defaults=True):
     deadline_ms: int
     body: bytes = msgspec.field(name="body_b64", default=b"")
     end: bool = False
+    conn: str = ""
+    close: bool = False
 
 
 class ReqBody(_Frame, tag="REQ_BODY"):
@@ -174,10 +199,26 @@ class Cancel(_Frame, tag="CANCEL"):
     lease_id: str = ""
 
 
+class CallerEof(_Frame, tag="CALLER_EOF"):
+    """Relay → agent: behind this request, which is complete, the caller has ended its side of the
+    connection. It may still read the response."""
+
+    rid: str
+    lease_id: str = ""
+
+
+class ConnClosed(_Frame, tag="CONN_CLOSED"):
+    """Both ways: the caller's connection has ended, or nothing is tied to it at the agent any
+    more, since the app has closed its connection."""
+
+    conn: str
+
+
 class RespHeaders(_Frame, tag="RESP_HEADERS", omit_defaults=True):
     """Agent → relay: the app's status and headers.
 
-    With ``end`` the response is complete, and ``body`` is all of its body.
+    With ``end`` the response is complete, and ``body`` is all of its body. With ``close`` the app
+    closes its connection behind it.
     """
 
     rid: str
@@ -186,6 +227,7 @@ class RespHeaders(_Frame, tag="RESP_HEADERS", omit_defaults=True):
     lease_id: str = ""
     body: bytes = msgspec.field(name="body_b64", default=b"")
     end: bool = False
+    close: bool = False
 
 
 class RespBody(_Frame, tag="RESP_BODY"):
@@ -274,7 +316,17 @@ class Window(_Frame, tag="WINDOW"):
 
 
 RelayFrame = (
-    AttachAck | ReqHeaders | ReqBody | ReqEnd | Cancel | WsOpen | WsFrame | WsClose | Window
+    AttachAck
+    | ReqHeaders
+    | ReqBody
+    | ReqEnd
+    | Cancel
+    | CallerEof
+    | ConnClosed
+    | WsOpen
+    | WsFrame
+    | WsClose
+    | Window
 )
 """What a relay says."""
 
@@ -284,6 +336,7 @@ AgentFrame = (
     | RespBody
     | RespEnd
     | RespError
+    | ConnClosed
     | WsOpenAck
     | WsOpenReject
     | WsFrame

@@ -143,11 +143,151 @@ def test_a_caller_that_resets_before_it_reads_the_answer(world, monkeypatch):
     assert world.handler.events == []
 
 
-def test_end_of_file_is_a_caller_that_vanishes(world):
+def test_a_caller_that_ends_its_side_is_gone_to_a_handler_without_an_answer_for_it(world):
     world.feed(GET % b"")
-    assert not world.connection.eof_received()
+    world.connection.eof_received()
+    assert world.wire.closed
     world.lose()
-    assert world.handler.events == ["end", "aborted"]
+    assert world.handler.events == ["end", "half closed", "aborted"]
+
+
+def test_a_caller_that_ends_its_side_behind_its_request_is_answered(world):
+    world.feed(GET % b"")
+    world.handler.stays = True
+    world.connection.eof_received()
+    assert not world.wire.closed
+    world.loop.advance(1000)
+    world.handler.exchange.respond(200, [], b"hello")
+    assert world.answer().endswith(b"\r\n\r\nhello")
+    assert world.wire.closed
+    world.lose()
+    assert world.handler.events == ["end", "half closed"]
+
+
+def test_requests_that_were_sent_before_the_end_are_all_answered(world):
+    world.feed(GET % b"1" + GET % b"2" + GET % b"3")
+    world.handler.stays = True
+    world.connection.eof_received()
+    for number in range(3):
+        assert not world.wire.closed
+        assert len(world.handlers) == number + 1
+        world.handler.exchange.respond(200, [], b"hello")
+    assert world.answer().count(b"hello") == 3
+    assert world.wire.closed
+
+
+def test_what_was_sent_before_the_end_waits_for_the_answers_to_be_read(world):
+    world.feed(GET % b"1" + GET % b"2")
+    world.handler.stays = True
+    world.connection.eof_received()
+    world.connection.pause_writing()
+    world.handler.exchange.respond(200, [], b"hello")
+    world.answer()
+    assert len(world.handlers) == 1
+    assert not world.wire.closed
+    world.connection.resume_writing()
+    assert len(world.handlers) == 2
+    world.handler.exchange.respond(200, [], b"hello")
+    assert world.wire.closed
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHo",
+        b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhell",
+        b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ],
+    ids=["head", "body", "chunks"],
+)
+def test_a_caller_that_ends_its_side_within_its_request_is_gone(world, sent):
+    world.feed(sent)
+    for handler in world.handlers:
+        handler.stays = True
+    world.connection.eof_received()
+    assert world.wire.closed
+    assert [handler.events[-1] for handler in world.handlers] == ["aborted"] * len(world.handlers)
+
+
+class Observer:
+    """Counts how often it is told of a connection's end."""
+
+    def __init__(self, connection):
+        self.told = 0
+        connection.observer = self
+
+    def connection_ended(self):
+        self.told += 1
+
+
+def test_the_observer_hears_once_that_no_further_request_comes(world):
+    observer = Observer(world.connection)
+    world.feed(GET % b"")
+    world.handler.exchange.respond(200, [], b"")
+    assert observer.told == 0
+    world.lose()
+    assert observer.told == 1
+
+
+def test_the_observer_hears_of_a_connection_that_begins_to_close(world):
+    observer = Observer(world.connection)
+    world.feed(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    world.handler.exchange.respond(200, [], b"")
+    assert observer.told == 1
+    world.lose()
+    assert observer.told == 1
+
+
+def test_the_observer_hears_of_a_connection_that_leaves_http(world):
+    observer = Observer(world.connection)
+    world.feed(GET % b"")
+    world.handler.exchange.upgrade()
+    assert observer.told == 1
+
+
+def test_an_idle_connection_can_be_closed_and_a_busy_one_cannot(world):
+    world.feed(GET % b"")
+    assert not world.connection.close_if_idle()
+    world.handler.exchange.respond(200, [], b"hello")
+    world.feed(b"GET / HT")
+    assert not world.connection.close_if_idle()
+    world.feed(b"TP/1.1\r\nHost: a\r\n\r\n")
+    world.handler.exchange.respond(200, [], b"hello")
+    assert world.connection.close_if_idle()
+    assert world.wire.closed
+    assert world.wire.take().count(b"hello") == 2
+    assert world.connection.close_if_idle()
+
+
+def test_a_connection_on_which_more_has_come_is_not_idle(world):
+    ours, its = socket.socketpair()
+    with ours, its:
+        world.wire._extra["socket"] = ours
+        its.send(b"G")
+        assert not world.connection.close_if_idle()
+        ours.recv(9)
+        assert world.connection.close_if_idle()
+
+
+def test_a_response_can_be_the_last_one(world):
+    world.feed(GET % b"")
+    world.handler.exchange.close_afterwards()
+    world.handler.exchange.respond(200, [], b"hello")
+    assert b"Connection: close" in world.answer()
+    assert world.wire.closed
+
+
+@pytest.mark.parametrize("with_reset", [False, True])
+def test_a_connection_can_end_instead_of_a_response(world, with_reset):
+    world.feed(GET % b"")
+    world.handler.exchange.hang_up(with_reset=with_reset)
+    assert world.answer() == b""
+    assert world.wire.closed
+    assert world.wire.aborted is with_reset
+    assert world.handler.exchange.done
+    world.handler.exchange.hang_up(with_reset=with_reset)
+    world.handler.exchange.respond(200, [], b"")
+    assert world.answer() == b""
 
 
 @pytest.mark.parametrize("waiting", [False, True])

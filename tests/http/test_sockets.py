@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from pytest_synth_tunnels.http.sockets import is_gone, reset
+from pytest_synth_tunnels.http.sockets import has_ended, has_unread, is_gone, reset
 
 from ..support.manual_loop import Wire
 
@@ -29,9 +29,13 @@ def ends() -> Iterator[Ends]:
 def test_who_is_there_is_not_gone(ends: Ends) -> None:
     wire, near, far = ends
     assert not is_gone(wire)
+    assert not has_ended(wire)
+    assert not has_unread(wire)
     far.sendall(b"unread")
     near.sendall(b"unread")
     assert not is_gone(wire)
+    assert not has_ended(wire)
+    assert has_unread(wire)
     assert near.recv(9) == b"unread"
 
 
@@ -39,7 +43,9 @@ def test_an_end_shows_behind_what_is_not_read(ends: Ends) -> None:
     wire, near, far = ends
     far.sendall(b"unread")
     far.shutdown(socket.SHUT_WR)
-    assert is_gone(wire)
+    assert has_ended(wire)
+    assert not is_gone(wire)  # it may still read
+    assert not has_unread(wire)
     assert near.recv(9) == b"unread"
 
 
@@ -49,13 +55,16 @@ def test_a_reset_shows(ends: Ends) -> None:
     far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     far.close()
     assert is_gone(wire)
+    assert has_ended(wire)
 
 
 def test_without_a_socket_nobody_is_gone(ends: Ends) -> None:
-    assert not is_gone(Wire())
     wire, near, _ = ends
     near.close()
-    assert not is_gone(wire)
+    for unknown in (Wire(), wire):
+        assert not is_gone(unknown)
+        assert not has_ended(unknown)
+        assert not has_unread(unknown)
 
 
 def test_reset(ends: Ends) -> None:

@@ -14,6 +14,8 @@ class Handler:
         self.head = exchange.head
         self.body = b""
         self.events = []
+        self.stays = False
+        """It has an answer for a caller that has ended its side."""
 
     def body_received(self, data):
         assert data
@@ -32,6 +34,10 @@ class Handler:
 
     def resume_writing(self):
         self.events.append("resume")
+
+    def half_closed(self):
+        self.events.append("half closed")
+        return self.stays
 
 
 class OneConnection:

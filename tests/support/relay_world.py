@@ -29,14 +29,15 @@ class FakeAgent:
     Args:
         relay: where it attaches.
         answer: called with each frame and with what sends one, inside the relay's own sending.
+        name: of its lease.
         whole_messages: it takes whole messages in one frame; else it sees them in pieces, as it
             would behind a WebSocket.
         capabilities: further ones that it announces.
     """
 
-    def __init__(self, relay, answer=None, *, whole_messages=False, **capabilities):
+    def __init__(self, relay, answer=None, *, name="1", whole_messages=False, **capabilities):
         inner, self.link = memory_links()
-        self.session = inner.handler = relay.session(inner, "at_1")
+        self.session = inner.handler = relay.session(inner, f"at_{name}")
         self.link.handler = self
         self.frames = []
         self.answer = answer
@@ -44,7 +45,7 @@ class FakeAgent:
         announced = {"websocket": True, "flow_control": True, **capabilities}
         self.link.send(
             Attach(
-                [AttachLease("l1")],
+                [AttachLease(f"l{name}")],
                 capabilities=AgentCapabilities(whole_messages=whole_messages, **announced),
             )
         )
