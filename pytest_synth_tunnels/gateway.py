@@ -150,6 +150,10 @@ class Gateway:
             if path[end : end + 1] in ("", "/") and (route := self._routes.get(path[:end])):
                 return self._ingress.forward(exchange, route, path[end:] or "/")
         log_refusal(404, "route_not_found", peer=exchange.head.peer_host)
-        message = "no lease has this path"
+        # This port may be open to strangers, who learn of no prefix.
+        message = (
+            "no lease has this path. If a link, a form or a script of an app led here, it has lost "
+            "the path of its lease's public URL: have the app put X-Forwarded-Prefix in front"
+        )
         exchange.respond(*error_response(404, "route_not_found", message))
         return IGNORE

@@ -79,7 +79,7 @@ class Routes:
         """
         methods, item = _find(path)
         if methods is None:
-            raise RefusedError(404, "not_found", f"this backend has nothing at {path[:200]!r}")
+            raise RefusedError(404, "not_found", _nothing_at(path))
         self._authenticate(authorization)
         if method not in methods:
             allowed = ", ".join(methods)
@@ -152,6 +152,19 @@ def _find(path: str) -> tuple[Mapping[str, tuple[Handler, int]] | None, str]:
             at = pattern.index("*") if "*" in pattern else None
             return methods, "" if at is None else segments[at]
     return None, ""
+
+
+def _nothing_at(path: str) -> str:
+    """Return why an unknown path is answered with 404: most such requests are meant for an app."""
+    message = f"this backend has nothing at {path[:200]!r}"
+    if path.startswith(("/v1/", "/api/")):
+        return message
+    return (
+        f"{message}. If a link, a form or a script of an app led here, it has lost the path of its "
+        "lease's public URL (/s/rt_...): use synth_tunnels_url_style = root, which gives the app "
+        "an origin of its own, or have the app put the path in front of its links (it comes with "
+        "each request, as X-Forwarded-Prefix)"
+    )
 
 
 def _query(raw: str) -> dict[str, str]:

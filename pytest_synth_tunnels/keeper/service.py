@@ -170,7 +170,7 @@ class KeeperService:
         address = self._address_on(lease, holder)
         # What fails first is reported at once, without waiting for the other.
         await asyncio.gather(
-            lease.open_address(address, Target(HOST, port)), self._wait_for_command()
+            lease.open_address(address, self._target(str(port))), self._wait_for_command()
         )
         return lease.info(address)
 
@@ -192,10 +192,7 @@ class KeeperService:
     async def _expose(self, holder: Holder, request: Expose) -> LeaseInfo:
         settings = self._settings
         provider = request.provider or settings.provider
-        named_port = request.target.isascii() and request.target.isdigit()
-        target = (
-            Target(HOST, int(request.target)) if named_port else Target.from_url(request.target)
-        )
+        target = self._target(request.target, request.host_header, request.strip_prefix)
         embedded = self._backend_client.embedded
         require_token = request.require_token
         if require_token is None:
@@ -232,6 +229,28 @@ class KeeperService:
             self._leases.drop(lease)
             raise
         return lease.info(COMMON)
+
+    def _target(
+        self, target: str, host_header: str | None = None, strip_prefix: bool | None = None
+    ) -> Target:
+        """Return where traffic goes, and how the app sees it.
+
+        Args:
+            target: a port of this machine, or an http URL.
+            host_header: as in :class:`Target`; the run's setting by default.
+            strip_prefix: as in :class:`Target`; the run's setting by default.
+
+        Raises:
+            ValueError: it cannot be a target.
+        """
+        settings = self._settings
+        if host_header is None:
+            host_header = settings.host_header
+        if strip_prefix is None:
+            strip_prefix = settings.strip_prefix
+        if target.isascii() and target.isdigit():
+            return Target(HOST, int(target), host_header=host_header, strip_prefix=strip_prefix)
+        return Target.from_url(target, host_header=host_header, strip_prefix=strip_prefix)
 
     async def _close_lease(self, holder: Holder, request: CloseLease) -> Done:
         await self._leases.close(request.lease_id, holder.pid)

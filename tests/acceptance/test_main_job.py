@@ -51,21 +51,35 @@ def test_a_lease_for_each_worker(suite: pytest.Pytester, hosted: CountingBackend
     assert (hosted.creates, hosted.releases) == (2, 2)
 
 
-def test_what_the_app_and_the_caller_see(suite: pytest.Pytester) -> None:
-    suite.makepyfile(
-        """
-        from test_app import ask
-
-        def test_headers(synth_lease, app, exposed_port):
-            headers = {k.lower(): v for k, v in ask(synth_lease)["headers"].items()}
+STYLE_HEADERS = {
+    "root": """
+            assert headers["host"] == headers["x-forwarded-host"]
+            assert synth_lease.public_url == f"http://{headers['host']}"
+            assert synth_lease.public_url != synth_lease.backend
+            assert "x-forwarded-prefix" not in headers
+    """,
+    "path": """
             assert headers["host"] == f"127.0.0.1:{exposed_port}"
             relay = synth_lease.backend.removeprefix("http://")
             assert headers["x-forwarded-host"] == relay
-            assert headers["x-forwarded-proto"] == "http"
-            assert headers["x-forwarded-for"] == "127.0.0.1"
             prefix = headers["x-forwarded-prefix"]
             assert synth_lease.public_url == f"http://{relay}{prefix}"
             assert prefix.endswith("/~gw0")
+    """,
+}
+
+
+@pytest.mark.parametrize("style", STYLE_HEADERS)
+def test_what_the_app_and_the_caller_see(suite: pytest.Pytester, style: str) -> None:
+    suite.makepyfile(
+        f"""
+        from test_app import ask
+
+        def test_headers(synth_lease, app, exposed_port):
+            headers = {{k.lower(): v for k, v in ask(synth_lease)["headers"].items()}}
+            {STYLE_HEADERS[style].strip()}
+            assert headers["x-forwarded-proto"] == "http"
+            assert headers["x-forwarded-for"] == "127.0.0.1"
             assert headers["x-synthtunnel-lease-id"] == synth_lease.lease_id
             assert headers["x-synthtunnel-request-id"]
             assert "x-synthtunnel-worker-token" not in headers
@@ -83,7 +97,10 @@ def test_what_the_app_and_the_caller_see(suite: pytest.Pytester) -> None:
         """
     )
 
-    suite.runpytest_subprocess("-n", "1", "-k", "headers or attributes").assert_outcomes(passed=2)
+    result = suite.runpytest_subprocess(
+        "-n", "1", "-k", "headers or attributes", f"--synth-tunnels-url-style={style}"
+    )
+    result.assert_outcomes(passed=2)
 
 
 def test_first_use_through_getfixturevalue(

@@ -201,6 +201,14 @@ def test_elsewhere_is_nothing(caller: Caller, target: str) -> None:
     assert "nothing at" in caller.refused(404, "GET", target)
 
 
+@pytest.mark.parametrize("target", ["/", "/login", "/static/app.js", "/favicon.ico", "/~gw1/x"])
+def test_a_link_that_lost_its_prefix_is_told_what_to_do(caller: Caller, target: str) -> None:
+    message = caller.refused(404, "GET", target)
+    assert f"nothing at {target!r}. If a link" in message
+    assert "lost the path of its lease's public URL" in message
+    assert "synth_tunnels_url_style = root" in message
+
+
 def test_a_wrong_method_names_the_right_ones(caller: Caller) -> None:
     status, headers, raw = caller.answer("PUT", "/v1/tunnels/")
     assert status == 405
