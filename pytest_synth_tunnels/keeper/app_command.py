@@ -12,7 +12,7 @@ from .ports import HOST, accepts, is_taken
 
 __all__ = ["AppCommand"]
 
-CODE: Final = "COMMAND_FAILED"
+_CODE: Final = "COMMAND_FAILED"
 _POLL_S: Final = 0.05
 
 
@@ -25,7 +25,7 @@ class AppCommand:
         environ: its environment.
         cwd: its working directory.
         timeout_s: how long it may take until the port accepts, in seconds.
-        died: called with a message if it ends by itself after it was up.
+        on_death: called with a message if it ends by itself after it was up.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class AppCommand:
         environ: Mapping[str, str],
         cwd: str,
         timeout_s: float,
-        died: Callable[[str], None],
+        on_death: Callable[[str], None],
     ) -> None:
         self._template = template
         self._port = port
         self._environ = dict(environ)
         self._cwd = cwd
         self._timeout_s = timeout_s
-        self._died = died
+        self._on_death = on_death
         self._child: Child | None = None
         self._watcher: asyncio.Task[None] | None = None
 
@@ -52,12 +52,11 @@ class AppCommand:
 
         Raises:
             KeeperRequestError: the port is in use, the command cannot be started, ended, or took
-                too
-                long; nothing of it runs then.
+                too long; nothing of it runs then.
         """
         if is_taken(self._port):
             raise KeeperRequestError(
-                CODE,
+                _CODE,
                 f"port {self._port} is in use already, so synth_tunnels_command was not started",
                 "Stop what listens there, or set synth_tunnels_port to another port",
             )
@@ -68,7 +67,7 @@ class AppCommand:
         except TimeoutError:
             await self.stop()
             raise KeeperRequestError(
-                CODE,
+                _CODE,
                 f"synth_tunnels_command did not listen on {HOST}:{self._port} within "
                 f"{self._timeout_s:g} s; {child.tail.quoted()}",
                 "Does it serve {port}? Set synth_tunnels_command_timeout_s for a slow start",
@@ -83,7 +82,7 @@ class AppCommand:
             words = shlex.split(self._template, posix=sys.platform != "win32")
         except ValueError as error:
             raise KeeperRequestError(
-                CODE, f"synth_tunnels_command cannot be read: {error}"
+                _CODE, f"synth_tunnels_command cannot be read: {error}"
             ) from None
         return [word.replace("{port}", str(self._port)) for word in words]
 
@@ -95,7 +94,7 @@ class AppCommand:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise KeeperRequestError(
-                CODE,
+                _CODE,
                 f"synth_tunnels_command cannot be started: {arguments[0]!r}: {reason}",
                 f"It was looked for in the PATH of pytest and runs in {self._cwd}",
             ) from None
@@ -105,7 +104,7 @@ class AppCommand:
         while not await accepts(HOST, self._port, 1.0):
             if child.exited.is_set():
                 raise KeeperRequestError(
-                    CODE,
+                    _CODE,
                     f"synth_tunnels_command ended ({await child.wait()}) before it listened on "
                     f"{HOST}:{self._port}; {child.tail.quoted()}",
                 )
@@ -113,7 +112,7 @@ class AppCommand:
 
     async def _watch(self, child: Child) -> None:
         outcome = await child.wait()
-        self._died(f"synth_tunnels_command ended ({outcome}); {child.tail.quoted()}")
+        self._on_death(f"synth_tunnels_command ended ({outcome}); {child.tail.quoted()}")
 
     async def stop(self, grace_s: float = 3.0) -> None:
         """End it and everything it started: asked first, and killed ``grace_s`` seconds later."""

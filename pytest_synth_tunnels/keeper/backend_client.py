@@ -28,10 +28,10 @@ _CALL_TIMEOUT_S: Final = 15.0
 _RETRIES: Final = 2
 
 OnChange = Callable[[bool, str], None]
-"""Told whether the agent is connected, and why not."""
+"""Called with whether the agent is connected, and if not, why."""
 
 OnRefused = Callable[[str], None]
-"""Told why the relay will never take the agent."""
+"""Called with the reason why the relay will never take the agent."""
 
 
 class Attachment(Protocol):
@@ -46,8 +46,8 @@ class BackendClient(Protocol):
 
     Attributes:
         url: its origin, for people; empty until started.
-        api_key: the key that it takes; empty until started.
-        embedded: whether it lives in this process.
+        api_key: the key that it accepts; empty until started.
+        embedded: whether it runs in this process.
     """
 
     url: str
@@ -55,7 +55,7 @@ class BackendClient(Protocol):
     embedded: bool
 
     async def start(self) -> None:
-        """Be ready for calls.
+        """Start the backend or its client; calls come after that.
 
         Raises:
             TunnelError: there is no key, or the URL cannot be used.
@@ -72,7 +72,11 @@ class BackendClient(Protocol):
         """
 
     def call_from_thread(self, request: Request) -> Any:
-        """The same for a thread, which it blocks."""
+        """Make a call from a thread, which is blocked, and return its answer.
+
+        Raises:
+            TunnelError: it failed.
+        """
 
     async def attach(
         self,
@@ -120,11 +124,11 @@ class BackendClient(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Stop the backend or its client."""
 
 
 class EmbeddedBackendClient:
-    """The backend that the keeper carries itself.
+    """The backend in the keeper's own process.
 
     Args:
         request_timeout_s: how long a caller waits for the app, in seconds.
@@ -232,12 +236,12 @@ class _InProcessAttachment:
     def _lost(self, reason: str) -> None:
         if not self._closed:
             self._on_change(False, reason)
-            # The relay is still at the loss.
-            asyncio.get_running_loop().call_soon(self._return)
+            # Not from here: the relay is still handling the loss.
+            asyncio.get_running_loop().call_soon(self._attach_again)
 
-    def _return(self) -> None:
+    def _attach_again(self) -> None:
         token = self._backend.agent_token(self._lease_id)
-        # With the same token it was another agent that took over, by somebody's wish.
+        # With the same token another agent took over, which somebody wanted.
         if not self._closed and token is not None and token != self._token:
             self.begin(token)
 
@@ -259,7 +263,7 @@ class HostedBackendClient:
     async def start(self) -> None:
         self._client = await in_thread(self._make_client)
         self.url, self.api_key = self._client.backend_base, self._client.api_key
-        # Children need no key, and this process has it now.
+        # Child processes need no key, and this process has read it.
         os.environ.pop(API_KEY_VARIABLE, None)
 
     def _make_client(self) -> "TunnelsClient":

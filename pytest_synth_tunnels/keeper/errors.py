@@ -1,4 +1,4 @@
-"""Why a request of a process fails, as an exception inside the keeper."""
+"""The error with which the keeper answers a request that it cannot fulfil."""
 
 from typing import Self
 

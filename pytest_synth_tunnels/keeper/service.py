@@ -112,7 +112,7 @@ class KeeperService:
                 environ=environ,
                 cwd=cwd,
                 timeout_s=settings.command_timeout_s,
-                died=self._command_died,
+                on_death=self._command_died,
             )
         self._command_started: asyncio.Task[None] | None = None
         self._command_failure: KeeperRequestError | None = None
@@ -137,12 +137,12 @@ class KeeperService:
     # --- requests
 
     async def answer(self, holder: Holder, message: Message) -> Message:
-        """Answer a request.
+        """Answer a request of a process.
 
         Raises:
-            KeeperRequestError: it cannot be had.
+            KeeperRequestError: what was asked for cannot be had.
             TunnelError: the backend refused.
-            ValueError: there is no such request, or it makes no sense.
+            ValueError: there is no such request, or its values make no sense.
         """
         handler = self._HANDLERS.get(type(message))
         if handler is None:

@@ -125,7 +125,7 @@ def test_a_child_left_behind_by_a_command_that_ended(
 
     async def main() -> None:
         died: asyncio.Queue[str] = asyncio.Queue()
-        app = command(script(code), port, tmp_path, died=died.put_nowait)
+        app = command(script(code), port, tmp_path, on_death=died.put_nowait)
         await app.start()
         assert "exit status 0" in await died.get()
         child = int(lines(app)[-1])
@@ -140,7 +140,7 @@ def test_its_death_is_told_once_with_its_last_lines(port: int, script: Any, tmp_
 
     async def main() -> None:
         died: asyncio.Queue[str] = asyncio.Queue()
-        app = command(script(code), port, tmp_path, died=died.put_nowait)
+        app = command(script(code), port, tmp_path, on_death=died.put_nowait)
         await app.start()
         message = await died.get()
         assert "SIGKILL" in message
@@ -198,7 +198,7 @@ from pytest_synth_tunnels.keeper.app_command import AppCommand
 async def keep():
     template, port, cwd = sys.argv[1:]
     app = AppCommand(
-        template, port=int(port), environ={}, cwd=cwd, timeout_s=20, died=lambda message: None
+        template, port=int(port), environ={}, cwd=cwd, timeout_s=20, on_death=lambda message: None
     )
     await app.start()
     print(app._child.tail.lines()[0], flush=True)

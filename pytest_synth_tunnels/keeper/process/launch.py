@@ -1,10 +1,10 @@
-"""Start a candidate keeper from a pytest process, whatever the tests have patched.
+"""Starts a candidate keeper from a pytest process, whatever the tests have patched.
 
-The candidate is nobody's child: it forks at once and the first process is reaped here, so a
-user's ``os.wait()`` never sees it, nor does a handler of SIGCHLD. It has a session of its own, so
-Ctrl-C does not reach it. It inherits no standard stream (an xdist worker's stdout is execnet's
-channel). Its configuration comes through a pipe, its keys by environment, and neither is ever in
-its arguments.
+The candidate is not a child of the pytest process: it forks at once, and the first process is
+reaped here, so that neither a user's ``os.wait()`` nor a handler of SIGCHLD ever sees it. It has a
+session of its own, so that Ctrl-C does not reach it. It inherits no standard stream (an xdist
+worker's stdout is execnet's channel). Its configuration comes through a pipe and its keys by the
+environment; neither is ever in its arguments.
 """
 
 import os
@@ -77,14 +77,14 @@ class Run:
 
 
 def process_start(pid: int) -> str | None:
-    """Return the start time of a process in the kernel's own words (Linux), else ``None``."""
+    """Return the start time of a process as the kernel writes it (Linux), else ``None``."""
     stat = RunDirectory(f"/proc/{pid}").read(f"/proc/{pid}/stat")
     # The second field is the program's name, in brackets, and may hold anything.
     return stat.rpartition(b")")[2].split()[19].decode() if stat else None
 
 
 def launch(run: Run) -> None:
-    """Start a candidate, and return as soon as it is nobody's child.
+    """Start a candidate, and return as soon as it is no child of this process.
 
     Raises:
         OSError: no process can be started.
@@ -119,7 +119,7 @@ def pause(timeout_ms: int) -> None:
 
 @contextmanager
 def _no_signal_of_its_end() -> Iterator[None]:
-    """Keep the first process's end from a test's handler, which would wait for it or another."""
+    """Keep the signal of the first process's end from a test's handler, which would wait for it."""
     if sys.platform != "linux" or not callable(unpatched.getsignal(signal.SIGCHLD)):
         yield
         return
@@ -133,7 +133,7 @@ def _no_signal_of_its_end() -> Iterator[None]:
 
 
 def _signal_other_ends() -> None:
-    """Signal again if a child of the test's has ended meanwhile: two signals may be one."""
+    """Signal again if a child of the test has ended meanwhile: two signals may become one."""
     if sys.platform == "linux":
         try:
             if unpatched.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -161,7 +161,7 @@ def _spawn(run: Run, config: bytes) -> None:
                 ),
             ],
             setsid=True,
-            # As a test has set them, they would be the keeper's too.
+            # Otherwise the keeper would inherit what a test has set.
             setsigmask=[],
             setsigdef=[signal.SIGCHLD],
         )
@@ -176,7 +176,7 @@ def _spawn(run: Run, config: bytes) -> None:
 
 
 def _feed(writer: int, config: bytes) -> None:
-    """Write all of it; the pipe takes 64 KiB at once, the rest as the candidate reads."""
+    """Write the configuration; the pipe takes 64 KiB at once, the rest as the candidate reads."""
     unpatched.set_blocking(writer, False)
     writable = unpatched.poll()
     writable.register(writer, select.POLLOUT)
@@ -216,5 +216,5 @@ def _spawn_windows(run: Run, config: bytes) -> None:
     if process.stdin is not None:
         process.stdin.write(config)
         process.stdin.close()
-    # It lives on by itself; without this Popen would warn that nobody waited for it.
+    # The process goes on by itself; without this Popen would warn that nobody waited for it.
     process.returncode = 0
