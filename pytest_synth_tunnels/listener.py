@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 else:
     python_socket = unpatched.python_socket
 
-__all__ = ["Listener", "listen"]
+__all__ = ["Listener", "can_bind", "listen"]
 
 _BACKLOG = 128
 
@@ -48,7 +48,7 @@ def listen(port: int) -> Listener:
     listener = Listener(socket.AF_INET, socket.SOCK_STREAM)
     try:
         if unpatched.is_posix:
-            # The keeper holds this port with the same option, and does not listen on it.
+            # Connections of an earlier server do not keep this one from listening.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen(_BACKLOG)
@@ -56,3 +56,15 @@ def listen(port: int) -> Listener:
         listener.close()
         raise
     return listener
+
+
+def can_bind(port: int) -> bool:
+    """Whether a server that sets no SO_REUSEADDR could bind a port of 127.0.0.1."""
+    probe = unpatched.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        probe.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True

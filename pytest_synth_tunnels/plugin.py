@@ -83,6 +83,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     session = item.config.stash[SESSION]
     with _failures_shown_plainly():
         session.check()
+        session.free_port()
     if session.lost is not None:
         pytest.fail(session.lost, pytrace=False)
 
@@ -171,8 +172,10 @@ def exposed_port(pytestconfig: pytest.Config) -> int:
     """The local port that synth_lease exposes: bind your app to it, on 127.0.0.1."""
     from .keeper.ipc.messages import Port, ReservePort
 
+    session = pytestconfig.stash[SESSION]
     with _failures_shown_plainly():
-        return pytestconfig.stash[SESSION].keeper.ask(ReservePort(), Port).port
+        session.port = session.keeper.ask(ReservePort(), Port).port
+    return session.port
 
 
 @pytest.fixture(scope="session")

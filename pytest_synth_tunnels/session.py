@@ -46,6 +46,7 @@ class Session:
         trouble: lines for the terminal summary.
         has_lease: whether a test of this process has asked for ``synth_lease``.
         lost: why the run's lease carries nothing any more, or ``None``.
+        port: the port of this process's app, once a test has asked for ``exposed_port``.
     """
 
     def __init__(self, config: pytest.Config, on_first_use: "Callable[[Session], None]") -> None:
@@ -56,6 +57,7 @@ class Session:
         self.trouble: list[str] = []
         self.has_lease = False
         self.lost: str | None = None
+        self.port: int | None = None
         given: dict[str, Any] = getattr(config, "workerinput", {}).get("synth_tunnels", {})
         self._run_id: str = given.get("run_id") or os.urandom(8).hex()
         self._base: str = given.get("base") or _runtime_base(self.environ)
@@ -201,6 +203,20 @@ class Session:
             if lost_it or event.kind == "failed":
                 self.lost = event.message
         return events
+
+    def free_port(self) -> None:
+        """Have the app's port bindable by any server, whatever the last server left on it.
+
+        Raises:
+            KeeperError: the keeper died.
+        """
+        if self.port is None:
+            return
+        from .keeper.ipc.messages import Port, ReservePort
+        from .listener import can_bind
+
+        if not can_bind(self.port):
+            self.keeper.ask(ReservePort(), Port)
 
     def tell(self) -> None:
         """Tell other plugins what happened to the run's leases, if this process owns the run."""

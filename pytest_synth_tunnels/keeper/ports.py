@@ -1,43 +1,190 @@
-"""Local ports: kept free for the app of one process, and looked at from outside."""
+"""Local ports: reserved for the app of one process, and looked at from outside."""
 
 import asyncio
+import errno
+import random
 import socket
+import struct
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
 from typing import Final
 
-__all__ = ["PortReservation", "accepts", "accepts_blocking", "is_taken"]
+__all__ = [
+    "HOST",
+    "PortReservation",
+    "accepts",
+    "accepts_blocking",
+    "clear_time_wait",
+    "ephemeral_ports",
+    "is_taken",
+]
 
 HOST: Final = "127.0.0.1"
 
+_MAX_PORT: Final = 65_535
+_FIRST_PORT: Final = 20_000
+"""Below are the usual ports of development servers and databases, which a suite may start."""
+_WELL_KNOWN: Final = frozenset({24678, 25672, 27017, 27018, 27019, 28015, 28017})
+"""Those above: Vite's HMR, RabbitMQ, MongoDB, RethinkDB."""
+_FREE_PORT_ATTEMPTS: Final = 100
+_EPHEMERAL_ON_LINUX: Final = range(32_768, 61_000)
+_EPHEMERAL_ELSEWHERE: Final = range(49_152, _MAX_PORT + 1)
+
+_CLEAR_TIMEOUT_S: Final = 0.25
+_CLEAR_PAUSE_S: Final = 0.005
+_LISTEN_STATE, _TIME_WAIT_STATE = "0A", "06"
+_IP_LOCAL_PORT_RANGE: Final = 51
+"""Of Linux; the socket module has no name for it."""
+_MAPPED_IPV4: Final = "0000000000000000FFFF0000"
+
+
+def ephemeral_ports() -> range:
+    """Return the ports that the kernel chooses for connections and for ``bind`` to port 0."""
+    if sys.platform != "linux":
+        return _EPHEMERAL_ELSEWHERE
+    with suppress(OSError, ValueError):
+        with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+            first, last = map(int, file.read().split())
+        return range(first, last + 1)
+    return _EPHEMERAL_ON_LINUX
+
 
 class PortReservation:
-    """A free port on 127.0.0.1 that nobody else is given while it is held.
+    """A free port of this machine that no other keeper hands out while it is held.
 
-    On Linux a bound socket that does not listen is held on it, over which a server that sets
-    SO_REUSEADDR can bind, and practically all do. Elsewhere that is not possible, so the port
-    was free a moment ago and no more can be said.
+    The port is outside the ephemeral range, so that the kernel gives it to nobody by itself. A
+    UDP socket on the same number is the lock between keepers; the kernel frees it when its process
+    ends, however that comes. No TCP socket is held on the port, so that any server can bind it.
+
+    Where all ports are ephemeral, the port is one that the kernel has just chosen. It is free then,
+    and no other keeper hands it out, but another program may be given it before the app binds it.
+
+    Args:
+        ephemeral: the ephemeral ports; by default those of this machine.
 
     Attributes:
         port: the port.
+
+    Raises:
+        OSError: there is no free port, or no 127.0.0.1.
     """
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            self._socket.bind((HOST, 0))
-            # After bind: the kernel then never picks a port that another reservation holds.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        except OSError:
-            self._socket.close()
-            raise
-        self.port: int = self._socket.getsockname()[1]
-        if sys.platform != "linux":
-            self._socket.close()
+    def __init__(self, ephemeral: range | None = None) -> None:
+        for port in _candidates(ephemeral_ports() if ephemeral is None else ephemeral):
+            with ExitStack() as unless_free:
+                lock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                unless_free.callback(lock.close)
+                if _bind(lock, HOST, port) and _is_free(port):
+                    unless_free.pop_all()
+                    self._lock = lock
+                    self.port = port
+                    return
+        raise OSError(errno.EADDRINUSE, "all ports that an app could have are in use")
 
     def close(self) -> None:
         """Let others have the port."""
-        self._socket.close()
+        self._lock.close()
+
+
+def _candidates(ephemeral: range) -> Iterator[int]:
+    """Return ports to try, the best first."""
+    above = range(max(ephemeral.stop, _FIRST_PORT), _MAX_PORT + 1)
+    below = range(_FIRST_PORT, ephemeral.start)
+    for ports in (above, below):
+        usable = [port for port in ports if port not in _WELL_KNOWN]
+        yield from random.sample(usable, len(usable))
+    if not above and not below:
+        for _ in range(_FREE_PORT_ATTEMPTS):
+            with closing(socket.socket()) as free:
+                free.bind((HOST, 0))
+                port: int = free.getsockname()[1]
+            yield port
+
+
+def _bind(sock: socket.socket, host: str, port: int) -> bool:
+    """Bind a socket, unless the port is in use or reserved by the system."""
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def _is_free(port: int) -> bool:
+    """Whether any server could bind a port, on whichever address of this machine."""
+    with closing(socket.socket()) as probe:
+        if not _bind(probe, "", port):
+            return False
+    try:
+        with closing(socket.socket(socket.AF_INET6)) as probe:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            return _bind(probe, "", port)
+    except OSError:
+        return True  # there is no IPv6 here
+
+
+def clear_time_wait(port: int) -> None:
+    """Make a port that no server listens on bindable again for servers without SO_REUSEADDR.
+
+    Connections that a server closed first stay in TIME_WAIT for a minute, and keep such a server
+    from binding the port. Each one ends at once when its other end, which is on this machine,
+    begins a new connection by the same two ports: the kernel answers with the old connection's
+    state, and the reset that follows ends it. Linux only; elsewhere this does nothing. Blocks for
+    a quarter of a second at most.
+
+    Args:
+        port: of 127.0.0.1.
+    """
+    if sys.platform != "linux":
+        return
+    deadline = time.monotonic() + _CLEAR_TIMEOUT_S
+    while not _is_free(port):
+        connections = list(_connections_of(port))
+        if any(state == _LISTEN_STATE for state, *_ in connections):
+            return
+        for state, host, remote_host, remote_port in connections:
+            if state == _TIME_WAIT_STATE and time.monotonic() < deadline:
+                _reset(host, port, remote_host, remote_port)
+        if time.monotonic() >= deadline:
+            return
+        # What is left is about to be closed by the agent, perhaps.
+        time.sleep(_CLEAR_PAUSE_S)
+
+
+def _connections_of(port: int) -> Iterator[tuple[str, str, str, int]]:
+    """Return the kernel's IPv4 sockets on a local port: their state, local address, remote address
+    and remote port."""
+    ending = f":{port:04X}"
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError), open(table) as file:
+            for line in file:
+                _, local, remote, state, *_ = line.split()
+                if local.endswith(ending):
+                    host, (remote_host, remote_port) = local.split(":")[0], remote.split(":")
+                    yield state, _address(host), _address(remote_host), int(remote_port, 16)
+
+
+def _address(digits: str) -> str:
+    """Read an address as the kernel writes it; empty if it is none of IPv4."""
+    digits = digits.removeprefix(_MAPPED_IPV4)
+    return socket.inet_ntoa(struct.pack("=L", int(digits, 16))) if len(digits) == 8 else ""
+
+
+def _reset(host: str, port: int, remote_host: str, remote_port: int) -> None:
+    """End a connection in TIME_WAIT from its other end."""
+    with closing(socket.socket()) as other_end, suppress(OSError):
+        other_end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other_end.setblocking(False)
+        if not _bind(other_end, remote_host, remote_port):
+            # Connections to elsewhere have the same port, which bind does not share with them, but
+            # connect does. From Linux 6.3 on.
+            only_port = struct.pack("=I", remote_port | remote_port << 16)
+            other_end.setsockopt(socket.IPPROTO_IP, _IP_LOCAL_PORT_RANGE, only_port)
+        other_end.connect((host, port))
 
 
 def is_taken(port: int) -> bool:
@@ -54,7 +201,8 @@ def is_taken(port: int) -> bool:
 
 
 def accepts_blocking(host: str, port: int, timeout_s: float) -> bool:
-    """The same as :func:`accepts`, for a thread, which it blocks."""
+    """Whether a TCP connection to ``host:port`` succeeds within ``timeout_s`` seconds. For a
+    thread, which it blocks."""
     try:
         socket.create_connection((host, port), timeout_s).close()
     except OSError:

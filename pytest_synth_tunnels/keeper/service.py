@@ -5,6 +5,7 @@ no other. All of it runs on the keeper's event loop, so that nothing here needs 
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ..agent.target import Target
-from ..aio.tasks import spawn
+from ..aio.tasks import in_thread, spawn
 from ..sdk.errors import TunnelError
 from ..sdk.resolve import is_loopback
 from ..settings import Settings
@@ -43,7 +44,7 @@ from .leases.journal import Journal
 from .leases.lease import HeldLease
 from .leases.registry import COMMON, RELEASE_TIMEOUT_S, LeaseRegistry
 from .leases.spec import SYNTHTUNNEL, choose_url_style, is_gone
-from .ports import HOST, PortReservation
+from .ports import HOST, PortReservation, clear_time_wait
 from .readiness import wait_ready
 from .transports.factory import TransportFactory
 
@@ -154,14 +155,24 @@ class KeeperService:
         return await handler(self, holder, message)
 
     async def _reserve_port(self, holder: Holder, _: ReservePort) -> Port:
-        return Port(port=self._port(holder.address))
+        port = self._port(holder.address)
+        # An earlier server of this process may have left connections behind.
+        await in_thread(functools.partial(clear_time_wait, port))
+        return Port(port=port)
 
     def _port(self, address: str) -> int:
         if self._settings.port is not None:
             return self._settings.port
         key = COMMON if self._one_target else address
         if key not in self._ports:
-            self._ports[key] = PortReservation()
+            try:
+                self._ports[key] = PortReservation()
+            except OSError as error:
+                raise KeeperRequestError(
+                    "NO_LOCAL_PORT",
+                    f"no port of {HOST} can be had for the app: {error.strerror}",
+                    "Set synth_tunnels_port to the port that your app is to have",
+                ) from None
         return self._ports[key].port
 
     async def _open_lease(self, holder: Holder, _: OpenLease) -> LeaseInfo:

@@ -46,7 +46,7 @@ def command(template: str, port: int, tmp_path: Path, **options: Any) -> AppComm
         "environ": {"COLOUR": "blue", "PATH": os.environ["PATH"]},
         "cwd": str(tmp_path),
         "timeout_s": 20.0,
-        "died": lambda message: None,
+        "on_death": lambda message: None,
     }
     return AppCommand(template, port=port, **(defaults | options))
 

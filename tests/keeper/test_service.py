@@ -1,5 +1,6 @@
 """What processes ask of a real keeper with the embedded backend."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -11,6 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pytest_synth_tunnels.keeper import service
+from pytest_synth_tunnels.keeper.backend_client import EmbeddedBackendClient
+from pytest_synth_tunnels.keeper.errors import KeeperRequestError
+from pytest_synth_tunnels.keeper.ipc.holders import Holder
 from pytest_synth_tunnels.keeper.ipc.messages import (
     BackendInfo,
     CloseLease,
@@ -27,6 +32,7 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     WaitReady,
 )
 from pytest_synth_tunnels.sdk import TunnelsClient
+from pytest_synth_tunnels.settings import Settings
 
 from ..support.messages import expose
 
@@ -65,6 +71,48 @@ def test_ready_once_the_app_listens(start_keeper: Any, open_lease: Any, serve: A
 
     with serve(port):
         assert process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=10)) == Done()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a port can be made free")
+def test_a_reserved_port_is_free_of_what_an_earlier_server_left(start_keeper: Any) -> None:
+    process = start_keeper().connect()
+    port = process.ask(ReservePort()).port
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", port))
+        server.listen()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server.accept()[0].close()
+            assert client.recv(1) == b""
+    with socket.socket() as later, pytest.raises(OSError, match="in use"):
+        later.bind(("127.0.0.1", port))
+
+    assert process.ask(ReservePort()).port == port
+
+    with socket.socket() as later:
+        later.bind(("127.0.0.1", port))
+
+
+def test_no_local_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Any:
+        raise OSError(99, "Cannot assign requested address")
+
+    monkeypatch.setattr(service, "PortReservation", refuse)
+
+    async def main() -> None:
+        keeper = service.KeeperService(
+            run_id="r1",
+            settings=Settings(share="worker"),
+            environ={},
+            cwd="/",
+            backend_client=EmbeddedBackendClient(5),
+            ledger_recorder=None,
+            on_holder_left=lambda: None,
+        )
+        with pytest.raises(KeeperRequestError, match=r"no port of 127\.0\.0\.1 can be had"):
+            await keeper.answer(Holder(1, ""), ReservePort())
+        await keeper.finish()
+
+    asyncio.run(main())
 
 
 def test_status_and_tokens(start_keeper: Any, open_lease: Any, serve: Any, get: Any) -> None:

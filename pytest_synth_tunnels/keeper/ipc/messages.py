@@ -109,8 +109,8 @@ class Welcome(Message):
 
 
 class ReservePort(Message):
-    """Asks for the local port that this process's lease exposes; it is the same one each time.
-    → Port"""
+    """Asks for the local port that this process's lease exposes; it is the same one each time, and
+    free of the connections of an earlier server. → Port"""
 
 
 class OpenLease(Message):

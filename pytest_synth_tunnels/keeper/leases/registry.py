@@ -314,7 +314,9 @@ class LeaseRegistry:
         """
         for lease in [*self._shared.values(), *self._exposed]:
             self.drop(lease)
-        await asyncio.wait([*self._dropping.values(), self._stale_released], timeout=timeout_s)
+        # The backend too: one that is being started cannot be closed.
+        ending = [*self._dropping.values(), self._stale_released, self._backend_started]
+        await asyncio.wait(ending, timeout=timeout_s)
         await asyncio.wait([spawn(self._transports.close())], timeout=_CLOSE_TIMEOUT_S)
 
 
