@@ -1,7 +1,7 @@
 """What this project's own code costs a request: the whole way from a caller's bytes to the app
 and back, through transports that copy nothing and call no system.
 
-    python benchmarks/agents/own_path.py embedded|websocket GET|POST [--profile]
+    python benchmarks/agents/own_path.py embedded|websocket GET|POST [--style root] [--profile]
 
 Prints microseconds of CPU time for each of several runs, as JSON. A lowest value that repeats is
 what the code costs; the rest is the machine's noise.
@@ -157,7 +157,9 @@ class Caller:
             self.send()
 
 
-async def measure(link: str, method: str, count: int, runs: int, profile: bool) -> list[float]:
+async def measure(
+    link: str, method: str, style: str, count: int, runs: int, profile: bool
+) -> list[float]:
     """Return the CPU time of a request in each run, in microseconds."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Loop)
@@ -189,6 +191,12 @@ async def measure(link: str, method: str, count: int, runs: int, profile: bool) 
         await asyncio.wait_for(attached.wait(), 5)
 
     path = lease["public_url"].removeprefix(backend.url)
+    if style == "root":
+        # From here on the loop's factory is the origin's.
+        origin = await backend.open_origin(lease["lease_id"])
+        target = Target("127.0.0.1", APP_PORT)
+        agent.leases.set_target(lease["lease_id"], "", target, origin=origin)
+        path = ""
     lines = [f"{method} {path}/ HTTP/1.1", f"Host: {backend.url.removeprefix('http://')}"]
     lines.append(f"X-SynthTunnel-Worker-Token: {lease['worker_token']}")
     body = b""
@@ -236,13 +244,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("link", choices=("embedded", "websocket"))
     parser.add_argument("method", choices=("GET", "POST"))
+    parser.add_argument("--style", choices=("path", "root"), default="path")
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
     with asyncio.Runner(loop_factory=Loop) as runner:
         took_us = runner.run(
-            measure(given.link, given.method, given.requests, given.runs, given.profile)
+            measure(
+                *(given.link, given.method, given.style),
+                *(given.requests, given.runs, given.profile),
+            )
         )
     print(json.dumps(took_us))
 
