@@ -19,6 +19,7 @@ from .in_process import attach_in_process
 from .relay.ingress import Ingress
 from .relay.relay import Relay
 from .relay.route import Limits, Route
+from .traffic.recorder import Recorder
 
 __all__ = ["HOST", "MAX_INFLIGHT", "Gateway"]
 
@@ -37,15 +38,22 @@ class Gateway:
 
     Args:
         request_timeout_s: how long a caller waits for the app, in seconds.
+        recorder: records what the gateway answers itself; ``None`` to record nothing.
 
     Attributes:
         port: where it listens; 0 while it does not.
     """
 
-    def __init__(self, *, request_timeout_s: float) -> None:
+    def __init__(self, *, request_timeout_s: float, recorder: Recorder | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.port = 0
-        self._relay = Relay(loop=loop, request_timeout_s=request_timeout_s, shared_connections=True)
+        self._recorder = recorder
+        self._relay = Relay(
+            loop=loop,
+            request_timeout_s=request_timeout_s,
+            shared_connections=True,
+            recorder=recorder,
+        )
         self._ingress = Ingress(self._relay, behind_edge=True)
         self._http = HttpServer(self._route, loop=loop)
         self._listening: asyncio.Server | None = None
@@ -155,5 +163,17 @@ class Gateway:
             "no lease has this path. If a link, a form or a script of an app led here, it has lost "
             "the path of its lease's public URL: have the app put X-Forwarded-Prefix in front"
         )
+        if self._recorder is not None:
+            head = exchange.head
+            self._recorder.refuse(
+                "",
+                head.method,
+                path,
+                head.query,
+                head.headers,
+                status=404,
+                code="route_not_found",
+                message=message,
+            )
         exchange.respond(*error_response(404, "route_not_found", message))
         return IGNORE

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from ..aio.deadlines import Deadlines
 from ..http.refusal_log import log_refusal
+from ..traffic.recorder import Recorder
 from ..wire.flow_control import FairResume
 from ..wire.frames import (
     MAX_CHUNK_BYTES,
@@ -66,6 +67,7 @@ class Agent:
             relay sets no shorter one.
         patience_s: how long a refused connection is tried again while the app has never accepted
             one, in seconds.
+        recorder: records what passes; ``None`` to record nothing.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Agent:
         agent_id: str | None = None,
         timeout_s: float = 3600.0,
         patience_s: float = 5.0,
+        recorder: Recorder | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.agent_id = agent_id or f"agent-{uuid4().hex[:12]}"
@@ -81,7 +84,7 @@ class Agent:
         """Wakes up requests, WebSockets and idle connections that have waited too long."""
         self.leases = ServedLeases(self.deadlines, patience_s)
         """What it serves."""
-        self.uplink = Uplink(loop, self.deadlines)
+        self.uplink = Uplink(loop, self.deadlines, recorder)
         """Its end of the link, and what is in flight on it."""
         self._timeout_s = timeout_s
         self._probes = ReadinessProbes(self.uplink)
@@ -138,6 +141,8 @@ class Agent:
         if self._websockets is not None:
             await self._websockets.aclose()
         self.deadlines.close()
+        if self.uplink.recorder is not None:
+            self.uplink.recorder.sources.discard(self.uplink.record_inflight)
 
     # --- the link
 
@@ -207,15 +212,14 @@ class Agent:
         rid, lease_id = frame.rid, frame.lease_id
         lease = self.leases.get(lease_id)
         if lease is None:
-            message = "this agent does not serve the lease"
-            self.uplink.send(RespError(rid, "LEASE_NOT_SERVED", message, lease_id))
+            self._refuse(frame, 502, "LEASE_NOT_SERVED", "this agent does not serve the lease")
             return
         if rid in self._requests:
             self._requests[rid].abort("BAD_REQUEST_FRAME", "two requests with the same rid")
             return
         if lease.inflight >= lease.max_inflight:
             message = f"{lease.inflight} requests are under way, which is the lease's limit"
-            self.uplink.send(RespError(rid, "TOO_MANY_IN_FLIGHT_REQUESTS", message, lease_id))
+            self._refuse(frame, 429, "TOO_MANY_IN_FLIGHT_REQUESTS", message)
             return
         if OWN_PATH in frame.path and self._answer_itself(frame, lease):
             return
@@ -223,6 +227,7 @@ class Agent:
         if found is None:
             head_only = frame.method == "HEAD"
             message = lease.explain(frame.path)
+            self._record_refusal(frame, 404, "UNKNOWN_ADDRESS", message)
             self.uplink.respond_error(
                 rid, lease_id, 404, "UNKNOWN_ADDRESS", message, head_only=head_only
             )
@@ -237,6 +242,25 @@ class Agent:
             request.whole(frame.body)
         elif request.waits_for_body:
             self.uplink.hold(request)
+
+    def _refuse(self, frame: ReqHeaders, status: int, code: str, message: str) -> None:
+        """Report a request as failed; the relay answers it, with the status."""
+        self._record_refusal(frame, status, code, message)
+        self.uplink.send(RespError(frame.rid, code, message, frame.lease_id))
+
+    def _record_refusal(self, frame: ReqHeaders, status: int, code: str, message: str) -> None:
+        recorder = self.uplink.recorder
+        if recorder is not None:
+            recorder.refuse(
+                frame.lease_id,
+                frame.method,
+                frame.path,
+                frame.query,
+                frame.headers,
+                status=status,
+                code=code,
+                message=message,
+            )
 
     def _answer_itself(self, frame: ReqHeaders, lease: ServedLease) -> bool:
         """Answer what is asked of the tunnel and not of the app; return whether it was that."""

@@ -30,6 +30,7 @@ from typing import Final
 
 from ..http.client_connection import ClientConnection, OriginError
 from ..http.pool import ConnectionPool
+from ..traffic.recorder import RecordedRequest
 from ..wire.flow_control import ReceiveWindow, SendWindow
 from ..wire.frames import (
     MAX_WHOLE_BYTES,
@@ -70,6 +71,7 @@ class ForwardedRequest:
     """
 
     __slots__ = (
+        "_arrived_s",
         "_body",
         "_chunked",
         "_connection",
@@ -80,8 +82,11 @@ class ForwardedRequest:
         "_method",
         "_path",
         "_pool",
+        "_reached",
         "_receive_window",
         "_received",
+        "_recorded",
+        "_recorder",
         "_responded",
         "_retried",
         "_rewriter",
@@ -90,6 +95,7 @@ class ForwardedRequest:
         "_stalled",
         "_timeout_s",
         "_uplink",
+        "_whole_body",
         "due_at",
         "lease",
         "lease_id",
@@ -148,6 +154,33 @@ class ForwardedRequest:
         self._send_window: SendWindow | None = None
         """Of the answer's body, once there is some, towards a relay that knows windows."""
 
+        # The record.
+        self._recorder = recorder = uplink.recorder
+        self._recorded: RecordedRequest | None = None
+        """Its record, once it is recorded while it is in flight."""
+        self._reached = False
+        """Whether it has had a connection."""
+        self._whole_body = b""
+        """The body, if it came in one piece."""
+        if recorder is not None:
+            self._arrived_s = recorder.now()
+            if recorder.log.watched:
+                self.record()
+
+    def record(self) -> RecordedRequest | None:
+        """Return the record of this request, as far as it has come; ``None`` if nothing is
+        recorded."""
+        recorded, recorder = self._recorded, self._recorder
+        if recorded is None and recorder is not None:
+            recorded = recorder.begin(self._rewriter.recorded_app, self._lines, self._arrived_s)
+            self._recorded = recorded
+            if self._whole_body:
+                recorded.take_body(self._whole_body)
+            recorded.ended, recorded.reached = self._ended, self._reached
+            if self._head is not None:
+                recorded.response_started(self._head.status, self._head.headers)
+        return recorded
+
     @property
     def waits_for_body(self) -> bool:
         """Whether a body is to come for certain, so that the head may wait for it a little."""
@@ -164,6 +197,8 @@ class ForwardedRequest:
         if self._receive_window is None:
             self._receive_window = ReceiveWindow()
         self._receive_window.take(len(chunk))
+        if self._recorder is not None and (recorded := self.record()) is not None:
+            recorded.take_body(chunk)
         length = self._length
         if length is not None and self._received > length:
             self._fail_request(f"the body is longer than its Content-Length of {length}")
@@ -189,11 +224,16 @@ class ForwardedRequest:
         if body:
             self._received = len(body)
             self._body.append(body)
+            self._whole_body = body
+            if self._recorded is not None:
+                self._recorded.take_body(body)
         length = self._length
         if length is not None and self._received != length:
             self._fail_request(f"the body has {self._received} bytes, not the {length} announced")
             return
         self._ended = True
+        if self._recorded is not None:
+            self._recorded.end()
         self.start()
 
     def end(self) -> None:
@@ -205,6 +245,8 @@ class ForwardedRequest:
             self._fail_request(f"the body ended after {self._received} of {length} bytes")
             return
         self._ended = True
+        if self._recorded is not None:
+            self._recorded.end()
         if not self.started:
             self.start()
         elif self._connection is not None:
@@ -226,6 +268,8 @@ class ForwardedRequest:
 
     def cancel(self) -> None:
         """End the request without a word to the relay, where nobody waits for it."""
+        if (recorded := self.record()) is not None:
+            recorded.broken_off("the caller went away")
         self._detach()
 
     # --- the answer, from the relay's side
@@ -265,6 +309,7 @@ class ForwardedRequest:
 
     def abort(self, code: str, message: str) -> None:
         """End the request for a reason that is not the app's, and tell the relay why."""
+        self._record_failure(502, code, message)
         self._detach()
         self._uplink.send(RespError(self.rid, code, message, lease_id=self.lease_id))
 
@@ -273,6 +318,9 @@ class ForwardedRequest:
     def connected(self, connection: ClientConnection) -> None:
         """Send what has come of the request, in one write."""
         self._connection = connection
+        self._reached = True
+        if self._recorded is not None:
+            self._recorded.reach()
         if self._chunked:
             head = f"{self._lines}Transfer-Encoding: chunked\r\n\r\n"
         elif self._length is not None:
@@ -333,6 +381,8 @@ class ForwardedRequest:
         if located:
             headers = self._rewriter.response_headers(headers, self._path)
         self._head = RespHeaders(self.rid, status, headers, self.lease_id)
+        if self._recorded is not None:
+            self._recorded.response_started(status, headers)
 
     def response_body(self, data: bytes) -> None:
         """Pass a piece of the body on, and stop the app where the relay takes no more."""
@@ -349,6 +399,8 @@ class ForwardedRequest:
         head, self._head = self._head, None
         if head is not None:
             data, head.body = head.body, b""
+            if self._recorded is None and (recorded := self.record()) is not None:
+                recorded.response_started(head.status, head.headers)
             self._uplink.send(head)
             if self._uplink.flow_control:
                 self._send_window = SendWindow()
@@ -363,7 +415,19 @@ class ForwardedRequest:
         uplink.forget(self)
         if self._stalled:
             uplink.unstall(self)
-        head = self._head
+        head, recorder = self._head, self._recorder
+        if self._recorded is not None:
+            self._record_end(self._recorded)
+        elif recorder is not None and head is not None:
+            recorder.finished(
+                self._rewriter.recorded_app,
+                self._lines,
+                self._arrived_s,
+                self._whole_body,
+                head.status,
+                head.headers,
+                head.body,
+            )
         if head is not None:
             head.end = True
             uplink.send(head, at_once=not uplink.inflight)
@@ -376,6 +440,8 @@ class ForwardedRequest:
         """Send a piece of the answer's body, and read the app no further once the window is
         used up."""
         window = self._send_window
+        if self._recorded is not None:
+            self._recorded.response_body(data)
         self._uplink.send(RespBody(self.rid, data, lease_id=self.lease_id))
         if window is not None and not window.spend(len(data)) and self._connection is not None:
             self._connection.pause_reading()
@@ -418,11 +484,13 @@ class ForwardedRequest:
         if self._responded:
             self.abort("INVALID_REQUEST_BODY", message)
         else:
+            self._record_failure(400, "INVALID_REQUEST_BODY", message)
             self._detach()
             self._respond_error(400, "INVALID_REQUEST_BODY", message)
 
     def _give_up(self, status: int, code: str, message: str) -> None:
         """Answer instead of the app, or cut its answer off where it has begun."""
+        self._record_failure(status, code, message)
         if self._responded:
             error = RespError(self.rid, "LOCAL_BAD_RESPONSE", message, self.lease_id)
             self._uplink.send(error)
@@ -434,6 +502,22 @@ class ForwardedRequest:
         self._uplink.respond_error(
             self.rid, self.lease_id, status, code, message, head_only=head_only
         )
+
+    def _record_end(self, recorded: RecordedRequest) -> None:
+        """Record that the answer is complete."""
+        if self._head is not None and self._head.body:
+            recorded.response_body(self._head.body)
+        recorded.response_ended()
+
+    def _record_failure(self, status: int, code: str, message: str) -> None:
+        """Record that the tunnel answers, or that it breaks the app's answer off."""
+        recorded = self.record()
+        if recorded is None:
+            return
+        if self._responded:
+            recorded.broken_off(message)
+        else:
+            recorded.refused(status, code, message)
 
     def _detach(self) -> None:
         """Leave the uplink and the app alone from now on."""

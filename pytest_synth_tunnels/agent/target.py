@@ -36,6 +36,7 @@ class Target:
             the path that the app sees, and put back in what the app answers; else the app sees
             the whole path, as an app with a base path of its own wants it. Without such a part, at
             the root of an origin, this makes no difference.
+        is_inbox: it is no app of the user's, but answers for an inbox.
 
     Raises:
         ValueError: the port or ``host_header`` cannot be used.
@@ -46,6 +47,7 @@ class Target:
     named_host: str = ""
     host_header: str = AUTO
     strip_prefix: bool = True
+    is_inbox: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:

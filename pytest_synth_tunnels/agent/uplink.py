@@ -14,6 +14,7 @@ from ..aio.deadlines import Deadlines, Expiring
 from ..http.errors import error_response
 from ..http.headers import Headers
 from ..http.refusal_log import log_refusal
+from ..traffic.recorder import Recorder
 from ..wire.flow_control import Pausable
 from ..wire.frames import Frame, RelayCapabilities, RespHeaders
 from ..wire.link import Link
@@ -52,6 +53,9 @@ class InflightRequest(Expiring, Pausable, Protocol):
     def window(self, credit_bytes: int) -> None:
         """Take credit for the response's body."""
 
+    def record(self) -> object:
+        """Be recorded, if anything is."""
+
     def cancel(self) -> None:
         """End the request without a word to the relay, where nobody waits for it."""
 
@@ -65,13 +69,21 @@ class Uplink:
     Args:
         loop: the event loop.
         deadlines: wakes up what has waited too long.
+        recorder: records what passes; ``None`` to record nothing.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        deadlines: Deadlines,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.loop = loop
         """The event loop."""
         self.deadlines = deadlines
         """Wakes up what has waited too long."""
+        self.recorder = recorder
+        """Records what passes."""
         self.now: Callable[[], float] = loop.time
         """Returns the loop's time, in seconds."""
         self.stall_s = 10.0
@@ -84,6 +96,8 @@ class Uplink:
         """The requests in flight, by rid."""
         self.websockets: dict[str, TunnelledWebSocket] = {}
         """The WebSockets that the link knows, by rid."""
+        if recorder is not None:
+            recorder.sources.add(self.record_inflight)
         self._link: Link | None = None
         self._held: list[InflightRequest] = []
         """The requests that wait until the end of this tick for more of themselves."""
@@ -173,6 +187,11 @@ class Uplink:
             del self.requests[request.rid]
             request.lease.inflight -= 1
             self.deadlines.forget(request)
+
+    def record_inflight(self) -> None:
+        """Record all requests in flight, as far as they have come."""
+        for request in list(self.requests.values()):
+            request.record()
 
     def hold(self, request: InflightRequest) -> None:
         """Start a request at the end of this tick of the loop, unless it has started by then."""

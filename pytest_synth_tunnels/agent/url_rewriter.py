@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 
 from ..http.headers import HOP_BY_HOP, Headers, HeaderTable
 from ..sdk.resolve import is_loopback
+from ..traffic.log import Place
+from ..traffic.recorder import RecordedApp
 from ..wire.frames import WORKER_TOKEN_HEADER, ReqHeaders
 from .target import AUTO, PUBLIC, TARGET, Target
 
@@ -111,6 +113,12 @@ class UrlRewriter:
         self, lease_id: str, public_url: str, address: str, target: Target, origin: str = ""
     ) -> None:
         self.target = target
+        self.recorded_app = RecordedApp(
+            Place(lease_id, address),
+            "" if target.is_inbox else f"http://{target.name}",
+            "inbox" if target.is_inbox else "app",
+        )
+        """How its requests are recorded."""
         self.origin = origin
         self.public_url = origin or public_url.rstrip("/") + (f"/~{address}" if address else "")
         parts = urlsplit(self.public_url)

@@ -21,6 +21,7 @@ from ..http.errors import error_response
 from ..http.headers import Headers
 from ..http.pool import ConnectionPool
 from ..http.refusal_log import log_refusal
+from ..traffic.recorder import RecordedRequest
 from ..websocket.tunnelled import TunnelledWebSocket
 from ..websocket.upgrade import (
     AnswerError,
@@ -34,6 +35,7 @@ from ..wire.frames import (
     MAX_WS_MESSAGE_BYTES,
     Frame,
     ReqHeaders,
+    WsFrame,
     WsOpen,
     WsOpenAck,
     WsOpenReject,
@@ -167,6 +169,12 @@ class AppWebSocket(TunnelledWebSocket):
         self._headers: Headers = []
         self._body = bytearray()
         """What the app answers, where it refuses."""
+        self._recorded: RecordedRequest | None = None
+        """Its record, if anything is recorded."""
+        if uplink.recorder is not None:
+            now_s = uplink.recorder.now()
+            self._recorded = uplink.recorder.begin(rewriter.recorded_app, head, now_s)
+            self._recorded.websocket = self._recorded.ended = True
         lease.websockets += 1
 
     def begin(self) -> None:
@@ -188,6 +196,8 @@ class AppWebSocket(TunnelledWebSocket):
     def connected(self, connection: ClientConnection) -> None:
         """Send the handshake."""
         self._connection = connection
+        if self._recorded is not None:
+            self._recorded.reach()
         connection.begin_upgrade(self, self._head)
 
     def failed(self, error: OriginError) -> None:
@@ -209,6 +219,8 @@ class AppWebSocket(TunnelledWebSocket):
         self._deadlines.forget(self)
         self.opened = True
         headers = self._rewriter.response_headers(headers, self._path)
+        if self._recorded is not None:
+            self._recorded.opened(101, headers)
         self._send(WsOpenAck(self.rid, headers, self.lease_id))
         self.adopt(transport, received)
 
@@ -230,11 +242,21 @@ class AppWebSocket(TunnelledWebSocket):
     def response_ended(self) -> None:
         """Pass the app's refusal on."""
         self._connection = None
+        body = bytes(self._body)
+        if self._recorded is not None and not self.over:
+            self._recorded.response_started(self._status, self._headers)
+            self._recorded.response_body(body)
+            self._recorded.response_ended()
         if self._leave():
-            body = bytes(self._body)
             self._send(WsOpenReject(self.rid, self._status, self._headers, body, self.lease_id))
 
     # --- the relay
+
+    def message(self, frame: WsFrame) -> None:
+        """Take a message from the caller, or a piece of one."""
+        if self._recorded is not None:
+            self._record_message("caller", self._recorded, frame)
+        super().message(frame)
 
     def end(self, code: int | None, reason: str, *, tell: bool = True) -> None:
         """Close in the middle."""
@@ -260,13 +282,22 @@ class AppWebSocket(TunnelledWebSocket):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer instead of the app."""
+        if self._recorded is not None:
+            self._recorded.refused(status, code, message)
         if self._leave():
             self._owner.refuse(self.rid, self.lease_id, status, code, message)
         self.abort()
 
+    def _record_message(self, sender: str, recorded: RecordedRequest, frame: WsFrame) -> None:
+        recorded.message(sender, frame.data, text=frame.opcode == "text", fin=frame.fin)
+
     def _send(self, frame: Frame) -> None:
+        if self._recorded is not None and isinstance(frame, WsFrame):
+            self._record_message("app", self._recorded, frame)
         self._uplink.send(frame)
 
     def _forget(self) -> None:
+        if self._recorded is not None:
+            self._recorded.close()
         self._owner.forget(self)
         self._lease.websockets -= 1

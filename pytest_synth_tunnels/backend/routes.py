@@ -66,6 +66,10 @@ class Routes:
         self._store = store
         self._api_key = api_key
 
+    def has(self, path: str) -> bool:
+        """Say whether there is anything at a raw path."""
+        return _find(path)[0] is not None
+
     def match(self, method: str, path: str, authorization: str | None) -> Match:
         """Find the handler of a request by its head alone.
 

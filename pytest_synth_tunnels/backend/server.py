@@ -23,6 +23,7 @@ from ..relay.relay import Relay
 from ..relay.route import Limits
 from ..sdk.errors import TunnelError, from_status
 from ..sdk.requests import Request
+from ..traffic.recorder import Recorder
 from .common import Clock, RefusedError, make_token
 from .control import control
 from .edge import PublicEdge
@@ -74,6 +75,7 @@ class Backend:
         limits: what a SynthTunnel lease may use.
         now: returns unix seconds, by which leases expire.
         control: answers the requests of the control plane.
+        recorder: records what the relay answers itself; ``None`` to record nothing.
 
     Attributes:
         api_key: the key that clients must show.
@@ -88,6 +90,7 @@ class Backend:
         limits: Limits | None = None,
         now: Clock = time.time,
         control: Control = control,
+        recorder: Recorder | None = None,
     ) -> None:
         self.api_key = api_key or make_token("sk")
         self.url = ""
@@ -95,6 +98,7 @@ class Backend:
         self._limits = limits or Limits()
         self._now = now
         self._control = control
+        self._recorder = recorder
         self._parts: _Running | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._links: set[WebSocketLink] = set()
@@ -131,7 +135,12 @@ class Backend:
         )
         netloc = _netloc(host, server.sockets[0].getsockname()[1])
         self.url = f"http://{netloc}"
-        relay = Relay(loop=loop, now=self._now, request_timeout_s=self._request_timeout_s)
+        relay = Relay(
+            loop=loop,
+            now=self._now,
+            request_timeout_s=self._request_timeout_s,
+            recorder=self._recorder,
+        )
         edge = PublicEdge(relay, self.url)
         store = Store(
             relay=relay,
@@ -281,6 +290,19 @@ class Backend:
         if path == AGENT_PATH:
             self._accept_agent(exchange)
             return IGNORE
+        if self._recorder is not None and not running.routes.has(path):
+            # Most likely it was meant for a tunnel, and lost the tunnel's part of the path.
+            head = exchange.head
+            self._recorder.refuse(
+                "",
+                head.method,
+                path,
+                head.query,
+                head.headers,
+                status=404,
+                code="not_found",
+                message="the URL names no tunnel: has it lost the beginning of its path?",
+            )
         return self._control(exchange, running.routes)
 
     def _accept_agent(self, exchange: Exchange) -> None:

@@ -61,6 +61,7 @@ class RelayFailure(NamedTuple):
         detail: the text in which clients look for words such as ``agent_offline``; ``message``
             where it is empty.
         headers: further headers of the answer.
+        recorded: the agent has recorded it, so that the relay need not.
     """
 
     status: int
@@ -68,6 +69,7 @@ class RelayFailure(NamedTuple):
     message: str
     detail: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    recorded: bool = False
 
 
 def refuse(exchange: Exchange, rid: str, failure: RelayFailure) -> RequestHandler:
@@ -81,7 +83,7 @@ def refuse(exchange: Exchange, rid: str, failure: RelayFailure) -> RequestHandle
     Returns:
         The handler that takes what the caller still sends.
     """
-    status, code, message, detail, headers = failure
+    status, code, message, detail, headers, _ = failure
     log_refusal(status, code, rid, exchange.head.peer_host)
     exchange.respond(
         *error_response(status, code, message, rid, detail=detail or message, headers=[*headers])
@@ -198,7 +200,7 @@ def reported(code: str, message: str) -> RelayFailure:
     """Return the failure that an agent reports with ``RESP_ERROR`` (protocol, section 3)."""
     text = message[:_MAX_MESSAGE] or "the app could not be reached"
     status, public_code = _AGENT_ERRORS.get(code, (502, _UNREACHABLE))
-    return RelayFailure(status, public_code, text, f"{code[:64]}: {text}")
+    return RelayFailure(status, public_code, text, f"{code[:64]}: {text}", recorded=True)
 
 
 def websocket_failed(message: str) -> RelayFailure:

@@ -1,6 +1,5 @@
 """The public side of the relay: a caller's HTTP request into frames, and the answer back."""
 
-from typing import Final
 from urllib.parse import urlsplit
 
 from ..http.exchange import Exchange, RequestHandler
@@ -10,20 +9,15 @@ from .failures import (
     not_admitted,
     offline,
     over,
-    refuse,
     too_large,
     too_many_requests,
     unknown,
 )
 from .proxied_request import ProxiedRequest
-from .relay import Relay
+from .relay import OWN_PATH, Relay
 from .route import Route
 
 __all__ = ["Ingress"]
-
-_READINESS: Final = "/__synth/"
-"""A part of the paths that ask whether the tunnel is up now: such a question does not wait for an
-agent."""
 
 
 class Ingress:
@@ -45,7 +39,7 @@ class Ingress:
         end = path.find("/", path.find("/", 1) + 1)
         route = self._relay.by_prefix(path if end < 0 else path[:end])
         if route is None:
-            return refuse(exchange, self._relay.new_rid(), unknown())
+            return self._relay.refuse(exchange, self._relay.new_rid(), unknown())
         return self.forward(exchange, route, "/" if end < 0 else path[end:])
 
     def at_origin(self, exchange: Exchange, route: Route, address: str) -> RequestHandler:
@@ -68,7 +62,7 @@ class Ingress:
             exchange: the request.
             reason: why there is nothing any more, as the end of a sentence.
         """
-        return refuse(exchange, self._relay.new_rid(), over(reason))
+        return self._relay.refuse(exchange, self._relay.new_rid(), over(reason))
 
     def forward(
         self, exchange: Exchange, route: Route, rest: str, *, root: bool = False
@@ -85,11 +79,12 @@ class Ingress:
         relay = self._relay
         rid = relay.new_rid()
         if route.closed:
-            return refuse(exchange, rid, over(route.closed_because))
+            return relay.refuse(exchange, rid, over(route.closed_because), route.lease_id, rest)
         try:
             headers = admit(head, route.worker_token, require_token=route.require_token)
         except AuthError as error:
-            return refuse(exchange, rid, not_admitted(error.code, str(error)))
+            failure = not_admitted(error.code, str(error))
+            return relay.refuse(exchange, rid, failure, route.lease_id, rest)
         host, scheme = head.host, "https" if head.secure else "http"
         peer = head.peer_host
         if self._behind_edge:
@@ -109,12 +104,14 @@ class Ingress:
             return open_websocket(exchange, relay, route, rid, path, headers)
         limits = route.limits
         if head.content_length > limits.max_request_bytes:
-            return refuse(exchange, rid, too_large("request", limits.max_request_bytes))
+            failure = too_large("request", limits.max_request_bytes)
+            return relay.refuse(exchange, rid, failure, route.lease_id, rest)
         if route.inflight >= limits.max_inflight:
-            return refuse(exchange, rid, too_many_requests(limits.max_inflight))
+            failure = too_many_requests(limits.max_inflight)
+            return relay.refuse(exchange, rid, failure, route.lease_id, rest)
         session = relay.sessions.get(route.lease_id)
-        if session is None and _READINESS in rest:
-            return refuse(exchange, rid, offline())
+        if session is None and OWN_PATH in rest:
+            return relay.refuse(exchange, rid, offline(), route.lease_id, rest)
         request = ProxiedRequest(exchange, relay, route, rid, path, headers)
         if session is not None:
             request.begin(session)

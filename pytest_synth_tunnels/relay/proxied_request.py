@@ -58,7 +58,6 @@ from .failures import (
     bad_answer,
     lost,
     offline,
-    refuse,
     reported,
     timed_out,
     too_large,
@@ -463,7 +462,9 @@ class ProxiedRequest:
             log_refusal(failure.status, failure.code, self.rid, self._exchange.head.peer_host)
             self._exchange.abort()
         else:
-            refuse(self._exchange, self.rid, failure)
+            self._relay.refuse(
+                self._exchange, self.rid, failure, self.route.lease_id, self._frame.path
+            )
 
     def _finish(self) -> bool:
         """Leave every register; false if that has happened already."""

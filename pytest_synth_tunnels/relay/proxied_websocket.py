@@ -15,7 +15,6 @@ from .failures import (
     lost,
     not_opened,
     offline,
-    refuse,
     too_many_websockets,
     unreachable,
     websockets_unsupported,
@@ -51,9 +50,11 @@ def open_websocket(
     try:
         accept = check_request(head.method, head.headers)
     except HandshakeError as error:
-        return refuse(exchange, rid, bad_handshake(error.status, str(error), error.headers))
+        failure = bad_handshake(error.status, str(error), error.headers)
+        return relay.refuse(exchange, rid, failure, route.lease_id, path)
     if route.websockets >= limits.max_websocket_streams:
-        return refuse(exchange, rid, too_many_websockets(limits.max_websocket_streams))
+        failure = too_many_websockets(limits.max_websocket_streams)
+        return relay.refuse(exchange, rid, failure, route.lease_id, path)
     websocket = ProxiedWebSocket(
         exchange, relay, route, rid, accept, path, request_headers(headers)
     )
@@ -193,7 +194,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
             return
         self.end(_CLOSE_CODES.get(failure.status, _FAILED), failure.message, tell=cancel)
         if not self.opened:
-            refuse(self._exchange, self.rid, failure)
+            self._refuse(failure)
 
     # The clock's side.
 
@@ -208,6 +209,11 @@ class ProxiedWebSocket(TunnelledWebSocket):
         self.fail(not_opened(self._relay.request_timeout_s))
 
     # Inside.
+
+    def _refuse(self, failure: RelayFailure) -> None:
+        """Answer the caller with a failure."""
+        relay, path = self._relay, self._frame.path
+        relay.refuse(self._exchange, self.rid, failure, self.route.lease_id, path)
 
     def _open(self, headers: Headers) -> None:
         """Complete the caller's handshake."""
@@ -228,7 +234,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
             try:
                 self._exchange.respond(frame.status, without_framing(frame.headers), frame.body)
             except ValueError as error:
-                refuse(self._exchange, self.rid, bad_answer(error))
+                self._refuse(bad_answer(error))
 
     def _send(self, frame: Frame) -> None:
         if self._session is not None:

@@ -12,20 +12,25 @@ import os
 import time
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..aio.deadlines import Deadlines
+from ..http.exchange import Exchange, RequestHandler
+from ..traffic.recorder import Recorder
 from ..wire.link import Link
 from .agent_session import AgentSession
 from .auth import same_secret
-from .failures import over, rotated
+from .failures import RelayFailure, over, refuse, rotated
 from .held_requests import HeldRequests
 from .route import Route
 
 if TYPE_CHECKING:  # most runs have no WebSockets, and never need the library
     from ..websocket.tunnelled import TunnelledWebSocket
 
-__all__ = ["Relay"]
+__all__ = ["OWN_PATH", "Relay"]
+
+OWN_PATH: Final = "/__synth/"
+"""A part of the paths that ask whether the tunnel is up now."""
 
 
 class Relay:
@@ -40,6 +45,7 @@ class Relay:
             noticed by the double of it.
         shared_connections: callers' connections carry the requests of many, as those of a
             provider's edge do. No connection to an app is tied to them.
+        recorder: records what the relay answers itself; ``None`` to record nothing.
 
     Attributes:
         sessions: the session of the agent that serves a lease, by lease id.
@@ -56,12 +62,14 @@ class Relay:
         request_timeout_s: float = 30.0,
         idle_timeout_s: float = 300.0,
         shared_connections: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         self.loop = loop
         self.now = now
         self.request_timeout_s = request_timeout_s
         self.idle_timeout_s = idle_timeout_s
         self.shared_connections = shared_connections
+        self.recorder = recorder
         self.deadlines = Deadlines(loop)
         self.sessions: dict[str, AgentSession] = {}
         self.held = HeldRequests()
@@ -71,6 +79,40 @@ class Relay:
         self._rid_prefix = os.urandom(4).hex()
         self._rids = count(1)
         self._conns = count(1)
+
+    def refuse(
+        self,
+        exchange: Exchange,
+        rid: str,
+        failure: RelayFailure,
+        lease_id: str = "",
+        path: str = "",
+    ) -> RequestHandler:
+        """Answer a request with a failure, and record that.
+
+        Args:
+            exchange: the request, no answer to which has begun.
+            rid: its id, which the answer and the log name.
+            failure: what the answer says.
+            lease_id: the lease that the request was for; empty if it was for none.
+            path: its path below the lease's URL.
+
+        Returns:
+            The handler that takes what the caller still sends.
+        """
+        if self.recorder is not None and not failure.recorded and OWN_PATH not in path:
+            head = exchange.head
+            self.recorder.refuse(
+                lease_id,
+                head.method,
+                path or head.path,
+                head.query,
+                head.headers,
+                status=failure.status,
+                code=failure.code,
+                message=failure.message,
+            )
+        return refuse(exchange, rid, failure)
 
     # --- the backend's side: which routes there are
 

@@ -189,8 +189,8 @@ class Response(_Message):
     Attributes:
         status: the status code.
         reason: its phrase.
-        duration_s: from the request's arrival to the end of the answer, in seconds; to its
-            beginning where the end has not come.
+        duration_s: from the request's arrival to the end of the answer, in seconds; as long as it
+            had lasted so far, where the end has not come.
         complete: whether the answer has ended as its sender meant it to.
     """
 

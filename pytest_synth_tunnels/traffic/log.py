@@ -1,21 +1,24 @@
 """The bounded log of a run's traffic, and who is told when it changes.
 
-The log is a ring: it takes each request as it begins, in the order of arrival, and drops the
-oldest when there are too many or too many bytes of them. A request belongs to a *place*: the lease
+The log is a ring: it takes each request once, when it begins or, if nobody wants to know earlier,
+when it is finished, and drops the oldest when there are too many or too many bytes of them. A
+request belongs to a *place*: the lease
 and the address on it by which it came. Each test has a place of its own, which has its name and
 goes on being its own after the test; what arrives there then is late, and never another test's.
 
 All times are seconds of one clock, which the caller chooses.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = [
     "MAX_BYTES",
     "MAX_REQUESTS",
     "NOWHERE",
+    "Finished",
     "LateArrival",
     "Logged",
     "Place",
@@ -26,6 +29,7 @@ __all__ = [
 MAX_REQUESTS: Final = 10_000
 MAX_BYTES: Final = 32 << 20
 _MAX_LATE: Final = 100
+_ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/]+)")
 
 
 class Place(NamedTuple):
@@ -45,14 +49,15 @@ NOWHERE: Final = Place("", "")
 
 
 class Logged(Protocol):
-    """What the log holds of a request. The log sets ``sequence`` and ``dropped``.
+    """What the log holds of a request.
 
     Attributes:
-        place: where it came.
+        place: where it came; the log may set it.
         arrived_s: when it came.
-        size_bytes: what it takes of the log's memory.
-        sequence: its number in the order of arrival; the first has 1, and 0 is not in the log.
-        dropped: whether the log holds it no more.
+        size_bytes: what it takes of the log's memory; the log sets it.
+        sequence: its number among all requests of the run; the log sets it, and 0 is not in the
+            log.
+        dropped: whether the log holds it no more; the log sets it.
     """
 
     place: Place
@@ -60,6 +65,23 @@ class Logged(Protocol):
     size_bytes: int
     sequence: int
     dropped: bool
+
+
+class Finished(NamedTuple):
+    """A request that was answered before anybody looked at it, as most are: what a
+    :class:`Logged` is made of once somebody does.
+
+    Attributes:
+        place: where it came.
+        arrived_s: when it came.
+        size_bytes: what it takes of the log's memory.
+        parts: the rest of it, as :attr:`TrafficLog.unfold` takes it.
+    """
+
+    place: Place
+    arrived_s: float
+    size_bytes: int
+    parts: tuple[Any, ...]
 
 
 class LateArrival(NamedTuple):
@@ -90,7 +112,7 @@ class Watch:
         """Each with the time from which on requests count."""
         self.changed = changed
 
-    def covers(self, request: Logged) -> bool:
+    def covers(self, request: Logged | Finished) -> bool:
         """Say whether a request came to one of the places, and not before its time."""
         since_s = self.places.get(request.place)
         return since_s is not None and request.arrived_s >= since_s
@@ -112,17 +134,20 @@ class TrafficLog:
         size_bytes: what is held now.
         watched: the places that somebody watches. Whoever changes a request looks here first, so
             that nothing is done for nobody.
+        unfold: makes a request of one that was logged when it was finished.
     """
 
     def __init__(self, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES) -> None:
         self.dropped = 0
         self.size_bytes = 0
         self.watched: dict[Place, set[Watch]] = {}
+        self.unfold: Callable[[Finished], Logged] = _no_unfolding
         self._max_requests = max_requests
         self._max_bytes = max_bytes
-        self._held: deque[Logged] = deque()
-        self._last = 0
-        """The latest sequence number."""
+        self._held: deque[Logged | Finished] = deque()
+        self._known: set[Place] = set()
+        self._same_lease: dict[str, str] = {}
+        """Later ids of leases that were made anew, each with the first one."""
         self._tests: dict[Place, str] = {}
         """The test that each place belongs to, where it does."""
         self._ended: dict[Place, float] = {}
@@ -137,23 +162,43 @@ class TrafficLog:
 
     def add(self, request: Logged) -> None:
         """Take a new request, and make room for it."""
-        self._last = request.sequence = self._last + 1
-        self._held.append(request)
+        if self._same_lease:
+            lease_id, address = request.place
+            request.place = Place(self._same_lease.get(lease_id, lease_id), address)
+        held = self._held
+        held.append(request)
         self.size_bytes += request.size_bytes
-        if len(self._held) > self._max_requests or self.size_bytes > self._max_bytes:
+        request.sequence = self.dropped + len(held)
+        if len(held) > self._max_requests or self.size_bytes > self._max_bytes:
             self._make_room()
+        if self._ended:
+            self._note_if_late(request)
+        if self.watched:
+            self.changed(request)
+
+    def add_finished(self, request: Finished) -> None:
+        """Take a request that changes no more, and that nobody watches."""
+        if self._same_lease or self._ended:
+            self.add(self.unfold(request))
+            return
+        held = self._held
+        held.append(request)
+        self.size_bytes += request[2]
+        if len(held) > self._max_requests or self.size_bytes > self._max_bytes:
+            self._make_room()
+
+    def _note_if_late(self, request: Logged) -> None:
         ended_s = self._ended.get(request.place)
         if ended_s is not None:
             self._late_number += 1
             if len(self._late) < _MAX_LATE:
                 test = self._tests[request.place]
                 self._late.append(LateArrival(test, request.arrived_s - ended_s, request))
-        if self.watched:
-            self.changed(request)
 
     def resize(self, request: Logged, size_bytes: int) -> None:
         """Count a request with another size than before, and make room for it."""
-        if request.dropped:
+        if request.dropped or not request.sequence:
+            request.size_bytes = size_bytes
             return
         self.size_bytes += size_bytes - request.size_bytes
         request.size_bytes = size_bytes
@@ -167,16 +212,57 @@ class TrafficLog:
             len(held) > self._max_requests or self.size_bytes > self._max_bytes
         ):
             oldest = held.popleft()
-            oldest.dropped = True
+            if not isinstance(oldest, Finished):
+                oldest.dropped = True
             self.size_bytes -= oldest.size_bytes
             self.dropped += 1
 
     def find(self, sequence: int) -> Logged | None:
         """Return a request by its number; ``None`` if it is not held, or no more."""
-        held = self._held
-        index = sequence - held[0].sequence if held else -1
         # Requests are held in the order of their numbers, without gaps.
-        return held[index] if 0 <= index < len(held) else None
+        index = sequence - self.dropped - 1
+        return self._unfolded(index) if 0 <= index < len(self._held) else None
+
+    def _unfolded(self, index: int) -> Logged:
+        """Return what is held at a place of the ring, as a request that has its number."""
+        request = self._held[index]
+        if isinstance(request, Finished):
+            request = self.unfold(request)
+            request.sequence = self.dropped + index + 1
+            self._held[index] = request
+        return request
+
+    # --- places
+
+    def know(self, place: Place) -> None:
+        """Note that an address of a lease leads somewhere."""
+        self._known.add(place)
+
+    def rename(self, lease_id: str, first_id: str) -> None:
+        """Take a lease that was made anew for the one that it replaces.
+
+        Args:
+            lease_id: its id now.
+            first_id: the id by which its places are known.
+        """
+        if lease_id != first_id:
+            self._same_lease[lease_id] = first_id
+
+    def locate(self, lease_id: str, path: str) -> tuple[Place, str]:
+        """Return the place of a request that came to a lease, and its path there.
+
+        Args:
+            lease_id: the lease.
+            path: the path below the lease's URL, which may begin with an address.
+        """
+        lease_id = self._same_lease.get(lease_id, lease_id)
+        found = _ADDRESS.match(path)
+        if found is not None:
+            place = Place(lease_id, found[1])
+            if place in self._known:
+                return place, path[found.end() :] or "/"
+        place = Place(lease_id, "")
+        return (place if place in self._known else NOWHERE), path
 
     # --- watching
 
@@ -195,7 +281,8 @@ class TrafficLog:
         watch = Watch(self, places, changed)
         for place in places:
             self.watched.setdefault(place, set()).add(watch)
-        return watch, [request for request in self._held if watch.covers(request)]
+        there = [i for i, request in enumerate(self._held) if watch.covers(request)]
+        return watch, sorted(map(self._unfolded, there), key=lambda request: request.arrived_s)
 
     def forget(self, watch: Watch) -> None:
         """Tell a watch nothing any more. Harmless if it is forgotten already."""
@@ -213,12 +300,13 @@ class TrafficLog:
                 watch.changed(request)
 
     def __iter__(self) -> Iterator[Logged]:
-        return iter(self._held)
+        return map(self._unfolded, range(len(self._held)))
 
     # --- the tests
 
     def begin_test(self, place: Place, test: str) -> None:
         """Have a place belong to a test."""
+        self._known.add(place)
         self._tests[place] = test
         self._ended.pop(place, None)
 
@@ -236,3 +324,7 @@ class TrafficLog:
     def late_number(self) -> int:
         """How much came after its test."""
         return self._late_number
+
+
+def _no_unfolding(request: Finished) -> Logged:
+    raise RuntimeError("this log holds no finished requests")

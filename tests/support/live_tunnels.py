@@ -89,6 +89,7 @@ class Tunnels:
 
     def __init__(self, **options: Any) -> None:
         self.backend = Backend(**options)
+        self._recorder = options.get("recorder")
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -168,7 +169,7 @@ class Tunnels:
         origins: dict[str, str] | None = None,
     ) -> Agent:
         """Serve a lease, with the ports of its targets, and their own origins, by address."""
-        agent = Agent()
+        agent = Agent(recorder=self._recorder)
         agent.leases.serve(lease.id, lease.public_url, max_inflight=1024)
         for address, port in targets.items():
             origin = (origins or {}).get(address, "")
