@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ..http.connection import HttpLimits
 from ..http.exchange import Exchange, RequestHandler
-from ..http.server import HttpServer
+from ..http.server import HttpListener, HttpServer
 from ..relay.ingress import Ingress
 from ..relay.route import Route
 from .common import RefusedError
@@ -47,7 +46,7 @@ class _Origin:
     route: Route
     listener: socket.socket
     port: int
-    http: HttpServer
+    http: HttpListener
     permanent: bool
     """It is closed for others only after its lease has ended."""
     server: asyncio.Server | None = None
@@ -72,15 +71,15 @@ class Origins:
 
     Args:
         ingress: takes what comes to them.
-        limits: what a caller may cost.
+        http: the server whose limits hold for all of them together.
         max_origins: the most origins at a time.
     """
 
     def __init__(
-        self, ingress: Ingress, *, limits: HttpLimits, max_origins: int = MAX_ORIGINS
+        self, ingress: Ingress, http: HttpServer, *, max_origins: int = MAX_ORIGINS
     ) -> None:
         self._ingress = ingress
-        self._limits = limits
+        self._http = http
         self._max_origins = max_origins
         self._origins: dict[tuple[str, str], _Origin] = {}
         """By lease id and address, oldest first."""
@@ -108,8 +107,7 @@ class Origins:
         if key not in self._origins:
             self._make_room()
             loop = asyncio.get_running_loop()
-            router = partial(self._answer, key)
-            http = HttpServer(router, loop=loop, limits=self._limits)
+            http = self._http.listener(partial(self._answer, key))
             listener, port = self._listen()
             origin = self._origins[key] = _Origin(route, listener, port, http, permanent)
             try:

@@ -156,7 +156,7 @@ class Backend:
             http=http,
             relay=relay,
             ingress=ingress,
-            origins=Origins(ingress, limits=http_limits),
+            origins=Origins(ingress, http),
             edge=edge,
             store=store,
             routes=Routes(store, api_key=self.api_key),
@@ -176,8 +176,8 @@ class Backend:
         parts.relay.shut_down()
         for link in list(self._links):
             link.close(1001, "the backend is closing")
-        parts.http.close()
         parts.origins.close_all()
+        parts.http.close()
         # Let the transports write what they have, and close.
         await asyncio.sleep(0)
         for end in (*self._links, *parts.relay.ends):

@@ -121,6 +121,7 @@ class ServerConnection(asyncio.Protocol):
         context: what it shares with the server's other connections.
 
     Attributes:
+        context: see above.
         transport: the connection.
         due_at: its deadline, in the loop's time.
         made_at: when it was made, in the loop's time.
@@ -132,6 +133,7 @@ class ServerConnection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, context: ServerContext) -> None:
+        self.context = context
         self.due_at = inf
         self.made_at = 0.0
         self.keep = True

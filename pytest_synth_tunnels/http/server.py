@@ -7,6 +7,7 @@ costs the system less.
 """
 
 import asyncio
+from dataclasses import replace
 
 from ..aio.deadlines import Deadlines
 from ..aio.tick_writer import TickWriter
@@ -14,7 +15,7 @@ from .connection import HttpLimits, ServerConnection, ServerContext
 from .exchange import Router
 from .limiter import ConnectionLimiter
 
-__all__ = ["HttpServer"]
+__all__ = ["HttpListener", "HttpServer"]
 
 
 class HttpServer:
@@ -54,8 +55,38 @@ class HttpServer:
     def __call__(self) -> ServerConnection:
         return ServerConnection(self._context)
 
+    def listener(self, router: Router) -> "HttpListener":
+        """Return the protocol factory of a further listening socket.
+
+        Its connections count with those of this server, and end with it at the latest.
+
+        Args:
+            router: asked with each request that comes there.
+        """
+        return HttpListener(replace(self._context, router=router))
+
     def close(self) -> None:
         """End every connection: idle ones at once, and responses in flight visibly."""
         for connection in list(self.limiter.connections):
             connection.shut_down()
         self.deadlines.close()
+
+
+class HttpListener:
+    """The protocol factory of one more listening socket of an :class:`HttpServer`.
+
+    Args:
+        context: the server's, with a router of its own.
+    """
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    def __call__(self) -> ServerConnection:
+        return ServerConnection(self._context)
+
+    def close(self) -> None:
+        """End the connections that came by this socket, as :meth:`HttpServer.close` does."""
+        for connection in list(self._context.limiter.connections):
+            if isinstance(connection, ServerConnection) and connection.context is self._context:
+                connection.shut_down()

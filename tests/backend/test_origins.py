@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from pytest_synth_tunnels.backend.origins import HOST, Origins
-from pytest_synth_tunnels.http.connection import HttpLimits
+from pytest_synth_tunnels.http.exchange import IGNORE
+from pytest_synth_tunnels.http.server import HttpServer
 from pytest_synth_tunnels.relay.ingress import Ingress
 from pytest_synth_tunnels.relay.relay import Relay
-from pytest_synth_tunnels.relay.route import Route
+from pytest_synth_tunnels.relay.route import Limits, Route
 from pytest_synth_tunnels.sdk import requests
 from pytest_synth_tunnels.sdk.errors import TunnelExpiredError, TunnelUnavailableError
 
@@ -148,8 +149,10 @@ class Ports:
     """Origins of a relay without agents."""
 
     def __init__(self, **settings: Any) -> None:
-        self.relay = Relay(loop=asyncio.get_running_loop())
-        self.origins = Origins(Ingress(self.relay), limits=HttpLimits(), **settings)
+        loop = asyncio.get_running_loop()
+        self.relay = Relay(loop=loop)
+        self.http = HttpServer(lambda _: IGNORE, loop=loop)
+        self.origins = Origins(Ingress(self.relay), self.http, **settings)
 
     def route(self, name: str) -> Route:
         route = Route(lease_id=name, route_token=f"rt_{name}", agent_token=f"at_{name}")
@@ -164,6 +167,7 @@ def with_ports(test: Any, **settings: Any) -> None:
             await test(ports)
         finally:
             ports.origins.close_all()
+            ports.http.close()
             ports.relay.shut_down()
 
     asyncio.run(main())
@@ -246,3 +250,36 @@ def test_a_machine_that_lets_nobody_listen(monkeypatch: pytest.MonkeyPatch) -> N
         assert listens(await tunnels.backend.open_origin(lease.id))
 
     run(test)
+
+
+def test_callers_of_all_origins_count_together() -> None:
+    async def test() -> None:
+        async with Tunnels(limits=Limits(max_unauthenticated_connections=2)) as tunnels:
+            _, lease = await tunnels.serving("app")
+            urls = [await tunnels.backend.open_origin(lease.id, name) for name in ("a", "b")]
+            opened = [await asyncio.open_connection(HOST, port_of(urls[0])) for _ in range(2)]
+
+            assert statuses(await send(urls[1], get(lease))) == [503]
+
+            for _, writer in opened:
+                writer.close()
+
+    asyncio.run(test())
+
+
+def test_one_that_is_closed_takes_its_own_connections_along() -> None:
+    async def test(ports: Ports) -> None:
+        route = ports.route("l")
+        urls = [await ports.origins.open(route, name, permanent=False) for name in ("t1", "t2")]
+        ends = [await asyncio.open_connection(HOST, port_of(url)) for url in urls]
+        while len(ports.http.limiter.connections) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+        await ports.origins.open(route, "t3", permanent=False)
+
+        assert await ends[0][0].read() == b""
+        assert len(ports.http.limiter.connections) == 1
+        for _, writer in ends:
+            writer.close()
+
+    with_ports(test, max_origins=2)
