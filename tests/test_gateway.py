@@ -84,7 +84,19 @@ def test_a_caller_cannot_claim_another_host() -> None:
         await world.ask(f"{PREFIX}/", "X-Forwarded-Host: evil.example", "Forwarded: host=evil")
         (seen,) = world.apps[""].seen
         assert seen.get("x-forwarded-host") == ["demo.example.com"]
-        assert seen.get("forwarded") == []
+        assert seen.get("x-forwarded-for") == ["127.0.0.1"]
+
+    run(scenario)
+
+
+def test_what_an_edge_says_of_the_way_is_passed_on_as_it_is() -> None:
+    async def scenario(world: World) -> None:
+        await world.start("")
+        edge = ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.7", "X-Forwarded-For: ::1"]
+        await world.ask(f"{PREFIX}/", *edge)
+        (seen,) = world.apps[""].seen
+        assert seen.get("x-forwarded-for") == ["192.0.2.7, ::1"]
+        assert seen.get("forwarded") == ["for=192.0.2.7"]
 
     run(scenario)
 

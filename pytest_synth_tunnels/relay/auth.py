@@ -14,6 +14,13 @@ _DROP: Final = 1
 _AUTHORIZATION: Final = 2
 _WORKER_TOKEN: Final = 3
 _CONNECTION: Final = 4
+_CHAIN: Final = 5
+
+_CHAINS: Final = ("x-forwarded-for", "forwarded")
+"""Each proxy on the way adds an element to these; the caller's are kept."""
+
+_OWN: Final = frozenset({"x-forwarded-host", "x-forwarded-prefix", "x-forwarded-proto", *_CHAINS})
+"""The headers of proxies that the tunnel writes itself."""
 
 
 class AuthError(Exception):
@@ -37,9 +44,11 @@ def _kind(name: str) -> int:
         return _WORKER_TOKEN
     if lower == "connection":
         return _CONNECTION
+    if lower in _CHAINS:
+        return _CHAIN
     # WSGI and CGI give an app both spellings under one name, so both are replaced.
     dashed = lower.replace("_", "-")
-    if dashed == "forwarded" or dashed.startswith(("x-forwarded-", "x-synthtunnel-")):
+    if dashed in _OWN or dashed.startswith("x-synthtunnel-"):
         return _DROP
     if lower in HOP_BY_HOP or lower in ("host", "expect"):
         return _DROP
@@ -49,7 +58,9 @@ def _kind(name: str) -> int:
 _kinds = HeaderTable(_kind)
 
 
-def admit(head: RequestHead, worker_token: str | None, *, require_token: bool) -> Headers:
+def admit(
+    head: RequestHead, worker_token: str | None, *, require_token: bool
+) -> tuple[Headers, Headers]:
     """Check a caller's worker token, and take out the headers that are not the app's.
 
     Args:
@@ -59,13 +70,16 @@ def admit(head: RequestHead, worker_token: str | None, *, require_token: bool) -
             the same passes too, and the token never reaches the app.
 
     Returns:
-        The headers that reach the app, without framing but for ``Content-Length``: neither the
-        worker token nor hop-by-hop headers nor headers that claim to come from a proxy.
+        The headers that reach the app as they are, without framing but for ``Content-Length``:
+        neither the worker token nor hop-by-hop headers nor those that the tunnel writes itself.
+        And the caller's ``X-Forwarded-For`` and ``Forwarded``, each as one header, for the relay
+        to add itself to.
 
     Raises:
         AuthError: the token is required, and was not shown or is another one.
     """
     passed: Headers = []
+    chains: dict[str, tuple[str, str]] | None = None
     shown = False
     admitted = worker_token is None or not require_token
     named: set[str] | None = None
@@ -88,6 +102,11 @@ def admit(head: RequestHead, worker_token: str | None, *, require_token: bool) -
                 admitted = True
             else:
                 passed.append(pair)
+        elif kind == _CHAIN:
+            chains = chains or {}
+            name, value = pair
+            known = chains.get(name.lower())
+            chains[name.lower()] = pair if known is None else (known[0], f"{known[1]}, {value}")
         elif kind == _CONNECTION:
             options = pair[1].lower()
             if options not in ("keep-alive", "close"):
@@ -104,7 +123,7 @@ def admit(head: RequestHead, worker_token: str | None, *, require_token: bool) -
         # The length is the message's own, whatever a caller says of it.
         named.discard("content-length")
         passed = [pair for pair in passed if pair[0].lower() not in named]
-    return passed
+    return passed, list(chains.values()) if chains else []
 
 
 def same_secret(shown: str, known: str) -> bool:

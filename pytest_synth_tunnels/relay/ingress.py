@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 from ..http.exchange import Exchange, RequestHandler
+from ..http.headers import Headers
 from ..http.request import RequestHead
 from .auth import AuthError, admit
 from .failures import (
@@ -81,21 +82,26 @@ class Ingress:
         if route.closed:
             return relay.refuse(exchange, rid, over(route.closed_because), route.lease_id, rest)
         try:
-            headers = admit(head, route.worker_token, require_token=route.require_token)
+            headers, chains = admit(head, route.worker_token, require_token=route.require_token)
         except AuthError as error:
             failure = not_admitted(error.code, str(error))
             return relay.refuse(exchange, rid, failure, route.lease_id, rest)
         host, scheme = head.host, "https" if head.secure else "http"
         peer = head.peer_host
         if self._behind_edge:
-            host, scheme, peer = _client_as_seen_by_edge(head, route, scheme, peer)
+            host, scheme = _public_as_seen_by_edge(head, route, scheme)
         headers += route.forwarded_at_root if root else route.forwarded
         headers += (
             ("x-synthtunnel-request-id", rid),
             ("x-forwarded-host", host),
             ("x-forwarded-proto", scheme),
-            ("x-forwarded-for", peer),
         )
+        if chains:
+            element = _forwarded_element(peer, host, scheme)
+            # An edge has added its own element, and what is behind it is this machine.
+            headers += _chains(chains, peer, element, extend=not self._behind_edge)
+        else:
+            headers.append(("x-forwarded-for", peer))
         path = head.path if route.whole_path else rest
         if head.upgrade:
             # Most runs have no WebSockets, and never need the library for them.
@@ -120,10 +126,8 @@ class Ingress:
         return request
 
 
-def _client_as_seen_by_edge(
-    head: RequestHead, route: Route, scheme: str, peer: str
-) -> tuple[str, str, str]:
-    """Return the public host, the scheme and the caller's address as a provider's edge tells them.
+def _public_as_seen_by_edge(head: RequestHead, route: Route, scheme: str) -> tuple[str, str]:
+    """Return the public host and the scheme as a provider's edge tells them.
 
     The host is the route's own: an edge passes on what a caller claims of it.
     """
@@ -131,5 +135,33 @@ def _client_as_seen_by_edge(
     return (
         urlsplit(route.public_base_url).netloc,
         said if said in ("http", "https") else scheme,
-        head.get("x-forwarded-for") or peer,
     )
+
+
+def _chains(told: Headers, peer: str, element: str, *, extend: bool) -> Headers:
+    """Return the chain of proxies on the way to the app, as ``X-Forwarded-For`` and ``Forwarded``.
+
+    Args:
+        told: what the caller says of it.
+        peer: the address that the request came from.
+        element: the same as an element of ``Forwarded`` (RFC 7239).
+        extend: the caller's chains do not name the peer yet.
+    """
+    chains: Headers = []
+    names_peer = False
+    for name, value in told:
+        is_list = name.lower() == "x-forwarded-for"
+        names_peer = names_peer or is_list
+        if extend:
+            added = peer if is_list else element
+            value = f"{value}, {added}" if value else added
+        chains.append((name, value))
+    if not names_peer:
+        chains.append(("x-forwarded-for", peer))
+    return chains
+
+
+def _forwarded_element(peer: str, host: str, scheme: str) -> str:
+    node = f'"[{peer}]"' if ":" in peer else peer
+    quoted = host.replace("\\", "\\\\").replace('"', '\\"')
+    return f'for={node};host="{quoted}";proto={scheme}'

@@ -72,7 +72,7 @@ def test_the_app_sees_the_caller_and_not_the_tunnel(kind: str) -> None:
             assert seen["x-forwarded-host"] == public.netloc
             assert seen["x-forwarded-prefix"] == public.path
             assert seen["x-forwarded-proto"] == "http"
-            assert seen["x-forwarded-for"] == "127.0.0.1"
+            assert seen["x-forwarded-for"] == "6.6.6.6, 127.0.0.1"
             assert seen["x-synthtunnel-lease-id"] == tunnel.lease["lease_id"]
             assert seen["x-synthtunnel-request-id"]
             assert "sec-websocket-extensions" not in seen

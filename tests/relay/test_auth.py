@@ -8,7 +8,9 @@ from pytest_synth_tunnels.relay.auth import AuthError
 
 
 def admit(found, worker_token="wt_secret", *, require_token=True):  # noqa: S107
-    return auth.admit(found, worker_token, require_token=require_token)
+    headers, chains = auth.admit(found, worker_token, require_token=require_token)
+    assert chains == []
+    return headers
 
 
 def head(*lines):
@@ -71,7 +73,7 @@ def test_a_route_without_token():
     assert admit(head(": ".join(authorization)), require_token=False) == []
 
 
-def test_what_is_not_end_to_end_or_claims_to_be_a_proxys_is_dropped():
+def test_what_is_not_end_to_end_or_the_tunnels_own_is_dropped():
     lines = [
         "X-SynthTunnel-Worker-Token: wt_secret",
         "Connection: keep-alive, X-Private, Content-Length, TE",
@@ -81,9 +83,11 @@ def test_what_is_not_end_to_end_or_claims_to_be_a_proxys_is_dropped():
         "Trailer: x",
         "Proxy-Authorization: x",
         "Expect: something",
-        "X-Forwarded-For: 10.0.0.1",
+        "X_Forwarded_For: 10.0.0.1",
         "X_Forwarded_Host: evil",
-        "Forwarded: for=1",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Prefix: /",
+        "x_forwarded-prefix: /",
         "X-Forwarded-Anything: 1",
         "X-SynthTunnel-Lease-Id: other",
         "Content-Length: 3",
@@ -92,8 +96,25 @@ def test_what_is_not_end_to_end_or_claims_to_be_a_proxys_is_dropped():
         "X-Real: 1",
     ]
     assert admit(head(*lines)) == [
+        ("X-Forwarded-Anything", "1"),
         ("Content-Length", "3"),
         ("Cookie", "a"),
         ("Cookie", "b"),
         ("X-Real", "1"),
+    ]
+
+
+def test_what_the_caller_says_of_other_proxies_is_kept_apart():
+    lines = [
+        "X-SynthTunnel-Worker-Token: wt_secret",
+        "X-Forwarded-For: 10.0.0.1, 10.0.0.2",
+        "FORWARDED: for=10.0.0.1",
+        "x-forwarded-for: 10.0.0.3",
+        "Connection: x-forwarded-for",
+    ]
+    headers, chains = auth.admit(head(*lines), "wt_secret", require_token=True)
+    assert headers == []
+    assert chains == [
+        ("X-Forwarded-For", "10.0.0.1, 10.0.0.2, 10.0.0.3"),
+        ("FORWARDED", "for=10.0.0.1"),
     ]

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from pytest_synth_tunnels.http.server import HttpServer
+from pytest_synth_tunnels.relay import ingress as ingress_module
 from pytest_synth_tunnels.relay.ingress import Ingress
 from pytest_synth_tunnels.relay.relay import Relay
 from pytest_synth_tunnels.relay.route import Limits, Route
@@ -56,6 +57,38 @@ def test_a_request_becomes_frames(world):
     assert (end.rid, end.lease_id) == (frame.rid, "l1")
     assert world.agent.frames == []
     assert world.route.inflight == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "chains"),
+    [
+        (["X-Forwarded-For: 10.0.0.1"], [("X-Forwarded-For", "10.0.0.1, 192.0.2.7")]),
+        (
+            ["x-forwarded-for: 10.0.0.1", "X-Forwarded-For: 10.0.0.2"],
+            [("x-forwarded-for", "10.0.0.1, 10.0.0.2, 192.0.2.7")],
+        ),
+        (["X-Forwarded-For:"], [("X-Forwarded-For", "192.0.2.7")]),
+        (
+            ["Forwarded: for=10.0.0.1;proto=https"],
+            [
+                (
+                    "Forwarded",
+                    'for=10.0.0.1;proto=https, for=192.0.2.7;host="relay.test:80";proto=http',
+                ),
+                ("x-forwarded-for", "192.0.2.7"),
+            ],
+        ),
+    ],
+)
+def test_what_a_caller_says_of_the_way_is_kept_and_extended(world, lines, chains):
+    frame = world.ask("GET", "/", *lines)
+    names = ("forwarded", "x-forwarded-for")
+    assert [pair for pair in frame.headers if pair[0].lower() in names] == chains
+
+
+def test_the_element_of_a_peer_is_quoted_where_it_must_be():
+    element = ingress_module._forwarded_element("::1", 'a"b\\c', "https")
+    assert element == r'for="[::1]";host="a\"b\\c";proto=https'
 
 
 @pytest.mark.parametrize(

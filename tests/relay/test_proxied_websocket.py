@@ -50,7 +50,7 @@ def test_a_handshake_becomes_a_frame(world):
         ("x-synthtunnel-request-id", frame.rid),
         ("x-forwarded-host", "relay.test:80"),
         ("x-forwarded-proto", "http"),
-        ("x-forwarded-for", "192.0.2.7"),
+        ("X-Forwarded-For", "6.6.6.6, 192.0.2.7"),
     ]
     assert world.agent.frames == []
     assert (world.route.websockets, world.route.inflight) == (1, 0)
