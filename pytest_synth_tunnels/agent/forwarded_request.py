@@ -29,12 +29,12 @@ from math import inf
 from typing import Final
 
 from ..http.client_connection import ClientConnection, OriginError
+from ..http.headers import Headers
 from ..http.pool import ConnectionPool
 from ..traffic.recorder import RecordedRequest
 from ..wire.flow_control import ReceiveWindow, SendWindow
 from ..wire.frames import (
     MAX_WHOLE_BYTES,
-    Headers,
     ReqHeaders,
     RespBody,
     RespEnd,

@@ -35,7 +35,7 @@ from typing import Final
 import msgspec
 
 from ..http.exchange import Exchange
-from ..http.headers import end_to_end
+from ..http.headers import Headers, end_to_end
 from ..http.refusal_log import log_refusal
 from ..wire.flow_control import ReceiveWindow, SendWindow
 from ..wire.frames import (
@@ -44,7 +44,6 @@ from ..wire.frames import (
     MAX_WHOLE_BYTES,
     CallerEof,
     Cancel,
-    Headers,
     ReqBody,
     ReqEnd,
     ReqHeaders,

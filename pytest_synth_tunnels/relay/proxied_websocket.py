@@ -3,9 +3,10 @@
 from typing import Final
 
 from ..http.exchange import Exchange, RequestHandler
+from ..http.headers import Headers
 from ..websocket.tunnelled import TunnelledWebSocket
 from ..websocket.upgrade import check_request, request_headers, switching, without_framing
-from ..wire.frames import Frame, Headers, WsClose, WsFrame, WsOpen, WsOpenAck, WsOpenReject
+from ..wire.frames import Frame, WsClose, WsFrame, WsOpen, WsOpenAck, WsOpenReject
 from ..wire.handshake import HandshakeError, server_protocol
 from .agent_session import AgentSession
 from .failures import (

@@ -16,8 +16,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
-from ..http.headers import HOP_BY_HOP
-from ..wire.frames import Headers
+from ..http.headers import HOP_BY_HOP, Headers
 from ..wire.handshake import HandshakeError, wire_logger
 
 __all__ = [

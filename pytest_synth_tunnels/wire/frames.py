@@ -41,7 +41,6 @@ __all__ = [
     "ConnClosed",
     "Frame",
     "FrameError",
-    "Headers",
     "LocalTarget",
     "RelayCapabilities",
     "RelayFrame",

@@ -16,13 +16,13 @@ from websockets.http11 import Request, Response
 
 from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.agent.target import Target
+from pytest_synth_tunnels.http.headers import Headers
 from pytest_synth_tunnels.websocket import tunnelled
 from pytest_synth_tunnels.wire.frames import (
     MAX_CHUNK_BYTES,
     WINDOW_BYTES,
     Frame,
     FrameError,
-    Headers,
     RelayCapabilities,
     ReqEnd,
     ReqHeaders,
