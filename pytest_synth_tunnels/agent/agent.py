@@ -159,6 +159,7 @@ class Agent:
                 websocket=True,
                 flow_control=True,
                 whole_messages=True,
+                exact_http=True,
             ),
         )
 
@@ -285,7 +286,7 @@ class Agent:
     def _take_end(self, frame: ReqEnd) -> None:
         request = self._requests.get(frame.rid)
         if request is not None:
-            request.end()
+            request.end(frame.trailers)
 
     def _take_cancel(self, frame: Cancel) -> None:
         request = self._requests.get(frame.rid)

@@ -29,7 +29,7 @@ from math import inf
 from typing import Final
 
 from ..http.client_connection import ClientConnection, OriginError
-from ..http.headers import Headers
+from ..http.headers import Headers, field_lines
 from ..http.pool import ConnectionPool
 from ..traffic.recorder import RecordedRequest
 from ..wire.flow_control import ReceiveWindow, SendWindow
@@ -40,6 +40,7 @@ from ..wire.frames import (
     RespEnd,
     RespError,
     RespHeaders,
+    RespInterim,
     Window,
 )
 from .served_leases import ServedLease
@@ -94,6 +95,7 @@ class ForwardedRequest:
         "_sink_paused",
         "_stalled",
         "_timeout_s",
+        "_trailers",
         "_uplink",
         "_whole_body",
         "due_at",
@@ -131,6 +133,8 @@ class ForwardedRequest:
 
         # The request.
         self._lines, self._length = rewriter.request_head(frame, path)
+        if frame.negotiated:
+            self._lines += _negotiated_lines(frame.negotiated)
         self._body: list[bytes] = []
         """The pieces of the body that wait for the connection."""
         self._received = 0
@@ -139,8 +143,10 @@ class ForwardedRequest:
         """Of a body that comes in pieces."""
         self._ended = False
         """Whether the request is complete."""
-        self._chunked = False
+        self._chunked = frame.chunked
         """Whether the body goes to the app in chunks; else it has a known length, or none."""
+        self._trailers = b""
+        """What goes behind the last chunk."""
         self._sink_paused = False
         """Whether the app reads slowly."""
         self._stalled = False
@@ -185,7 +191,7 @@ class ForwardedRequest:
     def waits_for_body(self) -> bool:
         """Whether a body is to come for certain, so that the head may wait for it a little."""
         length = self._length
-        return length > 0 if length is not None else self._method not in _BODILESS
+        return length > 0 if length is not None else self._chunked or self._method not in _BODILESS
 
     # --- the request, from the relay
 
@@ -236,10 +242,12 @@ class ForwardedRequest:
             self._recorded.end()
         self.start()
 
-    def end(self) -> None:
-        """Take the end of the request."""
+    def end(self, trailers: Headers) -> None:
+        """Take the end of the request, and the trailers behind its body."""
         if self._ended:
             return
+        if trailers and self._chunked:
+            self._trailers = field_lines(trailers)
         length = self._length
         if length is not None and self._received < length:
             self._fail_request(f"the body ended after {self._received} of {length} bytes")
@@ -251,7 +259,7 @@ class ForwardedRequest:
             self.start()
         elif self._connection is not None:
             if self._chunked:
-                self._connection.write(b"0\r\n\r\n")
+                self._connection.write(b"0\r\n%b\r\n" % self._trailers)
             self._connection.request_ended()
         if self._received:
             self._touch()
@@ -259,10 +267,10 @@ class ForwardedRequest:
     def start(self) -> None:
         """Ask for a connection with what has come of the request so far."""
         self.started = True
-        if self._length is None:
+        if self._length is None and not self._chunked:
             if not self._ended:
                 self._chunked = True
-            elif self._received or self._method not in _BODILESS:
+            elif self._received or (self._method not in _BODILESS and not self._uplink.exact_http):
                 self._length = self._received
         self._pool.acquire(self)
 
@@ -334,7 +342,7 @@ class ForwardedRequest:
             self._body = []
         ended = self._ended
         if ended and self._chunked:
-            data += b"0\r\n\r\n"
+            data += b"0\r\n%b\r\n" % self._trailers
         connection.begin(
             self,
             data,
@@ -374,13 +382,24 @@ class ForwardedRequest:
 
     # --- the answer, from the connection
 
-    def response_started(self, status: int, headers: Headers, located: bool) -> None:
+    def response_interim(self, status: int, headers: Headers) -> None:
+        """Pass an interim response on, where the relay takes it. The app is at work, so that the
+        wait for its answer begins anew."""
+        self._touch()
+        if self._uplink.exact_http:
+            self._uplink.send(RespInterim(self.rid, status, headers, self.lease_id))
+
+    def response_started(
+        self, status: int, reason: str | None, headers: Headers, located: bool
+    ) -> None:
         """Pass the head on, with what it says of the app's own URLs made public."""
         self._responded = True
         self.due_at = inf
         if located:
             headers = self._rewriter.response_headers(headers, self._path)
-        self._head = RespHeaders(self.rid, status, headers, self.lease_id)
+        head = self._head = RespHeaders(self.rid, status, headers, self.lease_id)
+        if reason is not None and self._uplink.exact_http:
+            head.reason = reason
         if self._recorded is not None:
             self._recorded.response_started(status, headers)
 
@@ -407,7 +426,7 @@ class ForwardedRequest:
             if data:
                 self._send_body(data)
 
-    def response_ended(self) -> None:
+    def response_ended(self, trailers: Headers) -> None:
         """Pass the end on. What is still to come of the request's body is dropped."""
         self._connection = None
         self._ended = True
@@ -428,6 +447,10 @@ class ForwardedRequest:
                 head.headers,
                 head.body,
             )
+        if trailers and uplink.exact_http:
+            self.response_paused()
+            uplink.send(RespEnd(self.rid, self.lease_id, trailers))
+            return
         if head is not None:
             head.end = True
             uplink.send(head, at_once=not uplink.inflight)
@@ -531,6 +554,19 @@ class ForwardedRequest:
             connection.abandon()
         else:
             self._pool.cancel(self)
+
+
+def _negotiated_lines(headers: Headers) -> str:
+    """Return what the caller agrees on with the app for this message alone, as lines of the
+    request's head."""
+    lines = ""
+    for name, value in headers:
+        kind = name.lower()
+        if kind in ("expect", "trailer"):
+            lines += f"{name}: {value}\r\n"
+        elif kind == "te" and value == "trailers":
+            lines += "TE: trailers\r\nConnection: TE\r\n"
+    return lines
 
 
 def _chunk(data: bytes) -> bytes:

@@ -47,8 +47,8 @@ class InflightRequest(Expiring, Pausable, Protocol):
     def body(self, chunk: bytes) -> None:
         """Take a piece of the request's body."""
 
-    def end(self) -> None:
-        """Take the end of the request."""
+    def end(self, trailers: Headers) -> None:
+        """Take the end of the request, and the trailers behind its body."""
 
     def window(self, credit_bytes: int) -> None:
         """Take credit for the response's body."""
@@ -90,6 +90,8 @@ class Uplink:
         """How long one slow app may hold up a link that knows no windows, in seconds."""
         self.flow_control = False
         """Whether the relay knows windows."""
+        self.exact_http = False
+        """Whether the relay carries a message exactly as it was sent."""
         self.link_paused = False
         """Whether the link takes no bodies now."""
         self.requests: dict[str, InflightRequest] = {}
@@ -125,6 +127,7 @@ class Uplink:
         """
         self._link = link
         self.flow_control = capabilities.flow_control
+        self.exact_http = capabilities.exact_http
         self.link_paused = False
 
     def disconnect(self) -> Link | None:

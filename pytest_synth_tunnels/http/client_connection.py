@@ -27,17 +27,23 @@ parser has returned, never inside a callback. What always holds:
 - The connection goes back to its owner only from ``DONE``, with the request written to its end
   and the app willing to keep the connection. In every other case it is closed.
 - What was read from a connection without a request in flight is never taken for a response.
+
+llhttp is strict. RFC 9112 lets a recipient be lenient in a few things, and the clients that an app
+is usually asked by are. So a head that llhttp refuses is normalized, by :func:`normalize_head`,
+and read again. Heads that llhttp takes cost nothing more.
 """
 
 import asyncio
 import logging
+import re
 import socket
 from enum import Enum, auto
+from http import HTTPStatus
 from typing import Final, Protocol, cast
 
 import httptools
 
-from .headers import HOP_BY_HOP, Headers, HeaderTable
+from .headers import HOP_BY_HOP, Headers, HeaderTable, may_be_trailer
 from .sockets import acknowledge_quickly
 
 __all__ = [
@@ -47,11 +53,15 @@ __all__ = [
     "OriginError",
     "ResponseHandler",
     "UpgradeHandler",
+    "normalize_head",
 ]
 
 _log = logging.getLogger(__name__)
 
 _MAX_HEAD_BYTES: Final = 256 * 1024
+_MAX_INTERIMS: Final = 64
+"""How many interim responses to one request are passed on; the app may send more."""
+_MAX_TRAILER_BYTES: Final = 65_536
 _WRITE_BUFFER_BYTES: Final = 128 * 1024
 _SMALL_BYTES: Final = 65_536
 
@@ -82,11 +92,23 @@ class ConnectionWaiter(Protocol):
 class ResponseHandler(ConnectionWaiter, Protocol):
     """Sends a request and takes its response. Its methods may neither raise nor block."""
 
-    def response_started(self, status: int, headers: Headers, located: bool) -> None:
+    def response_interim(self, status: int, headers: Headers) -> None:
+        """Take an interim response, after which another one comes.
+
+        Args:
+            status: 100 to 199, but not 101.
+            headers: without the hop-by-hop ones.
+        """
+
+    def response_started(
+        self, status: int, reason: str | None, headers: Headers, located: bool
+    ) -> None:
         """Take the final status and the headers.
 
         Args:
             status: 200 or more.
+            reason: the app's own reason phrase, which may be empty; ``None`` where it is the
+                usual one of the status.
             headers: names as the app wrote them; without the hop-by-hop ones, unless the request
                 asked for an upgrade: then all of them.
             located: there is one among them that names a URL, a path or a host of the app, such
@@ -99,9 +121,13 @@ class ResponseHandler(ConnectionWaiter, Protocol):
     def response_paused(self) -> None:
         """Take note that the rest of a response that has begun did not come in the same read."""
 
-    def response_ended(self) -> None:
+    def response_ended(self, trailers: Headers) -> None:
         """Take note that the response is complete. The connection is not this handler's any
-        more."""
+        more.
+
+        Args:
+            trailers: the fields that came behind the body, mostly none.
+        """
 
     def pause_writing(self) -> None:
         """Stop sending body: the app is slow."""
@@ -153,7 +179,7 @@ class _Kind(Enum):
 
 
 _KINDS: Final = {
-    **dict.fromkeys(HOP_BY_HOP, _Kind.DROPPED),
+    **dict.fromkeys(HOP_BY_HOP - {"trailer"}, _Kind.DROPPED),
     "connection": _Kind.CONNECTION,
     "transfer-encoding": _Kind.CODING,
     "content-length": _Kind.LENGTH,
@@ -173,6 +199,15 @@ def _note(name: bytes) -> tuple[str, _Kind | None]:
 
 
 _names = HeaderTable(_note)
+
+_USUAL_REASONS: Final = {
+    status.value: status.phrase.encode()
+    for status in HTTPStatus
+    if status.value not in (413, 414, 416, 422)  # Python's versions differ here
+}
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
+_WHITESPACE: Final = b" \t"
+_BODILESS: Final = frozenset({204, 304})
 
 
 class _Stage(Enum):
@@ -206,8 +241,9 @@ class ResponseReader:
         failure: why there is no response, in ``FAILED``.
         framed: the response says itself where it ends; else the end of the connection does.
         keep: the app lets the connection carry another request.
-        head_bytes: what was read of the response's head so far.
+        head_bytes: what was read of the head, interim responses included.
         headers: those of the response in flight.
+        trailers: the fields that came behind its body.
         rest: what came behind a 101 response.
     """
 
@@ -219,22 +255,43 @@ class ResponseReader:
         self.keep = False
         self.head_bytes = 0
         self.headers: Headers = []
+        self.trailers: Headers = []
         self.rest = b""
         self._name = name
         self._parser = httptools.HttpResponseParser(self)
+
+        # The request.
         self._head_only = False
-        """The request is a HEAD: the response ends with its headers, whatever they say."""
+        """The method is HEAD: the response ends with its headers, whatever they say."""
         self._upgrade = False
-        """The request asks to leave HTTP: 101 is a final status, and all headers are told."""
+        """It asks to leave HTTP: 101 is a final status, and all headers are told."""
+
+        # The head.
+        self._head: list[bytes] = []
+        """What was read of it, interim responses included, in case llhttp refuses it."""
+        self._normalizing = False
+        """llhttp has refused it: it waits until it is complete, and is normalized."""
+        self._ambiguous = False
+        """It said two things of its length, so that the connection is not kept."""
+        self._interims = 0
+        """How many interim responses were read."""
+        self._interims_told = 0
+        """How many of them were told to the handler, or left out as too many."""
+        self._reason = b""
         self._located = False
         self._options: set[str] = set()
-        """What the response's ``Connection`` says."""
+        """What ``Connection`` says."""
+        self._coding = b""
+        """``Transfer-Encoding``."""
         self._length = b""
-        """``Content-Length`` of the response."""
+        """``Content-Length``."""
+
+        # The body.
         self._taken = 0
-        """Bytes of the body that the parser has seen."""
+        """How much of it the parser has seen, in bytes."""
         self._left = 0
-        """Bytes of a long body that are still to come, which the parser need not see."""
+        """How much of a long one is still to come, which the parser need not see, in bytes."""
+        self._trailer_bytes = 0
 
     def expect(self, handler: ResponseHandler, *, head_only: bool, upgrade: bool = False) -> None:
         """Expect the response to a request.
@@ -247,6 +304,12 @@ class ResponseReader:
         self.handler = handler
         self._head_only = head_only
         self._upgrade = upgrade
+        self.head_bytes = self._taken = self._left = 0
+        if self._interims:
+            self._interims = self._interims_told = 0
+        if self.trailers:
+            self.trailers = []
+            self._trailer_bytes = 0
         self._expect_head()
 
     def feed(self, data: bytes) -> None:
@@ -254,26 +317,20 @@ class ResponseReader:
         if self._left:
             self._feed_long_body(data)
             return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self.stage is _UPGRADED:
-                self.rest = data[upgrade.args[0] :]
-        except httptools.HttpParserCallbackError as error:
-            _log.error("a response from %s failed", self._name, exc_info=error.__context__)
-            self.fail("the response could not be passed on")
-        except httptools.HttpParserError as error:
-            self.keep = False
-            # A 101 that names no protocol is an error to the parser, and the handler's to judge.
-            if self.stage not in (_DONE, _SURPLUS, _UPGRADED):
-                self.fail(f"its answer is not HTTP/1.1 ({error})")
+        if self.stage is _HEAD:
+            self._head.append(data)
+            self.head_bytes += len(data)
+        if self._normalizing:
+            self._feed_normalized()
+        else:
+            self._parse(data)
+        if self.stage is not _HEAD and self._head:
+            self._head.clear()
         if self.stage is _BODY:
             if self._length:
                 self._left = int(self._length) - self._taken
-        elif self.stage is _HEAD:
-            self.head_bytes += len(data)
-            if self.head_bytes > _MAX_HEAD_BYTES:
-                self.fail(f"the head of its answer is over {_MAX_HEAD_BYTES >> 10} KiB")
+        elif self.stage is _HEAD and self.head_bytes > _MAX_HEAD_BYTES:
+            self.fail(f"the head of its answer is over {_MAX_HEAD_BYTES >> 10} KiB")
 
     def fail(self, why: str) -> None:
         """Give the response up."""
@@ -296,9 +353,15 @@ class ResponseReader:
             self.stage = _SURPLUS
             self.keep = False
 
+    def on_status(self, reason: bytes) -> None:
+        """Keep the reason phrase, or a piece of it."""
+        self._reason += reason
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep one header. Trailers come here too, behind the body, and are dropped."""
+        """Keep one header. Trailers come here too, behind the body."""
         if self.stage is not _HEAD:
+            if self.stage is _BODY:
+                self._keep_trailer(name, value)
             return
         text, kind = _names[name]
         if kind is not None and not self._take_note(kind, value) and not self._upgrade:
@@ -306,18 +369,13 @@ class ResponseReader:
         self.headers.append((text, value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
-        """Tell the handler, unless it is an interim response, or one too many."""
+        """Tell the handler, unless it is one response too many."""
         if self.stage is not _HEAD:
             return
         parser = self._parser
         status = parser.get_status_code()
         if status < 200:
-            if status == 101 and self._upgrade:
-                self.stage = _UPGRADED
-            elif status < 100 or status == 101:
-                self.fail(f"it answered with status {status}")
-            else:
-                self.stage = _INTERIM
+            self._interim(status)
             return
         if self._head_only:
             self.stage = _DONE
@@ -326,12 +384,18 @@ class ResponseReader:
                 self.keep = "keep-alive" in self._options
             self.keep = self.keep and "close" not in self._options
         else:
+            if self._coding and self._coding != b"chunked" and status not in _BODILESS:
+                shown = self._coding[:40].decode("latin-1")
+                self.fail(f"it sent its answer with Transfer-Encoding {shown!r}, not 'chunked'")
+                return
             self.stage = _BODY
-            self.keep = parser.should_keep_alive()
+            self.keep = parser.should_keep_alive() and not self._ambiguous
         if self._options and not self._upgrade:
             self._drop_named()
+        reason = self._reason
+        phrase = None if reason == _USUAL_REASONS.get(status) else reason.decode("latin-1")
         if self.handler is not None:
-            self.handler.response_started(status, self.headers, self._located)
+            self.handler.response_started(status, phrase, self.headers, self._located)
 
     def on_body(self, data: bytes) -> None:
         """Pass a piece of the body on."""
@@ -350,6 +414,74 @@ class ResponseReader:
 
     # Inside.
 
+    def _expect_head(self) -> None:
+        """Expect a response's head: the first one, or the one that follows an interim one."""
+        self.stage = _HEAD
+        self.headers = []
+        self._reason = self._length = b""
+        self.keep = True
+        self.framed = self._located = False
+        if self._options:
+            self._options = set()
+        if self._coding:
+            self._coding = b""
+
+    def _interim(self, status: int) -> None:
+        """Tell the handler of an interim response; or begin to leave HTTP."""
+        if status == 101 and self._upgrade:
+            self.stage = _UPGRADED
+        elif status < 100 or status == 101:
+            self.fail(f"it answered with status {status}")
+        else:
+            self.stage = _INTERIM
+            self._interims += 1
+            if self._interims > self._interims_told:
+                self._interims_told += 1
+                if self._interims <= _MAX_INTERIMS and self.handler is not None:
+                    self._drop_named()
+                    self.handler.response_interim(status, self.headers)
+
+    def _parse(self, data: bytes) -> None:
+        """Let llhttp read on, and act on what it refuses."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.stage is _UPGRADED:
+                self.rest = data[upgrade.args[0] :]
+        except httptools.HttpParserCallbackError as error:
+            _log.error("a response from %s failed", self._name, exc_info=error.__context__)
+            self.fail("the response could not be passed on")
+        except httptools.HttpParserError as error:
+            self.keep = False
+            if self.stage is _HEAD and not self._normalizing and self._looks_like_http():
+                self._feed_normalized()
+            # A 101 that names no protocol is an error to the parser, and the handler's to judge.
+            elif self.stage not in (_DONE, _SURPLUS, _UPGRADED):
+                self.fail(f"its answer is not HTTP/1.1 ({error})")
+
+    def _looks_like_http(self) -> bool:
+        """Tell whether what was read begins like a response at all."""
+        return b"".join(self._head).lstrip(b"\r\n").startswith(b"HTTP/1.")
+
+    def _feed_normalized(self) -> None:
+        """Read the head that was refused once more, normalized, as soon as it is complete."""
+        data = b"".join(self._head)
+        self._head = [data]
+        self._normalizing = True
+        self._interims = 0  # They are read again, too, but not told again.
+        self._expect_head()
+        while self.stage is _HEAD and (end := _HEAD_END.search(data)) is not None:
+            head, self._ambiguous = normalize_head(data[: end.end()])
+            data = data[end.end() :]
+            self._parser = httptools.HttpResponseParser(self)
+            # Chunks and trailers may end their lines as the head does.
+            self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
+            self._parse(head)
+        if self.stage is not _HEAD:
+            self._normalizing = False
+            if data and self.stage is not _FAILED:
+                self._parse(data)
+
     def _feed_long_body(self, data: bytes) -> None:
         """Pass on the rest of a body whose length is known, without the parser's copy of it."""
         left = self._left - len(data)
@@ -363,16 +495,15 @@ class ResponseReader:
         if self.handler is not None:
             self.handler.response_body(data)
 
-    def _expect_head(self) -> None:
-        """Expect a response's head: the first one, or the one that follows an interim one."""
-        self.stage = _HEAD
-        self.headers = []
-        self.head_bytes = self._taken = self._left = 0
-        self._length = b""
-        self.keep = True
-        self.framed = self._located = False
-        if self._options:
-            self._options = set()
+    def _keep_trailer(self, name: bytes, value: bytes) -> None:
+        """Keep a field that came behind the body, if it may be passed on."""
+        self._trailer_bytes += len(name) + len(value)
+        if self._trailer_bytes > _MAX_TRAILER_BYTES:
+            self.fail(f"the trailers of its answer are over {_MAX_TRAILER_BYTES >> 10} KiB")
+            return
+        text = name.decode("latin-1")
+        if may_be_trailer(text):
+            self.trailers.append((text, value.decode("latin-1")))
 
     def _take_note(self, kind: _Kind, value: bytes) -> bool:
         """Learn from a header what concerns the connection, and tell whether it is passed on."""
@@ -384,7 +515,9 @@ class ResponseReader:
             self._located = True
             return True
         if kind is _Kind.CODING:
-            self.framed = value.lower().rstrip().endswith(b"chunked")
+            coding = value.lower().strip()
+            self._coding = self._coding + b", " + coding if self._coding else coding
+            self.framed = coding.endswith(b"chunked")
         elif kind is _Kind.CONNECTION:
             options = value.decode("latin-1").lower().split(",")
             self._options.update(option.strip() for option in options)
@@ -395,6 +528,48 @@ class ResponseReader:
         named = self._options - {"keep-alive", "close"}
         if named:
             self.headers = [header for header in self.headers if header[0].lower() not in named]
+
+
+def normalize_head(head: bytes) -> tuple[bytes, bool]:
+    """Write a response's head as strictly as llhttp wants it, where RFC 9112 lets a recipient be
+    lenient with an app.
+
+    Lines may end in LF alone (section 2.2), a field's name may have whitespace before its colon
+    (5.1), a field may be folded (5.2), ``Content-Length`` may be told several times with one value
+    (6.3), and beside ``Transfer-Encoding`` it does not count (6.3). What stays malformed, or really
+    ambiguous, is left for llhttp to refuse.
+
+    Args:
+        head: from the status line to the empty line, both included.
+
+    Returns:
+        The head, and whether it told its length in two ways: then the connection is not to be
+        used again.
+    """
+    lines = head.lstrip(b"\r\n").replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
+    fields: list[tuple[bytes, bytes]] = []
+    lengths: set[bytes] = set()
+    coded = False
+    for line in lines[1:]:
+        if fields and line[:1] in (b" ", b"\t"):
+            name, value = fields[-1]
+            fields[-1] = name, value + b" " + line.strip(_WHITESPACE)
+            continue
+        name, colon, value = line.partition(b":")
+        if not colon:
+            return head, False
+        fields.append((name.rstrip(_WHITESPACE), value.strip(_WHITESPACE)))
+    for name, value in fields:
+        if name.lower() == b"content-length":
+            lengths.update(part.strip(_WHITESPACE) for part in value.split(b","))
+        elif name.lower() == b"transfer-encoding":
+            coded = True
+    if coded or len(lengths) == 1:
+        fields = [field for field in fields if field[0].lower() != b"content-length"]
+        if not coded:
+            fields.append((b"Content-Length", lengths.pop()))
+    text = [lines[0], *(name + b": " + value for name, value in fields), b"", b""]
+    return b"\r\n".join(text), coded and bool(lengths)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -580,6 +755,7 @@ class ClientConnection(asyncio.Protocol):
         """Give the connection back, then tell the handler, which may start the next request."""
         reader = self._reader
         handler, reader.handler = reader.handler, None
+        trailers = reader.trailers
         reader.end()
         if self._read_paused:
             self.resume_reading()
@@ -590,7 +766,7 @@ class ClientConnection(asyncio.Protocol):
             self._unwritten = b""
             self._transport.abort()
         if handler is not None:
-            handler.response_ended()
+            handler.response_ended(trailers)
 
     def _ended_by_peer(self, exc: Exception | None) -> None:
         """Tell a response that ends with its connection from one that was cut off."""

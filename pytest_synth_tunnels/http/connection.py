@@ -352,7 +352,7 @@ class ServerConnection(asyncio.Protocol):
         self._body_left = head.content_length
         if head.chunked:
             self._chunks = ChunkedBody()
-        if head.content_length or head.chunked:
+        if (head.content_length or head.chunked) and not head.expects_continue:
             self._deadlines.set(self, self._time() + self._limits.body_timeout_s)
         else:
             self.due_at = inf
@@ -404,6 +404,8 @@ class ServerConnection(asyncio.Protocol):
         data, self._held = chunks.feed(self._held)
         if chunks.ended:
             self._chunks = None
+            if chunks.trailers and self._exchange is not None:
+                self._exchange.trailers = chunks.trailers
         self._deliver(data, ended=chunks.ended)
 
     def _deliver(self, data: bytes, *, ended: bool) -> None:
@@ -483,6 +485,11 @@ class ServerConnection(asyncio.Protocol):
         """See :attr:`.exchange.Exchange.body_at_hand`."""
         left = self._body_left
         return left if len(self._held) >= left else 0
+
+    def await_body(self) -> None:
+        """Give the caller, which was told to send the body, time for it."""
+        if not self._body_paused and (self._body_left or self._chunks is not None):
+            self._deadlines.set(self, self._time() + self._limits.body_timeout_s)
 
     def pause_body(self, *, keep: bool) -> None:
         """Stop reading for the handler's sake (see :meth:`.exchange.Exchange.pause_body`)."""

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from .headers import Headers, response_head
+from .headers import Headers, field_lines, interim_head, response_head
 from .request import RequestHead
 
 __all__ = [
@@ -106,6 +106,9 @@ class ResponseSink(Protocol):
             with_reset: as a reset, since an end would pass for the response's.
         """
 
+    def await_body(self) -> None:
+        """Give the caller, which was told to send the body, time for it."""
+
     def pause_body(self, *, keep: bool) -> None:
         """See :meth:`Exchange.pause_body`."""
 
@@ -140,13 +143,24 @@ class Exchange:
     Attributes:
         head: the request's.
         started: the response's head is written.
+        trailers: the fields that came behind the request's body, once that has ended.
     """
 
-    __slots__ = ("_bodiless", "_chunked", "_last", "_left", "_sink", "head", "started")
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_last",
+        "_left",
+        "_sink",
+        "head",
+        "started",
+        "trailers",
+    )
 
     def __init__(self, sink: ResponseSink, head: RequestHead) -> None:
         self.head = head
         self.started = False
+        self.trailers: Headers = []
         self._sink: ResponseSink | None = sink
         """``None`` once the exchange is over."""
         self._left: int | None = None
@@ -197,8 +211,31 @@ class Exchange:
         """
         self.complete(self.prepare(status, headers, len(body)), body)
 
+    def send_interim(self, status: int, headers: Headers) -> None:
+        """Send an interim response, before the final one. A caller that speaks HTTP/1.0 would take
+        it for the final one, and gets none.
+
+        Args:
+            status: 100 to 199, but not 101. 100 lets a caller that waits for it send the body.
+            headers: all but the hop-by-hop ones.
+
+        Raises:
+            ValueError: a header cannot travel in HTTP; nothing was sent.
+        """
+        sink = self._sink
+        if sink is None or self.started or self.head.http_version == "1.0":
+            return
+        sink.collect(interim_head(status, headers))
+        if status == 100 and self.head.expects_continue:
+            self.head.expects_continue = False
+            sink.await_body()
+
     def start_response(
-        self, status: int, headers: Headers, content_length: int | None = None
+        self,
+        status: int,
+        headers: Headers,
+        content_length: int | None = None,
+        reason: str | None = None,
     ) -> None:
         """Send a response's head, together with what follows in this tick of the loop.
 
@@ -206,16 +243,23 @@ class Exchange:
             status: the HTTP status.
             headers: as in :meth:`respond`; :func:`end_to_end` prepares an app's.
             content_length: of the body, in bytes; ``None`` if only its end will tell.
+            reason: the reason phrase; the usual one of the status unless given.
 
         Raises:
             ValueError: a header cannot travel in HTTP; nothing was sent.
         """
-        data = self.prepare(status, headers, content_length)
+        data = self.prepare(status, headers, content_length, reason)
         if self._sink is not None:
             self.started = True
             self._sink.collect(data)
 
-    def prepare(self, status: int, headers: Headers, content_length: int | None) -> bytes:
+    def prepare(
+        self,
+        status: int,
+        headers: Headers,
+        content_length: int | None,
+        reason: str | None = None,
+    ) -> bytes:
         """Decide how the response is framed.
 
         Args:
@@ -247,7 +291,7 @@ class Exchange:
             framing += "Connection: close\r\n"
         elif head.http_version == "1.0":
             framing += "Connection: keep-alive\r\n"
-        data = response_head(status, headers, framing)
+        data = response_head(status, headers, framing, reason)
         self._bodiless = bodiless
         self._chunked = chunked
         self._left = content_length
@@ -297,8 +341,12 @@ class Exchange:
         else:
             sink.collect(data)
 
-    def end(self) -> None:
-        """End the body. One that is shorter than announced is aborted instead."""
+    def end(self, trailers: Headers | None = None) -> None:
+        """End the body. One that is shorter than announced is aborted instead.
+
+        Args:
+            trailers: fields to send behind it, if the caller takes them.
+        """
         sink = self._sink
         if sink is None:
             return
@@ -307,9 +355,19 @@ class Exchange:
                 self.abort()
                 return
             if self._chunked:
-                sink.collect(b"0\r\n\r\n")
+                sink.collect(b"0\r\n%b\r\n" % self._trailer_lines(trailers))
         self._sink = None
         sink.exchange_ended()
+
+    def _trailer_lines(self, trailers: Headers | None) -> bytes:
+        """Return what comes between the last chunk and the end."""
+        if not trailers or not self.head.takes_trailers:
+            return b""
+        try:
+            return field_lines(trailers)
+        except ValueError:
+            _log.warning("trailers that cannot travel in HTTP were left out of a response")
+            return b""
 
     def abort(self) -> None:
         """Cut the response off so that the caller sees it: without a clean end."""
@@ -349,9 +407,8 @@ class Exchange:
 
     def continue_(self) -> None:
         """Tell a caller that waits for it to send the body."""
-        if self._sink is not None and self.head.expects_continue and not self.started:
-            self.head.expects_continue = False
-            self._sink.collect(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.head.expects_continue:
+            self.send_interim(100, [])
 
     def upgrade(self) -> tuple[asyncio.Transport, bytes]:
         """Leave HTTP: hand over the connection, before any response.

@@ -10,6 +10,9 @@ __all__ = [
     "Headers",
     "Response",
     "end_to_end",
+    "field_lines",
+    "interim_head",
+    "may_be_trailer",
     "response_head",
 ]
 
@@ -76,20 +79,40 @@ class _StatusLines(dict[int, str]):
 _status_lines = _StatusLines()
 
 
-def response_head(status: int, headers: Headers, framing: str) -> bytes:
+def response_head(status: int, headers: Headers, framing: str, reason: str | None = None) -> bytes:
     """Return a response's head as it goes on the wire.
 
     Args:
         status: a final one, 200 to 999.
         headers: all but those that frame the message.
         framing: the lines that do, each with its line end.
+        reason: the reason phrase; the usual one of the status unless given.
 
     Raises:
         ValueError: a header would change the message, or cannot be written at all.
     """
     if not 200 <= status <= 999:
         raise ValueError(f"{status} is not a final HTTP status")
-    text = _status_lines[status]
+    return _head(status, headers, framing, reason)
+
+
+def interim_head(status: int, headers: Headers) -> bytes:
+    """Return an interim response as it goes on the wire.
+
+    Args:
+        status: 100 to 199, but not 101.
+        headers: all of them.
+
+    Raises:
+        ValueError: a header would change the message, or cannot be written at all.
+    """
+    if not 100 <= status <= 199 or status == 101:
+        raise ValueError(f"{status} is not an interim HTTP status")
+    return _head(status, headers, "", None)
+
+
+def _head(status: int, headers: Headers, framing: str, reason: str | None) -> bytes:
+    text = _status_lines[status] if reason is None else f"HTTP/1.1 {status} {reason}\r\n"
     for name, value in headers:
         text += f"{name}: {value}\r\n"
     # Injection needs a line end in a name or a value: then there are more of them than lines.
@@ -99,8 +122,31 @@ def response_head(status: int, headers: Headers, framing: str) -> bytes:
     return f"{text}{framing}\r\n".encode("latin-1")
 
 
-def end_to_end(headers: Headers) -> tuple[Headers, int | None]:
+def may_be_trailer(name: str) -> bool:
+    """Tell whether a field that came behind a body may be passed on there: one that frames the
+    message, names its content or its receiver, or lets somebody in, may not (RFC 9110, section
+    6.5.1)."""
+    return _trailers[name]
+
+
+def field_lines(fields: Headers) -> bytes:
+    """Return trailers as they go on the wire, behind the last chunk of a body.
+
+    Raises:
+        ValueError: one would change the message, or cannot be written at all.
+    """
+    text = "".join([f"{name}: {value}\r\n" for name, value in fields])
+    if text.count("\n") != len(fields) or text.count("\r") != len(fields) or "\0" in text:
+        raise ValueError("a trailer that cannot travel in HTTP")
+    return text.encode("latin-1")
+
+
+def end_to_end(headers: Headers, *, keep_trailer: bool = False) -> tuple[Headers, int | None]:
     """Split an app's response headers into what is passed on and the body's length.
+
+    Args:
+        headers: all of them.
+        keep_trailer: pass on ``Trailer`` too, which says what comes behind the body.
 
     Returns:
         The headers without hop-by-hop ones, those that ``Connection`` names and
@@ -125,6 +171,8 @@ def end_to_end(headers: Headers) -> tuple[Headers, int | None]:
             length = int(value)
         elif kind == "connection":
             named = (named or set()) | {option.strip() for option in pair[1].lower().split(",")}
+        elif keep_trailer and kind == "trailer":
+            passed.append(pair)
     if named is not None:
         passed = [pair for pair in passed if pair[0].lower() not in named]
     return passed, length
@@ -137,3 +185,20 @@ def _response_kind(name: str) -> str:
 
 
 _response_kinds = HeaderTable(_response_kind)
+
+_NO_TRAILERS: Final = HOP_BY_HOP | {
+    "authorization",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "host",
+}
+
+
+def _is_trailer(name: str) -> bool:
+    lower = name.lower()
+    return lower not in _NO_TRAILERS and not lower.startswith("x-synthtunnel-")
+
+
+_trailers = HeaderTable(_is_trailer)

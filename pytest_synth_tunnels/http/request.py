@@ -5,12 +5,21 @@ from typing import Final
 
 import httptools
 
-from .headers import Headers, HeaderTable
+from .headers import Headers, HeaderTable, may_be_trailer
 
 __all__ = ["BadRequest", "ChunkedBody", "HeadParser", "RequestHead"]
 
 _FRAMING: Final = frozenset(
-    {"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"}
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
 _ONCE: Final = frozenset({"content-length", "host", "transfer-encoding"})
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
@@ -64,6 +73,9 @@ class RequestHead:
         content_length: of the body, in bytes; 0 without one, and where ``chunked``.
         chunked: the body's length is told as it comes.
         expects_continue: the caller waits for ``100 Continue`` before it sends the body.
+        takes_trailers: the caller wants the fields behind a response's body.
+        negotiated: ``Expect``, ``TE`` and ``Trailer``, which concern the next server alone, as the
+            caller sent them; only those that this project's relay and agent can carry.
         upgrade: the protocol asked for instead of HTTP, in lower case; only ``websocket``.
     """
 
@@ -72,6 +84,8 @@ class RequestHead:
     content_length = 0
     chunked = False
     expects_continue = False
+    takes_trailers = False
+    negotiated: Headers = []
     upgrade = ""
 
     def __init__(
@@ -227,8 +241,24 @@ class HeadParser:
                 if head.has_body or head.http_version == "1.0":
                     raise BadRequest(400, "BAD_REQUEST", "malformed WebSocket handshake")
                 head.upgrade = "websocket"
-        if framing.get("expect", "").lower() == "100-continue" and head.http_version == "1.1":
-            head.expects_continue = head.has_body
+        if "expect" in framing or "te" in framing or "trailer" in framing:
+            self._negotiate(framing, head)
+
+    def _negotiate(self, framing: dict[str, str], head: RequestHead) -> None:
+        """Take over what the caller and the next server agree on for this message."""
+        if head.http_version == "1.0":
+            return
+        expect = framing.get("expect")
+        if expect is not None:
+            head.expects_continue = head.has_body and expect.lower() == "100-continue"
+            head.negotiated = [*head.negotiated, ("Expect", expect)]
+        codings = framing.get("te", "").lower().split(",")
+        if any(coding.strip() == "trailers" for coding in codings):
+            head.takes_trailers = True
+            head.negotiated = [*head.negotiated, ("TE", "trailers")]
+        trailer = framing.get("trailer")
+        if trailer is not None and head.chunked:
+            head.negotiated = [*head.negotiated, ("Trailer", trailer)]
 
 
 def _joined(kind: str, first: str, second: str) -> str:
@@ -251,8 +281,7 @@ def _absolute(target: str, host: str) -> tuple[str, str]:
 
 
 class ChunkedBody:
-    """A chunked body, piece by piece: takes the chunks apart, through llhttp in its strict mode,
-    and drops the trailers.
+    """A chunked body, piece by piece: takes the chunks apart, through llhttp in its strict mode.
 
     llhttp does not say where a message ends within what it was given. The end of a chunked body
     is always an empty line, though, so it is given the bytes up to each empty line in turn, and
@@ -262,12 +291,20 @@ class ChunkedBody:
     def __init__(self) -> None:
         self.ended = False
         """The last chunk and the trailers have come."""
+        self.trailers: Headers = []
+        """The fields that came behind the body, without those that may not come there."""
         self._pieces: list[bytes] = []
         self._tail = b""
         """The last bytes taken, which may be the beginning of an empty line."""
         self._overhead = _MAX_OVERHEAD_BYTES
         self._llhttp = httptools.HttpRequestParser(self)
         self._llhttp.feed_data(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a trailer from llhttp."""
+        text = name.decode("latin-1")
+        if may_be_trailer(text):
+            self.trailers.append((text, value.decode("latin-1")))
 
     def on_body(self, data: bytes) -> None:
         """Take a piece from llhttp."""

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ..http.headers import Headers
 from ..http.refusal_log import log_refusal
 from ..wire.flow_control import FairResume, Pausable
 from ..wire.frames import (
@@ -23,6 +24,7 @@ from ..wire.frames import (
     RespEnd,
     RespError,
     RespHeaders,
+    RespInterim,
     Window,
     WsClose,
     WsFrame,
@@ -72,14 +74,17 @@ class Carried(Pausable, Protocol):
 class CarriedRequest(Carried, Protocol):
     """One request in flight, as its session sees it."""
 
+    def response_interim(self, frame: RespInterim) -> None:
+        """Take an interim response, which comes before the answer."""
+
     def response_headers(self, frame: RespHeaders) -> None:
         """Take the beginning of the answer, or all of it."""
 
     def response_body(self, chunk: bytes) -> None:
         """Take a piece of the answer."""
 
-    def response_end(self) -> None:
-        """Take the end of the answer."""
+    def response_end(self, trailers: Headers) -> None:
+        """Take the end of the answer, and the trailers behind its body."""
 
     def response_error(self, code: str, message: str) -> None:
         """Take the agent's word that there is no answer, or no end of it."""
@@ -134,6 +139,7 @@ class AgentSession:
         websocket: the agent carries WebSockets.
         flow_control: the agent knows windows.
         caller_connections: the agent ties its connections to those of the callers.
+        exact_http: the agent carries a message exactly as it was sent.
         writing_paused: the link takes no bodies now.
     """
 
@@ -145,6 +151,7 @@ class AgentSession:
         self.websocket = False
         self.flow_control = False
         self.caller_connections = False
+        self.exact_http = False
         self.writing_paused = False
         self._lookup = routes
         self._agent_token = agent_token
@@ -156,6 +163,7 @@ class AgentSession:
             routes.loop, self.requests, self.websockets, lambda: self.writing_paused
         )
         self._takes: dict[type[Any], Callable[[Any], None]] = {
+            RespInterim: self._response_interim,
             RespHeaders: self._response_headers,
             RespBody: self._response_body,
             RespEnd: self._response_end,
@@ -184,6 +192,7 @@ class AgentSession:
             What to answer; ``accepted_leases`` is empty if the agent may serve nothing.
         """
         self.flow_control = frame.capabilities.flow_control
+        self.exact_http = frame.capabilities.exact_http
         self.websocket = frame.capabilities.websocket
         self.caller_connections = (
             frame.capabilities.caller_connections and not self._lookup.shared_connections
@@ -208,6 +217,7 @@ class AgentSession:
                 flow_control=self.flow_control,
                 whole_messages=frame.capabilities.whole_messages,
                 caller_connections=self.caller_connections,
+                exact_http=self.exact_http,
             ),
         )
 
@@ -245,6 +255,11 @@ class AgentSession:
         if take is not None:
             take(frame)
 
+    def _response_interim(self, frame: RespInterim) -> None:
+        request = self.requests.get(frame.rid)
+        if request is not None:
+            request.response_interim(frame)
+
     def _response_headers(self, frame: RespHeaders) -> None:
         request = self.requests.get(frame.rid)
         if request is not None:
@@ -258,7 +273,7 @@ class AgentSession:
     def _response_end(self, frame: RespEnd) -> None:
         request = self.requests.get(frame.rid)
         if request is not None:
-            request.response_end()
+            request.response_end(frame.trailers)
 
     def _response_error(self, frame: RespError) -> None:
         request = self.requests.get(frame.rid)

@@ -48,6 +48,7 @@ from ..wire.frames import (
     ReqEnd,
     ReqHeaders,
     RespHeaders,
+    RespInterim,
     Window,
 )
 from .agent_session import AgentSession
@@ -202,6 +203,9 @@ class ProxiedRequest:
         exchange, frame = self._exchange, self._frame
         if session.caller_connections:
             self._tie(session)
+        if session.exact_http:
+            frame.chunked = exchange.head.chunked
+            frame.negotiated = exchange.head.negotiated
         if not exchange.head.has_body:
             frame.end = True
             session.link.send(frame, at_once=len(session.requests) == 1)
@@ -213,7 +217,8 @@ class ProxiedRequest:
                 self._send_window = SendWindow()
             session.link.send(frame)
         if self._phase is not DONE:
-            exchange.continue_()
+            if not session.exact_http:
+                exchange.continue_()  # else the app decides whether the body is to come
             if session.writing_paused:
                 exchange.pause_body(keep=not frame.end)
 
@@ -310,7 +315,8 @@ class ProxiedRequest:
         if self._phase is not DONE:
             self._request_open = False
             if self._session is not None and not self._frame.end:
-                self._session.link.send(ReqEnd(self.rid, self.route.lease_id))
+                trailers = self._exchange.trailers if self._session.exact_http else []
+                self._session.link.send(ReqEnd(self.rid, self.route.lease_id, trailers))
 
     def half_closed(self) -> bool:
         """Pass the end of the caller's side on to the app, where the agent can do that.
@@ -368,6 +374,16 @@ class ProxiedRequest:
 
     # --- the agent's side: the answer
 
+    def response_interim(self, frame: RespInterim) -> None:
+        """Pass an interim response on. It is a sign of life, so the time begins anew."""
+        if self._phase is not FORWARDED:
+            return
+        self._progress()
+        try:
+            self._exchange.send_interim(frame.status, end_to_end(frame.headers)[0])
+        except ValueError as error:
+            self.fail(bad_answer(error))
+
     def response_headers(self, frame: RespHeaders) -> None:
         """Pass the answer's head on, and all the rest if it came with it."""
         if self._phase is not FORWARDED:
@@ -375,7 +391,8 @@ class ProxiedRequest:
         if frame.close:
             self._exchange.close_afterwards()
         try:
-            headers, length = end_to_end(frame.headers)
+            keep_trailer = self._exchange.head.takes_trailers
+            headers, length = end_to_end(frame.headers, keep_trailer=keep_trailer)
             if max(length or 0, len(frame.body)) > self._response_left and (
                 frame.status not in _BODILESS and self._exchange.head.method != "HEAD"
             ):
@@ -383,7 +400,7 @@ class ProxiedRequest:
             elif frame.end:
                 self._pass_on(frame, headers, length)
             else:
-                self._exchange.start_response(frame.status, headers, length)
+                self._exchange.start_response(frame.status, headers, length, frame.reason)
                 self._phase = ANSWERING
                 self._receive_window = ReceiveWindow()
                 self._moved = True
@@ -415,7 +432,7 @@ class ProxiedRequest:
         elif window.full:
             self._hold_back(session, window)
 
-    def response_end(self) -> None:
+    def response_end(self, trailers: Headers) -> None:
         """End the answer."""
         if self._phase is not ANSWERING:
             self.fail(unreachable("the agent ended an answer that it had not begun"))
@@ -423,7 +440,7 @@ class ProxiedRequest:
             if self._request_open:
                 # The rest of the request's body has no reader any more.
                 self._cancel()
-            self._exchange.end()
+            self._exchange.end(trailers)
 
     def response_error(self, code: str, message: str) -> None:
         """Tell the caller that the app cannot be reached, or has broken off; or, where the app has
@@ -501,7 +518,7 @@ class ProxiedRequest:
     def _pass_on(self, frame: RespHeaders, headers: Headers, length: int | None) -> None:
         """Answer with all that the agent has sent in one frame."""
         # The head first: nothing of it may be wrong once this call is over.
-        answer = self._exchange.prepare(frame.status, headers, length)
+        answer = self._exchange.prepare(frame.status, headers, length, frame.reason)
         session = self._session
         if self._finish():
             if self._request_open:

@@ -17,9 +17,12 @@ from .frames import (
     Frame,
     FrameError,
     ReqBody,
+    ReqEnd,
     ReqHeaders,
     RespBody,
+    RespEnd,
     RespHeaders,
+    RespInterim,
     WsFrame,
     WsOpen,
     WsOpenAck,
@@ -58,7 +61,9 @@ class _Envelope(msgspec.Struct, gc=False):
 
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
 _TYPES: Final = frozenset(kind.__struct_config__.tag for kind in get_args(Frame))
-_WITH_HEADERS: Final = frozenset({ReqHeaders, RespHeaders, WsOpen, WsOpenAck, WsOpenReject})
+_WITH_HEADERS: Final = frozenset(
+    {ReqHeaders, RespInterim, RespHeaders, WsOpen, WsOpenAck, WsOpenReject}
+)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f#]")
 _FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
@@ -110,6 +115,8 @@ def decode(data: bytes | str) -> Frame | None:
             raise refusal from None
     if type(frame) in _WITH_HEADERS:
         _check(frame)  # type: ignore[arg-type]
+    elif isinstance(frame, ReqEnd | RespEnd) and frame.trailers:
+        _check_headers(frame.trailers, frame.rid)
     return frame
 
 
@@ -143,12 +150,21 @@ def _refuse(data: bytes | str, error: Exception) -> FrameError | None:
     return FrameError(f"{envelope.type}: {error}", envelope.rid)
 
 
-def _check(frame: ReqHeaders | RespHeaders | WsOpen | WsOpenAck | WsOpenReject) -> None:
+def _check(
+    frame: ReqHeaders | RespInterim | RespHeaders | WsOpen | WsOpenAck | WsOpenReject,
+) -> None:
     """Refuse what would change the HTTP message that the frame becomes."""
     _check_headers(frame.headers, frame.rid)
+    if isinstance(frame, ReqHeaders) and frame.negotiated:
+        _check_headers(frame.negotiated, frame.rid)
     if isinstance(frame, RespHeaders | WsOpenReject):
         if not 200 <= frame.status <= 999:
             raise FrameError(f"status {frame.status} is not a final HTTP status", frame.rid)
+        if frame.reason and not _FIELD_VALUE.fullmatch(frame.reason):
+            raise FrameError("the reason phrase cannot travel in HTTP", frame.rid)
+    elif isinstance(frame, RespInterim):
+        if not 100 <= frame.status <= 199 or frame.status == 101:
+            raise FrameError(f"status {frame.status} is not an interim HTTP status", frame.rid)
     elif isinstance(frame, ReqHeaders | WsOpen):
         target = f"{frame.path}?{frame.query}"
         if not frame.path.startswith("/") or not target.isascii() or _UNSAFE_TARGET.search(target):

@@ -4,8 +4,10 @@ In memory a frame is one of the structs below; on a WebSocket it is the JSON tex
 :mod:`.codec` makes of it, with the names of the published protocol (protocol, section 3).
 ``chunk``, ``data`` and ``body`` are bytes here and base64 there.
 
-Three things are this project's own additions (protocol, section 6), because published agents and
-relays know none of them.
+Four things are this project's own additions (protocol, section 6), because published agents and
+relays know none of them. What makes a message arrive exactly as it was sent goes only to a peer
+that announced ``exact_http``: :class:`RespInterim`, ``reason``, ``trailers``, ``chunked`` and
+``negotiated``.
 :class:`Window` is sent only to a peer that announced ``flow_control`` when it attached. A whole
 message in one frame (``end``, with ``body``, on :class:`ReqHeaders` and :class:`RespHeaders`)
 goes only to a peer that announced ``whole_messages``: most requests and answers are short, and a
@@ -51,6 +53,7 @@ __all__ = [
     "RespEnd",
     "RespError",
     "RespHeaders",
+    "RespInterim",
     "Window",
     "WsClose",
     "WsFrame",
@@ -129,6 +132,7 @@ class AgentCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     flow_control: bool = False
     whole_messages: bool = False
     caller_connections: bool = False
+    exact_http: bool = False
 
 
 class RelayCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -137,6 +141,7 @@ class RelayCapabilities(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     flow_control: bool = False
     whole_messages: bool = False
     caller_connections: bool = False
+    exact_http: bool = False
 
 
 class Attach(_Frame, tag="ATTACH", omit_defaults=True):
@@ -160,7 +165,8 @@ class ReqHeaders(_Frame, tag="REQ_HEADERS", omit_defaults=True):
 
     With ``end`` it is complete, and ``body`` is all of its body. ``conn`` names the caller's
     connection that it came on; with ``close`` it is the last one there. Without ``conn`` no other
-    request is known to come on the same connection.
+    request is known to come on the same connection. With ``chunked`` the caller sent its body in
+    chunks; ``negotiated`` is its ``Expect``, ``TE`` and ``Trailer``.
     """
 
     lease_id: str
@@ -174,6 +180,8 @@ class ReqHeaders(_Frame, tag="REQ_HEADERS", omit_defaults=True):
     end: bool = False
     conn: str = ""
     close: bool = False
+    chunked: bool = False
+    negotiated: Headers = []
 
 
 class ReqBody(_Frame, tag="REQ_BODY"):
@@ -184,11 +192,12 @@ class ReqBody(_Frame, tag="REQ_BODY"):
     lease_id: str = ""
 
 
-class ReqEnd(_Frame, tag="REQ_END"):
-    """Relay → agent: the request is complete."""
+class ReqEnd(_Frame, tag="REQ_END", omit_defaults=True):
+    """Relay → agent: the request is complete; ``trailers`` came behind its body."""
 
     rid: str
     lease_id: str = ""
+    trailers: Headers = []
 
 
 class Cancel(_Frame, tag="CANCEL"):
@@ -213,11 +222,21 @@ class ConnClosed(_Frame, tag="CONN_CLOSED"):
     conn: str
 
 
+class RespInterim(_Frame, tag="RESP_INTERIM", omit_defaults=True):
+    """Agent → relay: an interim response of the app, 100 to 199 but not 101."""
+
+    rid: str
+    status: int
+    headers: Headers = []
+    lease_id: str = ""
+
+
 class RespHeaders(_Frame, tag="RESP_HEADERS", omit_defaults=True):
     """Agent → relay: the app's status and headers.
 
     With ``end`` the response is complete, and ``body`` is all of its body. With ``close`` the app
-    closes its connection behind it.
+    closes its connection behind it. ``reason`` is the app's reason phrase where it is not the usual
+    one of the status.
     """
 
     rid: str
@@ -227,6 +246,7 @@ class RespHeaders(_Frame, tag="RESP_HEADERS", omit_defaults=True):
     body: bytes = msgspec.field(name="body_b64", default=b"")
     end: bool = False
     close: bool = False
+    reason: str | None = None
 
 
 class RespBody(_Frame, tag="RESP_BODY"):
@@ -238,11 +258,12 @@ class RespBody(_Frame, tag="RESP_BODY"):
     lease_id: str = ""
 
 
-class RespEnd(_Frame, tag="RESP_END"):
-    """Agent → relay: the response is complete."""
+class RespEnd(_Frame, tag="RESP_END", omit_defaults=True):
+    """Agent → relay: the response is complete; ``trailers`` came behind its body."""
 
     rid: str
     lease_id: str = ""
+    trailers: Headers = []
 
 
 class RespError(_Frame, tag="RESP_ERROR"):
@@ -281,6 +302,7 @@ class WsOpenReject(_Frame, tag="WS_OPEN_REJECT"):
     headers: Headers = []
     body: bytes = msgspec.field(name="body_b64", default=b"")
     lease_id: str = ""
+    reason: str | None = None
 
 
 class WsFrame(_Frame, tag="WS_FRAME"):
@@ -331,6 +353,7 @@ RelayFrame = (
 
 AgentFrame = (
     Attach
+    | RespInterim
     | RespHeaders
     | RespBody
     | RespEnd

@@ -9,7 +9,8 @@ import pytest
 
 from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.agent.url_rewriter import UrlRewriter, split_address
-from pytest_synth_tunnels.wire.frames import Headers, ReqHeaders
+from pytest_synth_tunnels.http.headers import Headers
+from pytest_synth_tunnels.wire.frames import ReqHeaders
 
 PUBLIC = "http://127.0.0.1:9000/s/rt_1"
 

@@ -8,6 +8,7 @@ import pytest
 from pytest_synth_tunnels.aio.deadlines import Deadlines
 from pytest_synth_tunnels.http import pool as pool_module
 from pytest_synth_tunnels.http.client_connection import OriginError
+from pytest_synth_tunnels.http.headers import Headers
 from pytest_synth_tunnels.http.pool import MAX_IDLE_S, ConnectionPool
 
 from ..support.responses import Response
@@ -20,8 +21,8 @@ class Request(Response):
         super().__init__()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def response_ended(self) -> None:
-        super().response_ended()
+    def response_ended(self, trailers: Headers) -> None:
+        super().response_ended(trailers)
         self.done.set_result(None)
 
     def failed(self, error: OriginError) -> None:

@@ -15,9 +15,12 @@ class Response:
 
     def __init__(self) -> None:
         self.connection: ClientConnection | None = None
+        self.interims: list[tuple[int, Headers]] = []
         self.status = 0
+        self.reason: str | None = None
         self.headers: Headers = []
         self.body = b""
+        self.trailers: Headers = []
         self.ended = False
         self.error: OriginError | None = None
         self.pauses = 0
@@ -29,8 +32,15 @@ class Response:
         self.connection = connection
         connection.begin(self, REQUEST, head_only=False, complete=True)
 
-    def response_started(self, status: int, headers: Headers, located: bool) -> None:
-        self.status, self.headers = status, headers
+    def response_interim(self, status: int, headers: Headers) -> None:
+        assert not self.status
+        self.interims.append((status, headers))
+
+    def response_started(
+        self, status: int, reason: str | None, headers: Headers, located: bool
+    ) -> None:
+        assert not self.status
+        self.status, self.reason, self.headers = status, reason, headers
 
     def response_body(self, data: bytes) -> None:
         assert self.status
@@ -39,9 +49,9 @@ class Response:
     def response_paused(self) -> None:
         self.pauses += 1
 
-    def response_ended(self) -> None:
+    def response_ended(self, trailers: Headers) -> None:
         assert not self.over
-        self.ended = True
+        self.ended, self.trailers = True, trailers
 
     def response_upgraded(
         self, headers: Headers, transport: asyncio.Transport, received: bytes
