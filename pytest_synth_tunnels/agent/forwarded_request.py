@@ -431,6 +431,10 @@ class ForwardedRequest:
         self._connection = None
         self._ended = True
         uplink = self._uplink
+        if not uplink.exact_http:
+            trailers = []
+        elif trailers:
+            self.response_paused()
         uplink.forget(self)
         if self._stalled:
             uplink.unstall(self)
@@ -447,15 +451,11 @@ class ForwardedRequest:
                 head.headers,
                 head.body,
             )
-        if trailers and uplink.exact_http:
-            self.response_paused()
-            uplink.send(RespEnd(self.rid, self.lease_id, trailers))
-            return
         if head is not None:
             head.end = True
             uplink.send(head, at_once=not uplink.inflight)
         else:
-            uplink.send(RespEnd(self.rid, self.lease_id))
+            uplink.send(RespEnd(self.rid, self.lease_id, trailers))
 
     # --- inside
 

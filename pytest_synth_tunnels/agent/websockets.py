@@ -166,6 +166,7 @@ class AppWebSocket(TunnelledWebSocket):
         self._connection: ClientConnection | None = None
         """Set while the app has not answered the handshake."""
         self._status = 0
+        self._reason: str | None = None
         self._headers: Headers = []
         self._body = bytearray()
         """What the app answers, where it refuses."""
@@ -224,9 +225,15 @@ class AppWebSocket(TunnelledWebSocket):
         self._send(WsOpenAck(self.rid, headers, self.lease_id))
         self.adopt(transport, received)
 
-    def response_started(self, status: int, headers: Headers, located: bool) -> None:
+    def response_interim(self, status: int, headers: Headers) -> None:
+        """Wait for the answer itself: callers expect none before it in a handshake."""
+
+    def response_started(
+        self, status: int, reason: str | None, headers: Headers, located: bool
+    ) -> None:
         """Take the beginning of the app's refusal."""
         self._status = status
+        self._reason = reason if self._uplink.exact_http else None
         self._headers = self._rewriter.response_headers(without_framing(headers), self._path)
 
     def response_body(self, data: bytes) -> None:
@@ -239,7 +246,7 @@ class AppWebSocket(TunnelledWebSocket):
     def response_paused(self) -> None:
         """Wait for the rest of the refusal."""
 
-    def response_ended(self) -> None:
+    def response_ended(self, trailers: Headers) -> None:
         """Pass the app's refusal on."""
         self._connection = None
         body = bytes(self._body)
@@ -248,7 +255,16 @@ class AppWebSocket(TunnelledWebSocket):
             self._recorded.response_body(body)
             self._recorded.response_ended()
         if self._leave():
-            self._send(WsOpenReject(self.rid, self._status, self._headers, body, self.lease_id))
+            self._send(
+                WsOpenReject(
+                    self.rid,
+                    self._status,
+                    self._headers,
+                    body,
+                    self.lease_id,
+                    self._reason,
+                )
+            )
 
     # --- the relay
 

@@ -198,18 +198,21 @@ class Exchange:
         sink = self._sink
         return 0 if sink is None else sink.body_at_hand
 
-    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+    def respond(
+        self, status: int, headers: Headers, body: bytes, reason: str | None = None
+    ) -> None:
         """Send a whole response.
 
         Args:
             status: the HTTP status.
             headers: all but the hop-by-hop ones and ``Content-Length``.
             body: left out where the request or the status allows none.
+            reason: the reason phrase; the usual one of the status unless given.
 
         Raises:
             ValueError: a header cannot travel in HTTP; nothing was sent.
         """
-        self.complete(self.prepare(status, headers, len(body)), body)
+        self.complete(self.prepare(status, headers, len(body), reason), body)
 
     def send_interim(self, status: int, headers: Headers) -> None:
         """Send an interim response, before the final one. A caller that speaks HTTP/1.0 would take

@@ -233,7 +233,8 @@ class ProxiedWebSocket(TunnelledWebSocket):
         """Pass the app's refusal on."""
         if self._leave():
             try:
-                self._exchange.respond(frame.status, without_framing(frame.headers), frame.body)
+                headers = without_framing(frame.headers)
+                self._exchange.respond(frame.status, headers, frame.body, frame.reason)
             except ValueError as error:
                 self._refuse(bad_answer(error))
 

@@ -244,7 +244,6 @@ def test_interim_and_empty_responses(kind: str) -> None:
             b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
-            interim + OK,
         )
         async with tunnel(kind, app) as opened:
             caller = await opened.caller()
@@ -255,64 +254,11 @@ def test_interim_and_empty_responses(kind: str) -> None:
                 ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
             ]:
                 caller.send(method)
+                if head.startswith(b"HTTP/1.1 204"):
+                    hints, going_on, _ = interim.split(b"\r\n\r\n")
+                    assert await caller.head() == hints + b"\r\n\r\n"
+                    assert await caller.head() == going_on + b"\r\n\r\n"
                 assert await caller.head() == head
-            caller.send()
-            assert await caller.answer() == (200, b"ok")
-
-    run(test)
-
-
-@both
-def test_trailers_are_dropped_both_ways(kind: str) -> None:
-    def app(opened: Tunnel) -> App:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            opened.arrived.put_nowait(await reader.readuntil(b"\r\n\r\n"))
-            opened.arrived.put_nowait(await reader.readuntil(b"0\r\n\r\n"))
-            writer.write(
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
-                b"2\r\nok\r\n0\r\nX-Sum: 1\r\nSet-Cookie: a=1\r\n\r\n"
-            )
-            opened.arrived.put_nowait(await reader.readuntil(b"\r\n\r\n"))
-            writer.write(OK)
-
-        return serve
-
-    async def test() -> None:
-        async with tunnel(kind, app) as opened:
-            caller = await opened.caller()
-            caller.send("POST", "/", "Transfer-Encoding: chunked", "Trailer: X-T")
-            assert b"trailer" not in (await opened.arrived.get()).lower()
-            caller.writer.write(b"3;x=y\r\nabc\r\n0\r\nX-T: 1\r\nAuthorization: no\r\n\r\n")
-            assert await opened.arrived.get() == b"3\r\nabc\r\n0\r\n\r\n"
-            head = await caller.head()
-            assert b"trailer" not in head.lower()
-            assert await caller.reader.readuntil(b"0\r\n\r\n") == b"2\r\nok\r\n0\r\n\r\n"
-            caller.send()
-            assert await caller.answer() == (200, b"ok")
-
-    run(test)
-
-
-@both
-def test_expect_continue(kind: str) -> None:
-    def app(opened: Tunnel) -> App:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            opened.arrived.put_nowait(await reader.readuntil(b"\r\n\r\n"))
-            opened.arrived.put_nowait(await reader.readexactly(4))
-            writer.write(OK)
-
-        return serve
-
-    async def test() -> None:
-        async with tunnel(kind, app) as opened:
-            caller = await opened.caller()
-            caller.send("PUT", "/", "Content-Length: 4", "Expect: 100-continue")
-            assert await caller.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
-            caller.writer.write(b"body")
-            head = await opened.arrived.get()
-            assert b"expect" not in head.lower()
-            assert await opened.arrived.get() == b"body"
-            assert await caller.answer() == (200, b"ok")
 
     run(test)
 

@@ -65,7 +65,7 @@ class Stream:
     def response_body(self, chunk):
         self.told.append(chunk)
 
-    def response_end(self):
+    def response_end(self, trailers):
         self.told.append("end")
 
     def response_error(self, code, message):

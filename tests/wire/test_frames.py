@@ -26,6 +26,7 @@ from pytest_synth_tunnels.wire.frames import (
     RespEnd,
     RespError,
     RespHeaders,
+    RespInterim,
     Window,
     WsClose,
     WsFrame,
@@ -64,6 +65,13 @@ EXAMPLES: list[Frame] = [
     WsFrame("r1", b"text", "text", False, "lease"),
     WsClose("r1", 1001, "bye", "lease"),
     Window("r1", 5, "lease"),
+    ReqHeaders("l", "r1", "PUT", "/", "", HEADERS, 1000, chunked=True, negotiated=HEADERS),
+    ReqEnd("r1", "lease", HEADERS),
+    RespInterim("r1", 103, HEADERS, "lease"),
+    RespHeaders("r1", 299, HEADERS, "lease", reason="Quota Low"),
+    RespHeaders("r1", 299, HEADERS, "lease", reason=""),
+    RespEnd("r1", "lease", HEADERS),
+    WsOpenReject("r1", 403, HEADERS, b"no", "lease", "Not you"),
 ]
 
 
@@ -90,6 +98,8 @@ def test_names_on_the_wire_are_the_published_ones() -> None:
         *("RESP_HEADERS", "RESP_HEADERS", "RESP_HEADERS", "RESP_BODY", "RESP_END", "RESP_ERROR"),
         *("WS_OPEN", "WS_OPEN_ACK", "WS_OPEN_REJECT", "WS_FRAME", "WS_CLOSE"),
         "WINDOW",
+        *("REQ_HEADERS", "REQ_END", "RESP_INTERIM", "RESP_HEADERS", "RESP_HEADERS", "RESP_END"),
+        "WS_OPEN_REJECT",
     ]
     assert json.loads(encode(ReqBody("r1", b"\x00\xff", "l"))) == {
         "type": "REQ_BODY",
@@ -197,6 +207,16 @@ REQUEST = {
         REQUEST | {"method": "GET /x HTTP/1.1\r\n"},
         REQUEST | {"method": ""},
         REQUEST | {"deadline_ms": 1.5},
+        REQUEST | {"negotiated": [["TE", "a\r\nb"]]},
+        REQUEST | {"negotiated": [["T E", "trailers"]]},
+        RESPONSE | {"reason": "OK\r\nX: 1"},
+        RESPONSE | {"reason": "\u0100"},
+        RESPONSE | {"type": "WS_OPEN_REJECT", "reason": "\n"},
+        RESPONSE | {"type": "RESP_INTERIM"},
+        RESPONSE | {"type": "RESP_INTERIM", "status": 101},
+        RESPONSE | {"type": "RESP_INTERIM", "status": 103, "headers": [["a", "\n"]]},
+        {"type": "RESP_END", "rid": "r", "trailers": [["a", "b\r\n\r\n"]]},
+        {"type": "REQ_END", "rid": "r", "trailers": [["a:", "b"]]},
         {"type": "REQ_BODY", "rid": "r"},
         {"type": "REQ_BODY", "rid": "r", "chunk_b64": "%%%"},
         {"type": "REQ_BODY", "rid": "r", "chunk_b64": None},
