@@ -465,8 +465,12 @@ class ForwardedRequest:
         window = self._send_window
         if self._recorded is not None:
             self._recorded.response_body(data)
+        if window is not None:
+            window.spend(
+                len(data)
+            )  # before it is sent: in memory the credit for it comes meanwhile
         self._uplink.send(RespBody(self.rid, data, lease_id=self.lease_id))
-        if window is not None and not window.spend(len(data)) and self._connection is not None:
+        if window is not None and not window.open and self._connection is not None:
             self._connection.pause_reading()
 
     def _grant(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pytest_synth_tunnels.wire.frames import (
     MAX_WHOLE_BYTES,
     WINDOW_BYTES,
+    Frame,
     ReqBody,
     ReqEnd,
     RespBody,
@@ -322,6 +323,27 @@ def test_a_response_stops_at_its_window() -> None:
             assert count - taken < 3 * WINDOW_BYTES
             bench.link.send(Window(rid, count - taken))
             taken = count
+        assert bench.answers[rid].body == body
+
+    run(scenario)
+
+
+def test_credit_that_comes_while_a_piece_is_sent_counts() -> None:
+    # In memory a relay whose caller reads at once grants credit before the agent's send returns.
+    async def scenario(bench: AgentBench) -> None:
+        body = bytes(range(256)) * 20_000
+        await bench.app(lambda _: ok(body))
+        rid = bench.begin()
+        take = bench._take
+
+        def take_and_grant(frame: Frame) -> None:
+            take(frame)
+            if isinstance(frame, RespBody):
+                bench.link.send(Window(rid, len(frame.chunk)))
+
+        bench._take = take_and_grant  # type: ignore[method-assign]
+        bench.link.send(ReqEnd(rid))
+        await bench.until(lambda: bench.answers[rid].done)
         assert bench.answers[rid].body == body
 
     run(scenario)
