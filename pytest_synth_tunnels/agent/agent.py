@@ -26,7 +26,9 @@ from ..wire.frames import (
     MAX_CHUNK_BYTES,
     AgentCapabilities,
     Attach,
+    CallerEof,
     Cancel,
+    ConnClosed,
     Frame,
     FrameError,
     RelayCapabilities,
@@ -82,7 +84,7 @@ class Agent:
         self.agent_id = agent_id or f"agent-{uuid4().hex[:12]}"
         self.deadlines = Deadlines(loop)
         """Wakes up requests, WebSockets and idle connections that have waited too long."""
-        self.leases = ServedLeases(self.deadlines, patience_s)
+        self.leases = ServedLeases(patience_s, self._app_closed)
         """What it serves."""
         self.uplink = Uplink(loop, self.deadlines, recorder)
         """Its end of the link, and what is in flight on it."""
@@ -100,6 +102,8 @@ class Agent:
             ReqBody: self._take_body,
             ReqEnd: self._take_end,
             Cancel: self._take_cancel,
+            CallerEof: self._take_caller_eof,
+            ConnClosed: self._take_conn_closed,
             Window: self._take_window,
             WsOpen: self._open_websocket,
             WsFrame: self._take_message,
@@ -160,6 +164,7 @@ class Agent:
                 flow_control=True,
                 whole_messages=True,
                 exact_http=True,
+                caller_connections=True,
             ),
         )
 
@@ -293,6 +298,15 @@ class Agent:
         if request is not None:
             request.cancel()
 
+    def _take_caller_eof(self, frame: CallerEof) -> None:
+        request = self._requests.get(frame.rid)
+        if request is not None:
+            request.caller_ended()
+
+    def _take_conn_closed(self, frame: ConnClosed) -> None:
+        for pool in self.leases.pools:
+            pool.end_caller(frame.conn)
+
     def _take_window(self, frame: Window) -> None:
         request = self._requests.get(frame.rid)
         if request is not None:
@@ -323,10 +337,20 @@ class Agent:
 
     # --- inside
 
+    def _app_closed(self, caller: str) -> None:
+        """Tell the relay that an app has closed a connection, if it was the last one that was tied
+        to that caller."""
+        if self.uplink.caller_connections and not any(
+            pool.holds(caller) for pool in self.leases.pools
+        ):
+            self.uplink.send(ConnClosed(caller))
+
     def _end_inflight(self) -> None:
         """End all that was in flight on the link, which is gone."""
         for request in list(self._requests.values()):
             request.cancel()
+        for pool in self.leases.pools:
+            pool.end_callers()
         self._probes.cancel()
         for websocket in list(self.uplink.websockets.values()):
             websocket.end(1012, _LOST_REASON, tell=False)

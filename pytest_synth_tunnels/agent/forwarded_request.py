@@ -34,6 +34,8 @@ from ..http.pool import ConnectionPool
 from ..traffic.recorder import RecordedRequest
 from ..wire.flow_control import ReceiveWindow, SendWindow
 from ..wire.frames import (
+    CONNECTION_CLOSED,
+    CONNECTION_RESET,
     MAX_WHOLE_BYTES,
     ReqHeaders,
     RespBody,
@@ -52,7 +54,7 @@ __all__ = ["ForwardedRequest"]
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 """Methods that come without a body unless something says otherwise."""
 
-_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "PUT"})
+_CALLER_GONE: Final = "the caller went away"
 _EARLY_BYTES: Final = 65_536
 """A body that grows to this length is not collected any longer."""
 
@@ -74,10 +76,13 @@ class ForwardedRequest:
     __slots__ = (
         "_arrived_s",
         "_body",
+        "_caller",
+        "_caller_ended",
         "_chunked",
         "_connection",
         "_ended",
         "_head",
+        "_last",
         "_length",
         "_lines",
         "_method",
@@ -89,7 +94,6 @@ class ForwardedRequest:
         "_recorded",
         "_recorder",
         "_responded",
-        "_retried",
         "_rewriter",
         "_send_window",
         "_sink_paused",
@@ -128,13 +132,21 @@ class ForwardedRequest:
         self._pool = pool
         self._timeout_s = timeout_s
         self._connection: ClientConnection | None = None
-        self._retried = False
-        """Whether it goes to the app for the second time."""
+        tied = uplink.caller_connections
+        self._caller = frame.conn if tied else ""
+        """The name of the caller's connection; empty where the request has a connection to the app
+        of its own."""
+        self._last = frame.close or not self._caller
+        """Whether no other request comes on the same connection."""
+        self._caller_ended = False
+        """Whether the caller has ended its side of the connection."""
 
         # The request.
         self._lines, self._length = rewriter.request_head(frame, path)
         if frame.negotiated:
             self._lines += _negotiated_lines(frame.negotiated)
+        if self._last:
+            self._lines += "Connection: close\r\n"
         self._body: list[bytes] = []
         """The pieces of the body that wait for the connection."""
         self._received = 0
@@ -272,12 +284,19 @@ class ForwardedRequest:
                 self._chunked = True
             elif self._received or (self._method not in _BODILESS and not self._uplink.exact_http):
                 self._length = self._received
-        self._pool.acquire(self)
+        self._pool.acquire(self, caller=self._caller)
+
+    def caller_ended(self) -> None:
+        """End this side of the connection to the app, behind the request, as the caller has ended
+        its own."""
+        self._caller_ended = True
+        if self._connection is not None and self._ended:
+            self._connection.half_close()
 
     def cancel(self) -> None:
         """End the request without a word to the relay, where nobody waits for it."""
         if (recorded := self.record()) is not None:
-            recorded.broken_off("the caller went away")
+            recorded.broken_off(_CALLER_GONE)
         self._detach()
 
     # --- the answer, from the relay's side
@@ -350,25 +369,24 @@ class ForwardedRequest:
             complete=ended,
             at_once=self._uplink.inflight == 1,
         )
+        if self._caller_ended and ended:
+            connection.half_close()
         if not ended and not self._sink_paused:
             self._grant()
         if self._uplink.link_paused:
             connection.pause_reading()
 
     def failed(self, error: OriginError) -> None:
-        """Try again where nothing can happen twice, else tell the caller."""
+        """Tell the relay that there is no answer, or no end of it."""
         self._connection = None
-        if (
-            error.unanswered
-            and not self._retried
-            and not self._received
-            and self._ended
-            and self._method in _IDEMPOTENT
-        ):
-            self._retried = True
-            self._pool.acquire(self, fresh=True)
-            return
         self._detach()
+        if error.unanswered and self._uplink.caller_connections:
+            code = CONNECTION_RESET if error.reset else CONNECTION_CLOSED
+            recorded = self.record()
+            if recorded is not None:
+                recorded.broken_off(_CALLER_GONE if self._caller_ended else str(error))
+            self._uplink.send(RespError(self.rid, code, str(error), self.lease_id))
+            return
         self._give_up(502, "TUNNEL_ENDPOINT_UNREACHABLE", str(error))
 
     def pause_writing(self) -> None:
@@ -402,6 +420,8 @@ class ForwardedRequest:
             head.reason = reason
         if self._recorded is not None:
             self._recorded.response_started(status, headers)
+        if self._caller and self._connection is not None:
+            self._head.close = self._connection.last
 
     def response_body(self, data: bytes) -> None:
         """Pass a piece of the body on, and stop the app where the relay takes no more."""
@@ -525,9 +545,14 @@ class ForwardedRequest:
             self._respond_error(status, code, message)
 
     def _respond_error(self, status: int, code: str, message: str) -> None:
-        head_only = self._method == "HEAD"
         self._uplink.respond_error(
-            self.rid, self.lease_id, status, code, message, head_only=head_only
+            self.rid,
+            self.lease_id,
+            status,
+            code,
+            message,
+            head_only=self._method == "HEAD",
+            close=self._reached and bool(self._caller),
         )
 
     def _record_end(self, recorded: RecordedRequest) -> None:

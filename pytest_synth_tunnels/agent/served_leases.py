@@ -2,10 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from ..aio.deadlines import Deadlines
 from ..http.pool import ConnectionPool
 from ..wire.frames import AttachLease, LocalTarget
 from .target import Target
@@ -112,14 +111,17 @@ class ServedLeases:
     """All leases of one agent, and the connections to their targets.
 
     Args:
-        deadlines: wakes up what closes idle connections.
         patience_s: how long a refused connection is tried again while the app has never accepted
             one, in seconds.
+        on_app_closed: called with the name of a caller's connection when an app has closed the
+            connection that was tied to it.
     """
 
-    def __init__(self, deadlines: Deadlines, patience_s: float) -> None:
-        self._deadlines = deadlines
+    def __init__(
+        self, patience_s: float, on_app_closed: Callable[[str], None] | None = None
+    ) -> None:
         self._patience_s = patience_s
+        self._on_app_closed = on_app_closed
         self._leases: dict[str, ServedLease] = {}
         """By id."""
         self.pools: set[ConnectionPool] = set()
@@ -170,7 +172,10 @@ class ServedLeases:
             return
         self.remove_target(lease_id, address)
         pool = ConnectionPool(
-            target.host, target.port, self._deadlines, patience_s=self._patience_s
+            target.host,
+            target.port,
+            patience_s=self._patience_s,
+            on_app_closed=self._on_app_closed,
         )
         self.pools.add(pool)
         lease.lead(address, target, pool, origin)

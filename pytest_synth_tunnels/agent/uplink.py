@@ -50,6 +50,9 @@ class InflightRequest(Expiring, Pausable, Protocol):
     def end(self, trailers: Headers) -> None:
         """Take the end of the request, and the trailers behind its body."""
 
+    def caller_ended(self) -> None:
+        """Take note that the caller has ended its side of the connection behind the request."""
+
     def window(self, credit_bytes: int) -> None:
         """Take credit for the response's body."""
 
@@ -92,6 +95,8 @@ class Uplink:
         """Whether the relay knows windows."""
         self.exact_http = False
         """Whether the relay carries a message exactly as it was sent."""
+        self.caller_connections = False
+        """Whether the relay says which caller's connection a request came on."""
         self.link_paused = False
         """Whether the link takes no bodies now."""
         self.requests: dict[str, InflightRequest] = {}
@@ -128,6 +133,7 @@ class Uplink:
         self._link = link
         self.flow_control = capabilities.flow_control
         self.exact_http = capabilities.exact_http
+        self.caller_connections = capabilities.caller_connections
         self.link_paused = False
 
     def disconnect(self) -> Link | None:
@@ -143,9 +149,27 @@ class Uplink:
         if self._link is not None:
             self._link.send(frame, at_once=at_once)
 
-    def respond(self, rid: str, lease_id: str, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole response of the agent's own."""
-        self.send(RespHeaders(rid, status, headers, lease_id, body, end=True))
+    def respond(
+        self,
+        rid: str,
+        lease_id: str,
+        status: int,
+        headers: Headers,
+        body: bytes,
+        *,
+        close: bool = False,
+    ) -> None:
+        """Send a whole response of the agent's own.
+
+        Args:
+            rid: the request.
+            lease_id: the lease that the request came for.
+            status: the HTTP status.
+            headers: all of them.
+            body: all of it.
+            close: the caller's connection ends behind it.
+        """
+        self.send(RespHeaders(rid, status, headers, lease_id, body, end=True, close=close))
 
     def respond_error(
         self,
@@ -156,6 +180,7 @@ class Uplink:
         message: str,
         *,
         head_only: bool = False,
+        close: bool = False,
     ) -> None:
         """Send an error of the agent's own as a whole response.
 
@@ -166,10 +191,11 @@ class Uplink:
             code: the stable code (protocol, section 1).
             message: what failed and what to do, for people.
             head_only: the request's method is HEAD, so that the response has no body.
+            close: the caller's connection ends behind it.
         """
         log_refusal(status, code, rid)
         _, headers, body = error_response(status, code, message, rid)
-        self.respond(rid, lease_id, status, headers, b"" if head_only else body)
+        self.respond(rid, lease_id, status, headers, b"" if head_only else body, close=close)
 
     # --- the requests
 

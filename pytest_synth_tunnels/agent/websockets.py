@@ -181,7 +181,7 @@ class AppWebSocket(TunnelledWebSocket):
     def begin(self) -> None:
         """Ask for a connection."""
         self._deadlines.set(self, self._loop.time() + self._timeout_s)
-        self._pool.acquire(self, fresh=True)
+        self._pool.acquire(self)
 
     def abort(self) -> None:
         """End it without a word to the app, or do not begin."""

@@ -37,14 +37,16 @@ import asyncio
 import logging
 import re
 import socket
+from contextlib import suppress
 from enum import Enum, auto
 from http import HTTPStatus
+from time import monotonic
 from typing import Final, Protocol, cast
 
 import httptools
 
 from .headers import HOP_BY_HOP, Headers, HeaderTable, may_be_trailer
-from .sockets import acknowledge_quickly
+from .sockets import acknowledge_quickly, has_ended
 
 __all__ = [
     "ClientConnection",
@@ -64,19 +66,25 @@ _MAX_INTERIMS: Final = 64
 _MAX_TRAILER_BYTES: Final = 65_536
 _WRITE_BUFFER_BYTES: Final = 128 * 1024
 _SMALL_BYTES: Final = 65_536
+_SETTLED_S: Final = 0.0005
+"""How soon after a response an app may be trusted not to have closed the connection: asking the
+system costs as much as a tenth of a request, and who sends many has no such pause between two."""
 
 
 class OriginError(Exception):
     """The app gave no whole response. The message names its host and port.
 
     Attributes:
-        unanswered: a reused connection ended before one byte of the response: the app was most
-            likely closing it while the request was on its way.
+        unanswered: the connection ended before one byte of the response, and that may be no fault
+            of the app: it was reused, so that the app was most likely closing it while the request
+            was on its way, or this side of it was ended.
+        reset: the connection ended with a reset.
     """
 
-    def __init__(self, message: str, *, unanswered: bool = False) -> None:
+    def __init__(self, message: str, *, unanswered: bool = False, reset: bool = False) -> None:
         super().__init__(message)
         self.unanswered = unanswered
+        self.reset = reset
 
 
 class ConnectionWaiter(Protocol):
@@ -162,7 +170,7 @@ class ConnectionOwner(Protocol):
         """Take back a connection whose response is complete, for the next request."""
 
     def forget(self, connection: "ClientConnection") -> None:
-        """Take note that a connection ended while no request was in flight on it."""
+        """Take note that a connection has ended, or is about to. It may be told twice."""
 
     def flush_soon(self, connection: "ClientConnection") -> None:
         """Call :meth:`ClientConnection.flush` at the end of this tick of the event loop."""
@@ -579,12 +587,12 @@ class ClientConnection(asyncio.Protocol):
         owner: gets it back after each response.
 
     Attributes:
-        idle_since_s: when the last response ended, in the loop's time.
+        caller: the name of the caller's connection that it is tied to; the owner's.
         reused: it has carried a request before the one in flight.
     """
 
     def __init__(self, owner: ConnectionOwner) -> None:
-        self.idle_since_s = 0.0
+        self.caller = ""
         self.reused = False
         self._owner = owner
         self._reader = ResponseReader(owner.name)
@@ -595,12 +603,30 @@ class ClientConnection(asyncio.Protocol):
         """The request is written to its end."""
         self._read_paused = False
         self._write_paused = False
+        self._idle_since_s = 0.0
+        """When the last response ended, on the monotonic clock."""
+        self._half_closed = False
+        """This side of the connection is ended."""
         self._socket: socket.socket | None = None
 
     @property
+    def busy(self) -> bool:
+        """Whether a request is in flight."""
+        return self._reader.handler is not None
+
+    @property
     def usable(self) -> bool:
-        """Whether another request may begin."""
-        return not self._transport.is_closing()
+        """Whether another request may begin: none is in flight, and the app has not ended the
+        connection, as far as the system knows."""
+        if self._reader.handler is not None or self._transport.is_closing():
+            return False
+        # What the event loop has not told yet can only be what came of late.
+        return monotonic() - self._idle_since_s < _SETTLED_S or not has_ended(self._transport)
+
+    @property
+    def last(self) -> bool:
+        """Whether the app closes the connection behind the response whose head has come."""
+        return not self._reader.keep
 
     # For the handler.
 
@@ -662,6 +688,15 @@ class ClientConnection(asyncio.Protocol):
     def request_ended(self) -> None:
         """Take note that the request is complete, so that the connection can be used again."""
         self._sent = True
+
+    def half_close(self) -> None:
+        """End this side of the connection, behind a request that is complete. The response still
+        comes, and the connection is not used again."""
+        self._half_closed = True
+        self.flush()
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            with suppress(OSError):  # the app has reset the connection
+                self._transport.write_eof()
 
     def pause_reading(self) -> None:
         """Let the app wait."""
@@ -759,14 +794,22 @@ class ClientConnection(asyncio.Protocol):
         reader.end()
         if self._read_paused:
             self.resume_reading()
-        if reader.keep and self._sent and not self._write_paused and not self._unwritten:
+        kept = (
+            reader.keep
+            and self._sent
+            and not (self._half_closed or self._write_paused or self._unwritten)
+        )
+        if kept:
             self.reused = True
+            self._idle_since_s = monotonic()
             self._owner.release(self)
         else:
             self._unwritten = b""
             self._transport.abort()
         if handler is not None:
             handler.response_ended(trailers)
+        if not kept:
+            self._owner.forget(self)
 
     def _ended_by_peer(self, exc: Exception | None) -> None:
         """Tell a response that ends with its connection from one that was cut off."""
@@ -779,7 +822,9 @@ class ClientConnection(asyncio.Protocol):
         else:
             silent = reader.stage is _HEAD and not reader.head_bytes
             self._fail(
-                "it closed the connection without an answer", unanswered=silent and self.reused
+                "it closed the connection without an answer",
+                unanswered=silent and (self.reused or self._half_closed),
+                reset=exc is not None,
             )
 
     def _read_the_rest(self) -> None:
@@ -798,10 +843,12 @@ class ClientConnection(asyncio.Protocol):
         if self._reader.handler is not None:
             self._ended_by_peer(None)
 
-    def _fail(self, why: str, *, unanswered: bool = False) -> None:
+    def _fail(self, why: str, *, unanswered: bool = False, reset: bool = False) -> None:
         """Give the connection up, and tell the handler once."""
         handler, self._reader.handler = self._reader.handler, None
         self._unwritten = b""
         self._transport.abort()
         if handler is not None:
-            handler.failed(OriginError(f"{self._owner.name}: {why}", unanswered=unanswered))
+            message = f"{self._owner.name}: {why}"
+            handler.failed(OriginError(message, unanswered=unanswered, reset=reset))
+        self._owner.forget(self)

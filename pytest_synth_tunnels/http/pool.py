@@ -1,30 +1,47 @@
-"""The local app: pooled HTTP/1.1 connections to one host and port.
+"""The connections to one app: each belongs to one caller's connection, or to one request.
 
-No task and no queue per request: a request takes an idle connection, or waits for the next one,
-and hears everything else from the parser's callbacks. Only dialling a new connection is a task.
+To the app it is as if its callers were connected to it. A caller's connection has a name here,
+``caller``. The first request on it makes a connection to the app, which is *tied* to the caller
+from then on and carries its later requests, one at a time. The tie ends with either end:
 
-A connection idle for more than :data:`MAX_IDLE_S` is not used again. Servers keep idle connections
-for longer than that, so a reused connection is practically never one that is being closed.
+- :meth:`ConnectionPool.end_caller`: the caller's connection has ended, and so the app's is closed;
+- the app closes or resets the connection, or says that it will, or a request on it breaks off:
+  ``on_app_closed`` tells that, unless the caller has a newer connection by then.
+
+A connection between two requests, of which the app has closed its side already, is not used: the
+next request of that caller makes a new one, since nothing of it can have reached the app. A request
+without a caller's name has a connection of its own, which is closed behind its response.
+
+No task and no queue per request: a request waits for its connection, and hears everything else from
+the parser's callbacks. Only dialling a connection is a task. Waiting requests take the connections
+that come about in turn, since those are all new.
 """
 
 import asyncio
 import errno
-from math import inf
-from typing import Final, cast
+from collections.abc import Callable
+from typing import Final, NamedTuple, cast
 
-from ..aio.deadlines import Deadlines
 from ..aio.tick_writer import TickWriter
 from .client_connection import ClientConnection, ConnectionWaiter, OriginError
 
-__all__ = ["MAX_IDLE_S", "ConnectionPool"]
-
-MAX_IDLE_S: Final = 1.0
-"""How long an idle connection may be used again, in seconds."""
+__all__ = ["ConnectionPool"]
 
 RETRY_EVERY_S: Final = 0.05
 """Between attempts while an app that never accepted refuses, in seconds."""
 
 _CONNECT_TIMEOUT_S: Final = 10.0
+_MAX_TIED: Final = 4096
+"""How many connections may be tied to callers. Relays have bounds of their own, below this one."""
+
+
+class _Waiting(NamedTuple):
+    """What is known of a request that waits for a connection."""
+
+    patience_ends_at: float
+    """When it gives up an app that refuses, in the loop's time."""
+    caller: str
+    """The name of the caller's connection; empty if it is not known."""
 
 
 class ConnectionPool:
@@ -33,50 +50,63 @@ class ConnectionPool:
     Args:
         host: name or address.
         port: TCP port.
-        deadlines: wakes this up to close idle connections.
         patience_s: how long a refused connection is tried again for one request, in seconds, as
             long as the app has never accepted one: it may be starting.
+        on_app_closed: called with the name of a caller whose connection to the app has ended by
+            the app's doing.
+
+    Attributes:
+        host: name or address.
+        port: TCP port.
+        name: both, for people.
+        accepted: the app has accepted a connection before.
+        flush_soon: lets a connection write at the end of this tick of the loop.
     """
 
     def __init__(
-        self, host: str, port: int, deadlines: Deadlines, *, patience_s: float = 5.0
+        self,
+        host: str,
+        port: int,
+        *,
+        patience_s: float = 5.0,
+        on_app_closed: Callable[[str], None] | None = None,
     ) -> None:
         self.host, self.port = host, port
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        """For people."""
         self.accepted = False
-        """The app has accepted a connection before."""
-        self.due_at = inf
-        """When the oldest idle connection is too old, or earlier."""
-        self._deadlines = deadlines
         self._patience_s = patience_s
+        self._on_app_closed = on_app_closed
         self._loop = asyncio.get_running_loop()
-        self._idle: list[ClientConnection] = []
-        """The last one used is used next, so that the others grow old and go."""
-        self._waiting: dict[ConnectionWaiter, tuple[float, bool]] = {}
-        """In order of arrival, with the time at which each gives up an app that refuses, and
-        whether it takes none but a new connection."""
+        self._tied: dict[str, ClientConnection] = {}
+        """The connections that are tied to a caller, in use or not, by its name."""
+        self._waiting: dict[ConnectionWaiter, _Waiting] = {}
+        """The requests that wait for a connection, in order of arrival."""
         self.flush_soon = TickWriter(self._loop).flush_soon
-        """Lets a connection write at the end of this tick of the loop."""
         self._dials: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def acquire(self, waiter: ConnectionWaiter, *, fresh: bool = False) -> None:
-        """Give a request a connection: at once if one is idle, else as soon as there is one.
+    # --- for the requests
+
+    def acquire(self, waiter: ConnectionWaiter, *, caller: str = "") -> None:
+        """Give a request a connection: at once if one is tied to its caller, else a new one.
 
         Args:
             waiter: its ``connected`` or ``failed`` is called, perhaps before this returns.
-            fresh: not one that was used before.
+            caller: the name of the caller's connection, to tie the connection to; empty for a
+                connection of the request's own.
         """
-        now = self._loop.time()
-        while self._idle and not fresh:
-            connection = self._idle.pop()
-            if now - connection.idle_since_s <= MAX_IDLE_S and connection.usable:
-                waiter.connected(connection)
+        tied = self._tied.get(caller)
+        if tied is not None:
+            if tied.usable:
+                waiter.connected(tied)
                 return
-            connection.close()
-        self._waiting[waiter] = now + self._patience_s, fresh
+            if tied.busy:  # nobody sends two requests at a time on one connection
+                caller = ""
+            else:
+                del self._tied[caller]
+                tied.close()
+        self._waiting[waiter] = _Waiting(self._loop.time() + self._patience_s, caller)
         if self._retry is None:
             self._dial()
 
@@ -84,44 +114,53 @@ class ConnectionPool:
         """Forget a request that still waits for a connection."""
         self._waiting.pop(waiter, None)
 
-    def release(self, connection: ClientConnection, *, new: bool = False) -> None:
-        """Take back a connection whose response is complete, or a new one."""
-        waiter = self._next(new=new) if self._waiting else None
-        if waiter is not None:
-            del self._waiting[waiter]
-            waiter.connected(connection)
-        elif self._closed:
+    # --- for the callers' connections
+
+    def holds(self, caller: str) -> bool:
+        """Return whether a connection is tied to this caller."""
+        return caller in self._tied
+
+    def end_caller(self, caller: str) -> None:
+        """Close what is tied to a caller whose connection has ended. Harmless if nothing is."""
+        tied = self._tied.pop(caller, None)
+        if tied is not None:
+            tied.caller = ""
+            if not tied.busy:
+                tied.close()
+
+    def end_callers(self) -> None:
+        """Close what is tied to any caller: nothing more is known of them."""
+        for caller in list(self._tied):
+            self.end_caller(caller)
+
+    # --- for the connections (see ConnectionOwner)
+
+    def release(self, connection: ClientConnection) -> None:
+        """Take back a connection whose response is complete."""
+        if not connection.caller or self._closed:
+            self._tied.pop(connection.caller, None)
             connection.close()
-        else:
-            connection.idle_since_s = self._loop.time()
-            self._idle.append(connection)
-            if self.due_at == inf:
-                self._deadlines.set(self, connection.idle_since_s + MAX_IDLE_S)
+
+    def forget(self, connection: ClientConnection) -> None:
+        """Take note that a connection has ended, or is about to."""
+        caller = connection.caller
+        if caller and self._tied.get(caller) is connection:
+            del self._tied[caller]
+            if self._on_app_closed is not None:
+                self._on_app_closed(caller)
+
+    # --- for the owner
 
     @property
     def closed(self) -> bool:
         """Whether nothing is left of it: closed, and no request waits."""
         return self._closed and not self._waiting and not self._dials
 
-    def forget(self, connection: ClientConnection) -> None:
-        """Never hand out a connection that ended while idle."""
-        if connection in self._idle:
-            self._idle.remove(connection)
-
-    def expire(self) -> None:
-        """Close the connections that were idle for too long."""
-        now = self._loop.time()
-        while self._idle and now - self._idle[0].idle_since_s >= MAX_IDLE_S:
-            self._idle.pop(0).close()
-        if self._idle:
-            self._deadlines.set(self, self._idle[0].idle_since_s + MAX_IDLE_S)
-
     def close(self) -> None:
-        """Close idle connections, and busy ones once they are done. Requests go on."""
+        """Close the connections between two requests, and the others once they are done. Requests
+        go on."""
         self._closed = True
-        self._deadlines.forget(self)
-        while self._idle:
-            self._idle.pop().close()
+        self.end_callers()
 
     async def aclose(self) -> None:
         """Close, fail whoever waits, and wait for the dialling to end."""
@@ -135,12 +174,7 @@ class ConnectionPool:
             task.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)
 
-    def _next(self, *, new: bool) -> ConnectionWaiter | None:
-        """Return who waits longest for such a connection."""
-        for waiter, (_, fresh) in self._waiting.items():
-            if new or not fresh:
-                return waiter
-        return None
+    # --- inside
 
     def _dial(self) -> None:
         """Have as many connections under way as requests wait, or one while the app refuses."""
@@ -165,11 +199,32 @@ class ConnectionPool:
             self._dials.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         if connection is not None:
             self.accepted = True
-            self.release(connection, new=True)
+            self._connected(connection)
         elif error is not None:
             self._refused(error)
         if self._retry is None:
             self._dial()
+
+    def _connected(self, connection: ClientConnection) -> None:
+        """Give a new connection to the request that waits longest."""
+        if not self._waiting:  # it was cancelled meanwhile
+            connection.close()
+            return
+        waiter = next(iter(self._waiting))
+        caller = self._waiting.pop(waiter).caller
+        if caller and caller not in self._tied:
+            self._make_room()
+            connection.caller = caller
+            self._tied[caller] = connection
+        waiter.connected(connection)
+
+    def _make_room(self) -> None:
+        """Close the oldest connection that is not in use, if too many are tied."""
+        if len(self._tied) >= _MAX_TIED:
+            for caller, tied in self._tied.items():
+                if not tied.busy:
+                    self.end_caller(caller)
+                    break
 
     def _refused(self, error: OSError) -> None:
         """Try again for as long as the first request has patience, or give it up."""
@@ -178,7 +233,7 @@ class ConnectionPool:
         if self.accepted:
             self._give_up(why)
             return
-        while self._waiting and next(iter(self._waiting.values()))[0] <= now:
+        while self._waiting and next(iter(self._waiting.values())).patience_ends_at <= now:
             self._give_up(f"{why} (tried for {self._patience_s:g} s)")
         if self._waiting:
             self._retry = self._loop.call_later(RETRY_EVERY_S, self._dial)

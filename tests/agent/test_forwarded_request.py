@@ -305,42 +305,6 @@ def test_an_app_that_starts_late_is_waited_for_once() -> None:
     run(scenario, patience_s=5.0)
 
 
-def test_a_connection_that_was_being_closed_is_tried_again_once() -> None:
-    async def scenario(bench: AgentBench) -> None:
-        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            seen = await read_request(reader, bench.connections)
-            bench.seen.append(seen)
-            writer.write(ok(str(bench.connections).encode()))
-            await reader.readuntil(b"\r\n\r\n")  # and closes instead of answering
-
-        await bench.run(script)
-        assert (await bench.ask()).body == b"1"
-        assert (await bench.ask()).body == b"2"
-        # Nothing that may have happened is repeated.
-        answer = await bench.ask("POST")
-        assert (answer.status, bench.connections) == (502, 2)
-
-    run(scenario)
-
-
-def test_an_idle_connection_that_the_app_closed_is_not_used() -> None:
-    async def scenario(bench: AgentBench) -> None:
-        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await read_request(reader, 0)
-            writer.write(ok())
-            await bench.until(lambda: bench.answers[f"r{bench.connections}"].done)
-
-        await bench.run(script)
-        _, origin = bench.agent.leases.get("l1").destinations[""]
-        for count in (1, 2):
-            assert (await bench.ask("POST")).status == 200
-            assert bench.connections == count
-            while origin._idle:  # noqa: ASYNC110 (until the agent has seen it)
-                await asyncio.sleep(0)
-
-    run(scenario)
-
-
 def test_an_upload_is_credited_as_the_app_reads() -> None:
     async def scenario(bench: AgentBench) -> None:
         go_on = asyncio.Event()

@@ -197,6 +197,39 @@ def test_only_a_reused_connection_may_have_been_closing(app: App) -> None:
     app.hang_up()
     assert second.error is not None
     assert second.error.unanswered
+    assert not second.error.reset
+    app = App()
+    app.say(ANSWER)
+    third = begin(app.connection, REQUEST)
+    app.connection.connection_lost(ConnectionResetError())
+    assert third.error is not None
+    assert third.error.unanswered
+    assert third.error.reset
+
+
+def test_this_side_can_end_behind_the_request(app: App) -> None:
+    app.connection.half_close()
+    assert app.wire.ended
+    app.say(ANSWER)
+    assert app.response.ended
+    assert app.owner.released == []
+    assert app.owner.forgotten == [app.connection]
+    app = App()
+    app.connection.half_close()
+    error = app.hang_up().error
+    assert error is not None
+    assert error.unanswered
+
+
+def test_an_app_says_whether_it_closes_behind_its_response(app: App) -> None:
+    app.say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+    assert not app.connection.last
+    app = App()
+    app.say(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n")
+    assert app.connection.last
+    app = App()
+    app.say(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert app.connection.last
 
 
 def test_hop_by_hop_headers_stay_here(app: App) -> None:

@@ -1,15 +1,16 @@
 """ConnectionPool, against a small server on a real socket."""
 
 import asyncio
+import socket
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pytest_synth_tunnels.aio.deadlines import Deadlines
 from pytest_synth_tunnels.http import pool as pool_module
 from pytest_synth_tunnels.http.client_connection import OriginError
 from pytest_synth_tunnels.http.headers import Headers
-from pytest_synth_tunnels.http.pool import MAX_IDLE_S, ConnectionPool
+from pytest_synth_tunnels.http.pool import ConnectionPool
 
 from ..support.responses import Response
 
@@ -35,26 +36,28 @@ class Bench:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.deadlines = Deadlines(self.loop)
+        self.closed: list[str] = []
+        """The callers whose connections the app has ended."""
         self.connections = 0
         self.open = 0
         self.requests = 0
         self.answer = True
         self.gate = asyncio.Event()
         self.gate.set()
-        self.greeting = b""
+        self.writers: list[asyncio.StreamWriter] = []
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Bench":
         self.server = await asyncio.start_server(self._talk, "127.0.0.1", 0)
         port = self.server.sockets[0].getsockname()[1]
-        self.pool = ConnectionPool("127.0.0.1", port, self.deadlines, patience_s=0.0)
+        self.pool = ConnectionPool(
+            "127.0.0.1", port, patience_s=0.0, on_app_closed=self._note_closed
+        )
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.pool.aclose()
-        self.deadlines.close()
         self.server.close()
         for task in self._tasks:
             task.cancel()
@@ -67,7 +70,7 @@ class Bench:
         self.connections += 1
         self.open += 1
         number = b"%d" % self.connections
-        writer.write(self.greeting)
+        self.writers.append(writer)
         try:
             while await reader.readuntil(b"\r\n\r\n"):
                 self.requests += 1
@@ -83,15 +86,19 @@ class Bench:
             self._changed.set()
             writer.close()
 
+    def _note_closed(self, caller: str) -> None:
+        self.closed.append(caller)
+        self._changed.set()
+
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(5):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def get(self) -> bytes:
+    async def get(self, caller: str = "") -> bytes:
         request = Request()
-        self.pool.acquire(request)
+        self.pool.acquire(request, caller=caller)
         async with asyncio.timeout(5):
             await request.done
         return request.body
@@ -105,101 +112,131 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def test_one_connection_serves_one_request_after_the_other() -> None:
+def test_the_requests_of_one_caller_have_one_connection() -> None:
     async def scenario(bench: Bench) -> None:
         assert not bench.pool.accepted
-        assert [await bench.get() for _ in range(5)] == [b"1"] * 5
+        assert [await bench.get("a") for _ in range(5)] == [b"1"] * 5
         assert bench.pool.accepted
+        assert [await bench.get("b") for _ in range(2)] == [b"2"] * 2
+        assert await bench.get("a") == b"1"
+        assert bench.pool.holds("a")
 
     run(scenario)
 
 
-def test_requests_at_the_same_time_have_their_own_and_the_youngest_is_reused() -> None:
+def test_requests_without_a_caller_have_a_connection_each() -> None:
     async def scenario(bench: Bench) -> None:
-        requests = [Request() for _ in range(4)]
+        assert [await bench.get() for _ in range(3)] == [b"1", b"2", b"3"]
+        await bench.until(lambda: bench.open == 0)
+        assert not bench.pool.holds("")
+        assert bench.closed == []
+
+    run(scenario)
+
+
+def test_a_caller_that_ends_takes_its_connection_with_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.get("a")
+        await bench.get("b")
+        bench.pool.end_caller("a")
+        bench.pool.end_caller("a")
+        await bench.until(lambda: bench.open == 1)
+        assert not bench.pool.holds("a")
+        bench.pool.end_callers()
+        await bench.until(lambda: bench.open == 0)
+        assert bench.closed == []
+        assert await bench.get("a") == b"3"
+
+    run(scenario)
+
+
+def test_a_caller_that_ends_during_its_request_leaves_nothing_behind() -> None:
+    async def scenario(bench: Bench) -> None:
         bench.gate.clear()
-        for request in requests:
-            bench.pool.acquire(request)
-        await bench.until(lambda: bench.requests == 4)
+        request = Request()
+        bench.pool.acquire(request, caller="a")
+        await bench.until(lambda: bench.requests == 1)
+        bench.pool.end_caller("a")
         bench.gate.set()
-        await asyncio.gather(*(request.done for request in requests))
-        assert sorted(request.body for request in requests) == [b"1", b"2", b"3", b"4"]
-        last = await bench.get()
-        assert [await bench.get() for _ in range(3)] == [last] * 3
+        await request.done
+        assert request.body == b"1"
+        await bench.until(lambda: bench.open == 0)
+        assert bench.closed == []
 
     run(scenario)
 
 
-def test_an_old_idle_connection_is_neither_used_nor_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_app_that_closes_is_told_and_the_next_request_has_a_new_connection() -> None:
     async def scenario(bench: Bench) -> None:
-        now = bench.loop.time()
-        monkeypatch.setattr(bench.loop, "time", lambda: now)
-        assert await bench.get() == b"1"
-        now += MAX_IDLE_S * 1.1
-        assert await bench.get() == b"2"
-        now += MAX_IDLE_S * 1.1
-        bench.pool.expire()
-        await bench.until(lambda: bench.open == 0)
+        await bench.get("a")
+        bench.writers[0].close()
+        await bench.until(lambda: bench.closed)
+        assert bench.closed == ["a"]
+        assert not bench.pool.holds("a")
+        assert await bench.get("a") == b"2"
 
     run(scenario)
 
 
-def test_the_deadlines_close_what_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "MAX_IDLE_S", 0.01)
+def test_a_close_that_the_loop_has_not_seen_yet_costs_no_request() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.get("a")
+        sock = bench.writers[0].get_extra_info("socket")
+        sock.shutdown(socket.SHUT_RDWR)
+        time.sleep(0.01)  # noqa: ASYNC251 - the loop may see nothing of it
+        assert await bench.get("a") == b"2"
+        assert bench.closed == []
+
+    run(scenario)
+
+
+def test_two_requests_at_a_time_never_share_a_connection() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.gate.clear()
+        first, second = Request(), Request()
+        bench.pool.acquire(first, caller="a")
+        await bench.until(lambda: bench.requests == 1)
+        bench.pool.acquire(second, caller="a")
+        await bench.until(lambda: bench.requests == 2)
+        bench.gate.set()
+        await asyncio.gather(first.done, second.done)
+        assert (first.body, second.body) == (b"1", b"2")
+        assert await bench.get("a") == b"1"
+        await bench.until(lambda: bench.open == 1)
+
+    run(scenario)
+
+
+def test_so_many_may_be_tied_and_the_oldest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_MAX_TIED", 2)
 
     async def scenario(bench: Bench) -> None:
-        requests = [Request() for _ in range(2)]
-        for request in requests:
-            bench.pool.acquire(request)
-        await asyncio.gather(*(request.done for request in requests))
-        await bench.until(lambda: bench.open == 0)
-        assert bench.connections == 2
+        for caller in "abc":
+            await bench.get(caller)
+        assert [bench.pool.holds(caller) for caller in "abc"] == [False, True, True]
+        await bench.until(lambda: bench.open == 2)
 
     run(scenario)
 
 
 def test_a_connection_that_speaks_unasked_is_not_used() -> None:
     async def scenario(bench: Bench) -> None:
-        bench.answer = False
-        request = Request()
-        bench.pool.acquire(request)
-        await bench.until(lambda: bench.connections == 1)
-        assert request.connection is not None
-        request.connection.abandon()
-        bench.answer, bench.greeting = True, b"HTTP/1.1 408 Request Timeout\r\n\r\n"
-        # A connection made for nobody: its greeting comes while it is idle.
-        bench.pool.acquire(request)
-        bench.pool.cancel(request)
-        await bench.until(lambda: bench.connections == 2 and bench.open == 0)
-        bench.greeting = b""
-        assert await bench.get() == b"3"
+        await bench.get("a")
+        bench.writers[0].write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        await bench.until(lambda: bench.closed)
+        assert await bench.get("a") == b"2"
 
     run(scenario)
 
 
-def test_who_wants_a_fresh_connection_gets_no_used_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_made_for_nobody_is_closed() -> None:
     async def scenario(bench: Bench) -> None:
-        bench.gate.clear()
-        first, fresh, other = Request(), Request(), Request()
-        bench.pool.acquire(first)
-        await bench.until(lambda: bench.requests == 1)
-        connect, may_dial = bench.loop.create_connection, asyncio.Event()
-
-        async def dial(*args: object) -> object:
-            await may_dial.wait()
-            return await connect(*args)  # type: ignore[call-overload]
-
-        monkeypatch.setattr(bench.loop, "create_connection", dial)
-        bench.pool.acquire(fresh, fresh=True)
-        bench.pool.acquire(other)
-        bench.gate.set()
-        await asyncio.gather(first.done, other.done)
-        assert (first.body, other.body, fresh.connection) == (b"1", b"1", None)
-        may_dial.set()
-        await fresh.done
-        assert fresh.body == b"2"
+        request = Request()
+        bench.pool.acquire(request, caller="a")
+        bench.pool.cancel(request)
+        await bench.until(lambda: bench.connections == 1 and bench.open == 0)
+        assert not bench.pool.holds("a")
+        assert request.connection is None
 
     run(scenario)
 
@@ -243,11 +280,10 @@ def test_closing_fails_who_waits() -> None:
 
 def test_names_are_for_people() -> None:
     async def main() -> None:
-        deadlines = Deadlines(asyncio.get_running_loop())
-        assert ConnectionPool("localhost", 80, deadlines).name == "localhost:80"
-        assert ConnectionPool("::1", 80, deadlines).name == "[::1]:80"
+        assert ConnectionPool("localhost", 80).name == "localhost:80"
+        assert ConnectionPool("::1", 80).name == "[::1]:80"
         request = Request()
-        pool = ConnectionPool("name.invalid", 80, deadlines, patience_s=0.0)
+        pool = ConnectionPool("name.invalid", 80, patience_s=0.0)
         pool.acquire(request)
         with pytest.raises(OriginError, match=r"cannot connect to the app at name\.invalid:80: \w"):
             await request.done

@@ -11,6 +11,7 @@ from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.http.headers import Headers
 from pytest_synth_tunnels.wire.frames import (
+    ConnClosed,
     Frame,
     FrameError,
     RelayCapabilities,
@@ -52,6 +53,8 @@ class Answer:
     body: bytes = b""
     error: str = ""
     done: bool = False
+    close: bool = False
+    """The app closes its connection behind it."""
 
     def get(self, name: str) -> list[str]:
         return [value for other, value in self.headers if other.lower() == name.lower()]
@@ -86,10 +89,14 @@ class AgentBench:
 
     whole_messages = False
 
-    def __init__(self, *, flow_control: bool = True, patience_s: float = 0.0) -> None:
+    def __init__(
+        self, *, flow_control: bool = True, caller_connections: bool = True, patience_s: float = 0.0
+    ) -> None:
         self.frames: list[Frame] = []
         self.answers: dict[str, Answer] = {}
         self.credits: dict[str, int] = {}
+        self.closed: list[str] = []
+        """The callers' connections for which the agent holds nothing any more."""
         self.seen: list[Seen] = []
         self.connections = 0
         self._changed = asyncio.Event()
@@ -101,7 +108,9 @@ class AgentBench:
         near, self.link = memory_links()
         near.handler, self.link.handler = self.agent, self
         self.near = near
-        self.agent.connected(near, RelayCapabilities(flow_control, self.whole_messages))
+        self.agent.connected(
+            near, RelayCapabilities(flow_control, self.whole_messages, caller_connections)
+        )
 
     async def __aenter__(self) -> "AgentBench":
         return self
@@ -126,7 +135,7 @@ class AgentBench:
         if isinstance(frame, RespHeaders):
             assert not answer.status
             answer.status, answer.headers = frame.status, frame.headers
-            answer.body, answer.done = frame.body, frame.end
+            answer.body, answer.done, answer.close = frame.body, frame.end, frame.close
         elif isinstance(frame, RespBody):
             assert answer.status
             assert not answer.done
@@ -137,6 +146,8 @@ class AgentBench:
         elif isinstance(frame, RespError):
             assert not answer.done
             answer.error, answer.done = frame.code, True
+        elif isinstance(frame, ConnClosed):
+            self.closed.append(frame.conn)
         elif isinstance(frame, Window):
             assert not answer.done
             self.credits[frame.rid] = self.credits.get(frame.rid, 0) + frame.credit_bytes
@@ -171,13 +182,16 @@ class AgentBench:
         deadline_ms: int = 5000,
         body: bytes = b"",
         end: bool = False,
+        conn: str = "c1",
     ) -> str:
         self._rids += 1
         rid = f"r{self._rids}"
         self.answers[rid] = Answer()
         headers = list(headers or [])
         self.link.send(
-            ReqHeaders(lease_id, rid, method, path, query, headers, deadline_ms, body, end)
+            ReqHeaders(
+                lease_id, rid, method, path, query, headers, deadline_ms, body, end, conn=conn
+            )
         )
         return rid
 
@@ -195,10 +209,11 @@ class AgentBench:
         query: str = "",
         lease_id: str = "l1",
         deadline_ms: int = 5000,
+        conn: str = "c1",
     ) -> Answer:
         if body:
             headers = [*(headers or []), ("Content-Length", str(len(body)))]
-        about = {"query": query, "lease_id": lease_id, "deadline_ms": deadline_ms}
+        about = {"query": query, "lease_id": lease_id, "deadline_ms": deadline_ms, "conn": conn}
         if self.whole_messages:
             rid = self.begin(method, path, headers, **about, body=body, end=True)
         else:

@@ -70,6 +70,8 @@ class StrictApp:
             elif isinstance(event, h11.EndOfMessage) and request is not None:
                 self.seen.append(request)
                 writer.write(self._answer(http, request))
+                if http.our_state is not h11.DONE:
+                    return  # no request follows
                 http.start_next_cycle()
             else:
                 return

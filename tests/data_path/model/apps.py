@@ -201,7 +201,7 @@ class ManualOrigin(ConnectionPool):
         app = App(self.world, self)
         self.world.apps.append(app)
         self.accepted = True
-        self.release(app.connection, new=True)
+        self._connected(app.connection)
         return app
 
     def refuse(self) -> None:

@@ -226,8 +226,8 @@ class World:
             assert not websocket_ends(lease.agent)
             assert not lease.agent.uplink._held
             assert not lease.origin._waiting
-            assert not lease.origin._idle
-            assert len(lease.agent.deadlines) <= 1  # the origin's own, for idle connections
+            assert not lease.origin._tied
+            assert not len(lease.agent.deadlines)
             for wiring in lease.wirings:
                 assert not wiring.session.requests
                 assert not wiring.session.websockets
