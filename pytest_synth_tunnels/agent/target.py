@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from ..sdk.resolve import is_loopback
+
 __all__ = ["AUTO", "PUBLIC", "TARGET", "Target"]
 
 AUTO: Final = "auto"
@@ -23,6 +25,9 @@ _HOST = re.compile(r"[^\s/?#@\\,\x00-\x1f\x7f-\U0010ffff]+")
 @dataclass(frozen=True, slots=True)
 class Target:
     """A local HTTP server, and how requests are addressed to it.
+
+    Every name below ``localhost`` is this machine, whatever a resolver says of it (RFC 6761): it
+    becomes ``localhost``, and is kept for ``Host`` alone. A zone is taken off a loopback address.
 
     Attributes:
         host: name or address to connect to.
@@ -52,6 +57,14 @@ class Target:
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port {self.port} is not between 1 and 65535")
+        address, zone, _ = self.host.partition("%")
+        if zone and is_loopback(address):
+            # A resolver would be asked for it, and Host may not have it.
+            object.__setattr__(self, "host", address)
+            object.__setattr__(self, "named_host", "")
+        elif self.host.lower().rstrip(".").endswith(".localhost"):
+            object.__setattr__(self, "named_host", self.named_host or self.name)
+            object.__setattr__(self, "host", "localhost")
         if not _HOST.fullmatch(self.host_header):
             raise ValueError(
                 f"host_header {self.host_header!r} is neither {AUTO}, {TARGET}, {PUBLIC} nor a "

@@ -5,6 +5,7 @@ travel in HTTP. Long bodies bypass the JSON codec, which takes ten times as long
 library that knows the processor's vector instructions.
 """
 
+import os
 import re
 from binascii import Error as Base64Error
 from typing import Final, get_args
@@ -45,8 +46,11 @@ _PAYLOADS: Final = {
 
 # No string can hold these bytes: a quotation mark in it would be escaped.
 _PAYLOAD = re.compile(rb'"(?:body|chunk|data)_b64"\s*:\s*"')
-_PLACEHOLDER: Final = b"\0\0\0"
-_PLACEHOLDER_B64: Final = b'_b64":"AAAA"'
+_PLACEHOLDER: Final = os.urandom(12)
+"""Stands for a long payload while the JSON codec sees the rest. Nobody can guess it, so the field
+that has this value after decoding is the one whose text was replaced."""
+
+_PLACEHOLDER_B64: Final = pybase64.b64encode(_PLACEHOLDER)
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Frame)
@@ -87,7 +91,7 @@ def encode(frame: Frame) -> bytes:
         return _encoder.encode(frame)
     short = msgspec.structs.replace(frame, **{field: _PLACEHOLDER})
     before, _, after = _encoder.encode(short).partition(_PLACEHOLDER_B64)
-    return b"".join((before, b'_b64":"', pybase64.b64encode(payload), b'"', after))
+    return b"".join((before, pybase64.b64encode(payload), after))
 
 
 def decode(data: bytes | str) -> Frame | None:
@@ -128,10 +132,10 @@ def _decode_long(data: bytes) -> Frame | None:
     start = found.end()
     end = data.find(b'"', start)
     try:
-        frame: Frame = _decoder.decode(data[:start] + data[end:])
+        frame: Frame = _decoder.decode(b"".join((data[:start], _PLACEHOLDER_B64, data[end:])))
         field = _PAYLOADS.get(type(frame), "")
-        if not field or getattr(frame, field):
-            return None  # it was not the frame's own
+        if not field or getattr(frame, field) != _PLACEHOLDER:
+            return None  # What was found is not the payload: another object's, or an unknown field.
         payload = pybase64.b64decode(memoryview(data)[start:end], validate=True)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Base64Error):
         return None

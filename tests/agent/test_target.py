@@ -13,6 +13,11 @@ from pytest_synth_tunnels.agent.target import Target
         ("http://app.test", Target("app.test", 80, "app.test")),
         ("http://[::1]:8000", Target("::1", 8000, "[::1]:8000")),
         ("http://App.Test:81", Target("app.test", 81, "App.Test:81")),
+        ("http://Shop.localhost:81", Target("localhost", 81, "Shop.localhost:81")),
+        ("http://shop.localhost.:81", Target("localhost", 81, "shop.localhost.:81")),
+        ("http://[::1%25eth0]:81", Target("::1", 81)),
+        ("http://[::1%25eth0]", Target("::1", 80)),
+        ("http://[fe80::1%25eth0]:81", Target("fe80::1%25eth0", 81, "[fe80::1%25eth0]:81")),
     ],
 )
 def test_a_target_is_read_from_a_url(url: str, target: Target) -> None:
@@ -49,3 +54,10 @@ def test_a_target_names_itself() -> None:
 def test_a_host_that_cannot_be_sent_is_refused(host: str) -> None:
     with pytest.raises(ValueError, match="neither auto, target, public nor a host"):
         Target("127.0.0.1", 8000, host_header=host)
+
+
+@pytest.mark.parametrize("host", ["shop.localhost", "a.b.LOCALHOST"])
+def test_a_name_of_this_machine_is_not_left_to_a_resolver(host: str) -> None:
+    target = Target(host, 8000)
+    assert (target.host, target.own_host) == ("localhost", f"{host}:8000")
+    assert Target("::1%eth0", 8000).host == "::1"
