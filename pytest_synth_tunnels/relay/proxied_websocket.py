@@ -4,10 +4,11 @@ from typing import Final
 
 from ..http.exchange import Exchange, RequestHandler
 from ..http.headers import Headers
+from ..websocket.protocols import CallerProtocol
 from ..websocket.tunnelled import TunnelledWebSocket
 from ..websocket.upgrade import check_request, request_headers, switching, without_framing
 from ..wire.frames import Frame, WsClose, WsFrame, WsOpen, WsOpenAck, WsOpenReject
-from ..wire.handshake import HandshakeError, server_protocol
+from ..wire.handshake import HandshakeError
 from .agent_session import AgentSession
 from .failures import (
     RelayFailure,
@@ -98,7 +99,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
         super().__init__(
             rid,
             route.lease_id,
-            server_protocol(max_bytes),
+            CallerProtocol(max_bytes),
             loop=relay.loop,
             deadlines=relay.deadlines,
             ends=relay.ends,

@@ -7,7 +7,6 @@ for one connection cannot be passed on in pieces to another. Subprotocols are th
 from collections.abc import Iterable
 from typing import Final
 
-from websockets.client import ClientProtocol
 from websockets.datastructures import Headers as WireHeaders
 from websockets.exceptions import InvalidHandshake
 from websockets.http11 import Request, Response
@@ -18,6 +17,7 @@ from websockets.uri import WebSocketURI
 
 from ..http.headers import HOP_BY_HOP, Headers
 from ..wire.handshake import HandshakeError, wire_logger
+from .protocols import AppProtocol
 
 __all__ = [
     "AnswerError",
@@ -94,7 +94,7 @@ def switching(accept: str, headers: Headers) -> bytes:
 # The app's side.
 
 
-def app_protocol(headers: Headers, max_bytes: int) -> ClientProtocol:
+def app_protocol(headers: Headers, max_bytes: int) -> AppProtocol:
     """Return the state machine of a connection to an app, which is open once
     :func:`check_answer` has passed.
 
@@ -108,7 +108,7 @@ def app_protocol(headers: Headers, max_bytes: int) -> ClientProtocol:
         if name.lower() == _PROTOCOL
         for part in value.split(",")
     ]
-    return ClientProtocol(
+    return AppProtocol(
         WebSocketURI(False, "app", 80, "/", ""),  # the request is not the library's
         subprotocols=offered or None,
         state=State.OPEN,
@@ -117,7 +117,7 @@ def app_protocol(headers: Headers, max_bytes: int) -> ClientProtocol:
     )
 
 
-def upgrade_lines(protocol: ClientProtocol) -> str:
+def upgrade_lines(protocol: AppProtocol) -> str:
     """Return the end of the request's head: what makes it a handshake, and the empty line."""
     return (
         "Upgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -125,7 +125,7 @@ def upgrade_lines(protocol: ClientProtocol) -> str:
     )
 
 
-def check_answer(protocol: ClientProtocol, headers: Headers) -> Headers:
+def check_answer(protocol: AppProtocol, headers: Headers) -> Headers:
     """Check an app's 101 response.
 
     Returns:

@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.utils import accept_key
 
 from pytest_synth_tunnels.sdk import requests
 from pytest_synth_tunnels.websocket import tunnelled
@@ -119,6 +120,50 @@ def test_what_was_said_before_the_close_arrives(kind: str) -> None:
                 assert len(await caller.recv()) == 100_000
             assert await closed(caller) == (4000, "done")
 
+    run(test())
+
+
+@pytest.mark.parametrize("side", ["app", "caller"])
+def test_a_close_in_the_middle_of_a_message_is_the_peers_own(kind: str, side: str) -> None:
+    """One end sends a fragment and closes; both see what they would see without the tunnel."""
+
+    async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        key = head.partition("Sec-WebSocket-Key: ")[2].partition("\r\n")[0]
+        writer.write(
+            b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept_key(key).encode() + b"\r\n\r\n"
+        )
+        if side == "app":
+            writer.write(b"\x01\x02hi\x88\x05\x03\xe8bye")
+        else:
+            await reader.readexactly(8)  # the fragment, masked
+        close = await reader.readexactly(6 + 5)
+        mask = close[2:6]
+        at_app.set_result(bytes(x ^ y for x, y in zip(close[6:], mask * 2, strict=False)))
+        if side == "caller":
+            writer.write(b"\x88\x05\x03\xe8bye")
+        writer.close()
+        await writer.wait_closed()
+
+    async def test() -> None:
+        nonlocal at_app
+        at_app = asyncio.get_running_loop().create_future()
+        server = await asyncio.start_server(app, "127.0.0.1", 0)
+        async with server, tunnel_to(kind, server.sockets[0].getsockname()[1]) as tunnel:
+            reader, writer = await asked(tunnel)
+            await reader.readuntil(b"\r\n\r\n")
+            close = b"\x88\x85\0\0\0\0\x03\xe8bye"
+            if side == "app":
+                assert await reader.readexactly(11) == b"\x01\x02hi\x88\x05\x03\xe8bye"
+                writer.write(close)
+            else:
+                writer.write(b"\x01\x82\0\0\0\0hi" + close)
+                assert await reader.readexactly(7) == b"\x88\x05\x03\xe8bye"
+            assert await at_app == b"\x03\xe8bye"
+            writer.close()
+
+    at_app: asyncio.Future[bytes]
     run(test())
 
 
