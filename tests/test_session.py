@@ -1,6 +1,7 @@
 """What a pytest process knows of its run, with a configuration and a keeper that the test makes."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_synth_tunnels import session as module
 from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
 from pytest_synth_tunnels.keeper.ipc.messages import Event, Report
 from pytest_synth_tunnels.session import Session, uses_tunnels
@@ -249,3 +251,65 @@ def test_an_item_without_fixtures_uses_none() -> None:
     item: Any = SimpleNamespace()
 
     assert not uses_tunnels(item)
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="sockets have paths there")
+
+
+@pytest.fixture
+def name() -> str:
+    return f"synth-tunnels-{os.getuid()}"
+
+
+@pytest.fixture
+def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files."""
+    path = tmp_path_factory.mktemp("t")
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    return path
+
+
+@posix
+def test_the_runtime_directory_of_the_user_comes_first(
+    temporary: Path, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    runtime = tmp_path_factory.mktemp("r")
+
+    assert module._runtime_base({"XDG_RUNTIME_DIR": str(runtime)}) == f"{runtime}/{name}"
+
+
+@posix
+@pytest.mark.parametrize("runtime", ["", "relative", "/no/such/folder"])
+def test_without_it_the_folder_for_temporary_files(
+    temporary: Path, runtime: str, name: str
+) -> None:
+    assert module._runtime_base({"XDG_RUNTIME_DIR": runtime}) == f"{temporary}/{name}"
+
+
+@posix
+def test_a_path_that_is_too_long_for_a_socket_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+
+    assert module._runtime_base({"XDG_RUNTIME_DIR": str(long)}) == f"/tmp/{name}"  # noqa: S108
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="root alone can give it away")
+def test_what_another_user_has_taken_is_left_out(temporary: Path, name: str) -> None:
+    for taken in (name, f"{name}-2"):
+        (temporary / taken).mkdir()
+        os.chown(temporary / taken, 12345, 12345)
+
+    assert module._runtime_base({}) == f"{temporary}/{name}-3"
+
+
+@posix
+def test_where_no_place_is_usable_the_usual_one_is_named(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    assert module._runtime_base({}) == f"{temporary}/{name}"

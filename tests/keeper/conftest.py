@@ -34,6 +34,7 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
 )
 from pytest_synth_tunnels.settings import Settings
 
+from ..support.full_disk import full_file_system
 from ..support.hosted_backend import HostedBackend, hosted_backend
 
 BOOTSTRAP = (
@@ -256,3 +257,10 @@ def hosted() -> Iterator[HostedBackend]:
     """A backend in another process, as far as the keeper is concerned."""
     with hosted_backend("sk_secret_of_this_test") as backend:
         yield backend
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a file system without room."""
+    with full_file_system(tmp_path / "full") as path:
+        yield path

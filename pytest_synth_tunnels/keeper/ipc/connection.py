@@ -239,10 +239,19 @@ def _wait_for_run_file(run: Run, timeout_s: float) -> dict[str, Any]:
         if run.directory.has_failed():
             break
         pause(_POLL_MS)
-    log = "\n  ".join(run.directory.last_log_lines(12))
     raise KeeperError(
-        f"the tunnel keeper did not start; its log ({run.directory.log}) ends with:\n  {log}"
-        if log
-        else f"the tunnel keeper did not start within {timeout_s:g} s and said nothing",
-        code="KEEPER_NOT_STARTED",
+        f"the tunnel keeper did not start{_why_not(run, timeout_s)}", code="KEEPER_NOT_STARTED"
     )
+
+
+def _why_not(run: Run, timeout_s: float) -> str:
+    """Return the end of a sentence: why a keeper did not start."""
+    if log := run.directory.last_log_lines(12):
+        return f"; its log ({run.directory.log}) ends with:\n  " + "\n  ".join(log)
+    try:
+        run.directory.check_space()
+    except OSError as error:
+        return f": {error}"
+    if run.directory.has_failed():
+        return ", and said nothing"
+    return f" within {timeout_s:g} s, and said nothing"

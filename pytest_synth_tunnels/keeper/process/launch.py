@@ -45,7 +45,7 @@ try:
 except Exception:
     import traceback
     traceback.print_exc()
-    os.mkdir(config["run_dir"] + "/failed")
+    os.rename(config["run_dir"] + "/claim", config["run_dir"] + "/failed")
     sys.exit(1)
 """
 
@@ -87,8 +87,17 @@ def launch(run: Run) -> None:
     """Start a candidate, and return as soon as it is no child of this process.
 
     Raises:
-        OSError: no process can be started.
+        OSError: no process can be started, or it could not write its files.
     """
+    try:
+        run.directory.check_space()
+        _launch(run)
+    except BaseException:
+        run.directory.mark_failed()
+        raise
+
+
+def _launch(run: Run) -> None:
     config: dict[str, Any] = {
         "run_dir": run.directory.path,
         "run_id": run.run_id,

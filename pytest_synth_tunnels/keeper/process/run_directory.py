@@ -2,11 +2,17 @@
 
 Standard library only, since the pytest process imports it. It stays a real directory whatever a
 test patches, and in its place whatever a test does to HOME, TMPDIR or the working directory: its
-path is fixed early, and :mod:`...real` has the functions that touch it.
+path is fixed early, and :mod:`..._unpatched` has the functions that touch it.
+
+One process of the run *claims* the right to start a candidate, by a directory in it. If the
+candidate ends before it listens, the claim is renamed to *failed*, so that no process waits for
+it or starts another.
 """
 
+import errno
 import os
 import stat
+from contextlib import suppress
 
 from ..._unpatched import unpatched
 
@@ -14,6 +20,9 @@ __all__ = ["RunDirectory", "RunDirectoryError"]
 
 _MAX_SOCKET_PATH_BYTES = 100
 """AF_UNIX paths end at 104 bytes on macOS and 108 on Linux."""
+
+_SPACE_BYTES = 16_384
+"""More than a keeper that starts writes into its run file and its log."""
 
 
 class RunDirectoryError(OSError):
@@ -48,9 +57,8 @@ class RunDirectory:
         """
         if unpatched.is_posix and len(os.fsencode(self.socket)) > _MAX_SOCKET_PATH_BYTES:
             raise RunDirectoryError(
-                f"the run directory {self.path} is too long for a socket in it "
-                f"(over {_MAX_SOCKET_PATH_BYTES} bytes): set XDG_RUNTIME_DIR or TMPDIR to a "
-                "shorter path"
+                f"the path of the run directory {self.path} is too long for a socket in it (over "
+                f"{_MAX_SOCKET_PATH_BYTES} bytes). Set XDG_RUNTIME_DIR or TMPDIR to a shorter path"
             )
         # The parent goes when the last of this user's runs ends, perhaps between our two steps.
         for _ in range(10):
@@ -60,7 +68,9 @@ class RunDirectory:
             except FileNotFoundError:
                 continue
             return
-        raise RunDirectoryError(f"the run directory {self.path} keeps vanishing")
+        raise RunDirectoryError(
+            f"the run directory {self.path} was removed again and again while it was made"
+        )
 
     def _make_private(self, path: str) -> None:
         try:
@@ -81,6 +91,8 @@ class RunDirectory:
 
     def claim(self) -> bool:
         """Take the right to start a candidate; true for one process of the run."""
+        if self.has_failed():
+            return False
         try:
             unpatched.mkdir(self._claim, 0o700)
         except FileExistsError:
@@ -89,11 +101,40 @@ class RunDirectory:
 
     def is_claimed(self) -> bool:
         """Whether any process of this run has started a candidate."""
-        return _exists(self._claim)
+        return _exists(self._claim) or self.has_failed()
 
     def has_failed(self) -> bool:
-        """Whether a candidate gave up before it could listen; its log says why."""
+        """Whether no candidate could be started, or it ended before it could listen."""
         return _exists(self._failed)
+
+    def mark_failed(self) -> None:
+        """Let all processes of the run know that there will be no keeper.
+
+        The claim is renamed, which works on a full disk too.
+        """
+        with suppress(OSError):
+            unpatched.rename(self._claim, self._failed)
+
+    def check_space(self) -> None:
+        """See whether the keeper could write its files here.
+
+        Raises:
+            RunDirectoryError: it could not, and why.
+        """
+        probe = f"{self.path}/probe"
+        try:
+            fd = unpatched.open(probe, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                if unpatched.write(fd, bytes(_SPACE_BYTES)) < _SPACE_BYTES:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                unpatched.close(fd)
+                unpatched.unlink(probe)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"nothing can be written to the run directory {self.path}: {error.strerror}. Make "
+                "room there, or set XDG_RUNTIME_DIR or TMPDIR to a directory on another disk"
+            ) from None
 
     def read(self, path: str, size_bytes: int = 65_536) -> bytes | None:
         """Return the last ``size_bytes`` of a file of this directory; ``None`` without it."""
@@ -146,4 +187,8 @@ def _check_private(path: str) -> None:
         problem = f"is open to others (mode {stat.S_IMODE(found.st_mode):o})"
     else:
         return
-    raise RunDirectoryError(f"refusing to use {path}: it {problem}. Remove it and run again")
+    if found.st_uid == unpatched.getuid():
+        hint = "Remove it and run again"
+    else:  # in a sticky directory nobody but its owner can remove it
+        hint = "Set XDG_RUNTIME_DIR or TMPDIR to a directory of your own"
+    raise RunDirectoryError(f"refusing to use {path}: it {problem}. {hint}")

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,66 @@ def test_one_process_gets_the_claim(directory: RunDirectory) -> None:
 
     assert not directory.is_claimed()
     assert [directory.claim(), directory.claim(), directory.is_claimed()] == [True, False, True]
+
+
+def test_a_failure_is_known_to_all_and_nobody_tries_again(directory: RunDirectory) -> None:
+    directory.create()
+    directory.claim()
+    assert not directory.has_failed()
+
+    directory.mark_failed()
+    directory.mark_failed()
+
+    assert directory.has_failed()
+    assert directory.is_claimed()
+    assert not directory.claim()
+    directory.remove()
+    assert not directory.is_claimed()
+
+
+def test_room_to_write(directory: RunDirectory, base: Path) -> None:
+    directory.create()
+
+    directory.check_space()
+
+    assert list((base / "user/run").iterdir()) == []
+
+
+def test_a_full_disk_is_told(full_disk: Path) -> None:
+    directory = RunDirectory(f"{full_disk}/user/run")
+    directory.create()
+
+    with pytest.raises(RunDirectoryError, match=r"/user/run: No space left on device\. Make room"):
+        directory.check_space()
+
+    directory.claim()
+    directory.mark_failed()  # although nothing can be written
+    assert directory.has_failed()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a limit of this process")
+def test_a_limit_of_file_sizes_is_told(directory: RunDirectory) -> None:
+    directory.create()
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "from pytest_synth_tunnels.keeper.process.run_directory import RunDirectory\n"
+        "RunDirectory(sys.argv[1]).check_space()"
+    )
+
+    result = subprocess.run(
+        [sys.executable, "-c", code, directory.path], capture_output=True, text=True, check=False
+    )
+
+    assert "File too large. Make room there" in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="root alone can give it away")
+def test_what_is_another_user_s_cannot_be_removed(directory: RunDirectory, base: Path) -> None:
+    (base / "user").mkdir(mode=0o700)
+    os.chown(base / "user", 12345, 12345)
+
+    with pytest.raises(RunDirectoryError, match=r"belongs to user 12345\. Set XDG_RUNTIME_DIR"):
+        directory.create()
 
 
 def test_removal_leaves_nothing_of_ours_and_everything_of_others(
