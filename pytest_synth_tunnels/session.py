@@ -154,10 +154,18 @@ class Session:
                 address=self._address,
                 settings=self.settings,
                 environ=self.environ,
-                cwd=str(self.config.invocation_params.dir),
+                cwd=self._command_folder(),
                 sys_path=self.sys_path,
             )
         )
+
+    def _command_folder(self) -> str:
+        """Return where the command runs: in the folder of the ini file that names it, or else where
+        pytest was started."""
+        if not self.settings.is_from_ini("command"):
+            return str(self.config.invocation_params.dir)
+        ini_file = self.config.inipath
+        return str(self.config.rootpath if ini_file is None else ini_file.parent)
 
     @property
     def has_keeper(self) -> bool:

@@ -20,6 +20,9 @@ from .options import (
 
 __all__ = ["Settings", "SettingsError", "apply_hooks", "check_combinations", "resolve"]
 
+_IN_THE_INI_FILE = "in the ini file"
+"""The end of such a source."""
+
 _SETTINGS_HOOK = "pytest_synth_tunnels_settings"
 _CONNECTORS_HOOK = "pytest_synth_tunnels_connectors"
 
@@ -81,6 +84,10 @@ class Settings:
     connectors: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
+    def is_from_ini(self, name: str) -> bool:
+        """Whether a setting was given in the ini file."""
+        return self.sources.get(name) == f"synth_tunnels_{name} {_IN_THE_INI_FILE}"
+
     def to_json(self) -> dict[str, Any]:
         """Return what the keeper needs of this, as builtin types."""
         return {name: value for name, value in asdict(self).items() if name != "sources"}
@@ -116,7 +123,7 @@ def resolve(
         candidates = (
             (option.flag, command_line(option)),
             (f"${option.variable}", environ.get(option.variable) or None),
-            (f"{option.ini} in the ini file", ini(option)),
+            (f"{option.ini} {_IN_THE_INI_FILE}", ini(option)),
         )
         source, text = next((c for c in candidates if c[1] is not None), ("", None))
         if text is None:

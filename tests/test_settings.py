@@ -63,6 +63,8 @@ def test_the_nearest_source_wins_and_is_remembered(
 
     assert settings.ttl_s == ttl_s
     assert settings.sources == {"ttl_s": source}
+    assert settings.is_from_ini("ttl_s") is ("ini file" in source)
+    assert not settings.is_from_ini("port")
 
 
 @pytest.mark.parametrize(

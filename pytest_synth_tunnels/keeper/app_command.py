@@ -14,14 +14,21 @@ __all__ = ["AppCommand"]
 
 _CODE: Final = "COMMAND_FAILED"
 _POLL_S: Final = 0.05
+_PUBLIC_URL: Final = "{public_url}"
+_PUBLIC_URL_VARIABLE: Final = "SYNTH_PUBLIC_URL"
 
 
 class AppCommand:
     """The command of a run, which serves one port for all its processes.
 
     Args:
-        template: the command; ``{port}`` stands for the port. No shell reads it.
+        template: the command; ``{port}`` and ``{public_url}`` stand for their values. No shell
+            reads it.
         port: the port that it is to serve on 127.0.0.1.
+        public_url: where its callers come, which it gets as ``SYNTH_PUBLIC_URL`` too; ``None``
+            where each process has a URL of its own.
+        is_secret: whether the public URL is all that callers need, so that it may not be in the
+            arguments, which every user of this machine can read.
         environ: its environment.
         cwd: its working directory.
         timeout_s: how long it may take until the port accepts, in seconds.
@@ -33,6 +40,8 @@ class AppCommand:
         template: str,
         *,
         port: int,
+        public_url: str | None,
+        is_secret: bool,
         environ: Mapping[str, str],
         cwd: str,
         timeout_s: float,
@@ -40,7 +49,11 @@ class AppCommand:
     ) -> None:
         self._template = template
         self._port = port
+        self._public_url = public_url
+        self._is_secret = is_secret
         self._environ = dict(environ)
+        if public_url is not None:
+            self._environ[_PUBLIC_URL_VARIABLE] = public_url
         self._cwd = cwd
         self._timeout_s = timeout_s
         self._on_death = on_death
@@ -84,7 +97,32 @@ class AppCommand:
             raise KeeperRequestError(
                 _CODE, f"synth_tunnels_command cannot be read: {error}"
             ) from None
-        return [word.replace("{port}", str(self._port)) for word in words]
+        if any(_PUBLIC_URL in word for word in words):
+            self._check_public_url()
+        values = {"{port}": str(self._port), _PUBLIC_URL: self._public_url or ""}
+        for name, value in values.items():
+            words = [word.replace(name, value) for word in words]
+        return words
+
+    def _check_public_url(self) -> None:
+        """See that the public URL may be in the arguments.
+
+        Raises:
+            KeeperRequestError: it may not, and why.
+        """
+        if self._public_url is None:
+            raise KeeperRequestError(
+                _CODE,
+                "synth_tunnels_command has {public_url}, but each worker has a URL of its own",
+                "Use synth_tunnels_share = run",
+            )
+        if self._is_secret:
+            raise KeeperRequestError(
+                _CODE,
+                "synth_tunnels_command has {public_url}, which alone lets callers in, and every "
+                "user of this machine can read a command's arguments",
+                f"Have the app read it from ${_PUBLIC_URL_VARIABLE} in its environment",
+            )
 
     async def _spawn(self) -> Child:
         arguments = self._arguments()

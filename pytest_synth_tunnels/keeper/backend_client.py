@@ -17,6 +17,8 @@ from ..aio.tasks import in_thread
 from ..options import API_KEY_VARIABLE
 from ..sdk.errors import TunnelError
 from ..sdk.requests import Request
+from .errors import KeeperRequestError
+from .ports import HOST, LOOPBACK_HINT, means_no_loopback
 
 if TYPE_CHECKING:
     from ..backend.server import Backend
@@ -59,6 +61,7 @@ class BackendClient(Protocol):
 
         Raises:
             TunnelError: there is no key, or the URL cannot be used.
+            KeeperRequestError: the embedded backend cannot listen.
         """
 
     def client_id(self) -> str:
@@ -149,7 +152,14 @@ class EmbeddedBackendClient:
 
         self._loop = asyncio.get_running_loop()
         backend = Backend(request_timeout_s=self._request_timeout_s)
-        await backend.start()
+        try:
+            await backend.start()
+        except OSError as error:
+            raise KeeperRequestError(
+                "BACKEND_NOT_STARTED",
+                f"the embedded backend cannot listen on {HOST}: {error.strerror or error}",
+                LOOPBACK_HINT if means_no_loopback(error) else "",
+            ) from None
         self._backend = backend
         self.url, self.api_key = backend.url, backend.api_key
 

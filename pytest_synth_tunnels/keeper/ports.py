@@ -13,12 +13,14 @@ from typing import Final
 
 __all__ = [
     "HOST",
+    "LOOPBACK_HINT",
     "PortReservation",
     "accepts",
     "accepts_blocking",
     "clear_time_wait",
     "ephemeral_ports",
     "is_taken",
+    "means_no_loopback",
 ]
 
 HOST: Final = "127.0.0.1"
@@ -38,6 +40,18 @@ _LISTEN_STATE, _TIME_WAIT_STATE = "0A", "06"
 _IP_LOCAL_PORT_RANGE: Final = 51
 """Of Linux; the socket module has no name for it."""
 _MAPPED_IPV4: Final = "0000000000000000FFFF0000"
+
+
+LOOPBACK_HINT: Final = (
+    f"This machine, container or sandbox has no usable {HOST}: see that its loopback interface has "
+    "that address and is up (ip address show lo)"
+)
+
+
+def means_no_loopback(error: OSError) -> bool:
+    """Whether an error of a socket on 127.0.0.1 says that there is no such address, or no way to
+    it."""
+    return error.errno in (errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.ENETDOWN)
 
 
 def ephemeral_ports() -> range:

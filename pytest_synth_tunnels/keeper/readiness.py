@@ -12,7 +12,7 @@ from ..aio.tasks import in_thread
 from ..http.probe import get
 from ..sdk.resolve import is_loopback
 from .errors import KeeperRequestError
-from .ports import accepts
+from .ports import LOOPBACK_HINT, accepts, means_no_loopback
 
 __all__ = ["wait_ready"]
 
@@ -90,6 +90,8 @@ async def _find_problem(public_url: str, headers: dict[str, str], timeout_s: flo
             status, body = await in_thread(lambda: _get_with_httpx(url, headers, timeout_s))
     except (OSError, ValueError) as error:
         reason = str(error) or "no answer"
+        if isinstance(error, OSError) and _is_near(public_url) and means_no_loopback(error):
+            reason += f". {LOOPBACK_HINT}"
         return f"the public URL cannot be reached: {reason}"
     if status == 200:
         return None if nonce.encode() in body else "something else answers at the public URL"

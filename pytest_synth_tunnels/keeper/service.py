@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from ..agent.target import Target
 from ..aio.tasks import in_thread, spawn
@@ -44,7 +45,7 @@ from .leases.journal import Journal
 from .leases.lease import HeldLease
 from .leases.registry import COMMON, RELEASE_TIMEOUT_S, LeaseRegistry
 from .leases.spec import SYNTHTUNNEL, choose_url_style, is_gone
-from .ports import HOST, PortReservation, clear_time_wait
+from .ports import HOST, LOOPBACK_HINT, PortReservation, clear_time_wait, means_no_loopback
 from .readiness import wait_ready
 from .transports.factory import TransportFactory
 
@@ -105,16 +106,9 @@ class KeeperService:
         """All processes share one target, so that no URL has an address."""
         self._ports: dict[str, PortReservation] = {}
         """By address."""
+        self._environ = environ
+        self._cwd = cwd
         self._command: AppCommand | None = None
-        if settings.command is not None:
-            self._command = AppCommand(
-                settings.command,
-                port=self._port(COMMON),
-                environ=environ,
-                cwd=cwd,
-                timeout_s=settings.command_timeout_s,
-                on_death=self._command_died,
-            )
         self._command_started: asyncio.Task[None] | None = None
         self._command_failure: KeeperRequestError | None = None
         """Why the command ended after it had been up."""
@@ -123,10 +117,38 @@ class KeeperService:
 
     def start(self) -> None:
         """Open the run's lease and start the command, before anybody asks for them."""
+        try:
+            if self._settings.share == "run":
+                self._leases.shared(COMMON, self._port(COMMON))
+        except KeeperRequestError as error:
+            _log.warning("%s", error)  # each request that needs the port fails with it
+        if self._settings.command is not None:
+            self._command_started = spawn(self._start_command(self._settings.command))
+
+    async def _start_command(self, command: str) -> None:
+        """Start the command as soon as its public URL is known.
+
+        Raises:
+            KeeperRequestError: there is no lease or no port, or the command failed.
+        """
+        port = self._port(COMMON)
+        public_url, is_secret = None, False
         if self._settings.share == "run":
-            self._leases.shared(COMMON, self._port(COMMON))
-        if self._command is not None:
-            self._command_started = spawn(self._command.start())
+            lease = self._leases.shared(COMMON, port)
+            await lease.ready()
+            public_url = lease.url(COMMON)
+            is_secret = lease.transport.worker_token is None and bool(urlsplit(public_url).path)
+        self._command = AppCommand(
+            command,
+            port=port,
+            public_url=public_url,
+            is_secret=is_secret,
+            environ=self._environ,
+            cwd=self._cwd,
+            timeout_s=self._settings.command_timeout_s,
+            on_death=self._command_died,
+        )
+        await self._command.start()
 
     def _command_died(self, message: str) -> None:
         self._command_failure = KeeperRequestError("COMMAND_FAILED", message)
@@ -168,10 +190,11 @@ class KeeperService:
             try:
                 self._ports[key] = PortReservation()
             except OSError as error:
+                hint = "Set synth_tunnels_port to the port that your app is to have"
                 raise KeeperRequestError(
                     "NO_LOCAL_PORT",
                     f"no port of {HOST} can be had for the app: {error.strerror}",
-                    "Set synth_tunnels_port to the port that your app is to have",
+                    LOOPBACK_HINT if means_no_loopback(error) else hint,
                 ) from None
         return self._ports[key].port
 
@@ -355,11 +378,11 @@ class KeeperService:
         """
         self._finishing = True
         ending: list[asyncio.Task[Any]] = [spawn(self._leases.finish(RELEASE_TIMEOUT_S + 1))]
-        if self._command is not None:
-            ending.append(spawn(self._command.stop()))
         if self._command_started is not None:
             self._command_started.cancel()
             ending.append(self._command_started)
+        if self._command is not None:
+            ending.append(spawn(self._command.stop()))
         await asyncio.wait(ending, timeout=2 * RELEASE_TIMEOUT_S)
         for reservation in self._ports.values():
             reservation.close()

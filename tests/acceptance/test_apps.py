@@ -1,5 +1,6 @@
 """The servers that people use, served in each worker, by a command, and on a fixed port."""
 
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -184,6 +185,57 @@ def test_started_once_by_a_command(
 
     result.assert_outcomes(passed=8)
     assert len({line for line in result.outlines if line.startswith("started ")}) == 1
+    runtime.assert_nothing_left()
+
+
+PRINTS_ITS_URL = """
+import os, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class App(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"{sys.argv[2]} {os.environ['SYNTH_PUBLIC_URL']}".encode())
+
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), App).serve_forever()
+"""
+
+ASKS_FOR_ITS_URL = """
+from urllib.request import Request, urlopen
+
+def test_it(synth_lease):
+    with urlopen(Request(synth_lease.url(), headers=synth_lease.headers), timeout=20) as answer:
+        assert answer.read().decode() == f"{synth_lease.public_url} {synth_lease.public_url}"
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["plain", "n2"])
+def test_a_command_of_the_ini_file_runs_beside_it_and_knows_its_public_url(
+    pytester: pytest.Pytester, runtime: RuntimeDirectory, arguments: list[str]
+) -> None:
+    pytester.makepyfile(server=PRINTS_ITS_URL)
+    pytester.makeini("[pytest]\nsynth_tunnels_command = python server.py {port} {public_url}\n")
+    below = pytester.mkdir("below")
+    (below / "test_below.py").write_text(ASKS_FOR_ITS_URL)
+    pytester.chdir()
+    os.chdir(below)
+
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=1)
+    runtime.assert_nothing_left()
+
+
+def test_a_command_of_the_command_line_runs_where_pytest_was_started(
+    pytester: pytest.Pytester, runtime: RuntimeDirectory
+) -> None:
+    pytester.makeini("[pytest]\n")
+    below = pytester.mkdir("below")
+    (below / "server.py").write_text(PRINTS_ITS_URL)
+    (below / "test_below.py").write_text(ASKS_FOR_ITS_URL)
+    os.chdir(below)
+
+    command = "python server.py {port} {public_url}"
+    pytester.runpytest_subprocess("--synth-tunnels-command", command).assert_outcomes(passed=1)
     runtime.assert_nothing_left()
 
 

@@ -23,6 +23,8 @@ print("pid", os.getpid(), os.environ.get("COLOUR"), os.getcwd(), flush=True)
 s.listen()
 """
 
+STAY = "time.sleep(60)\n"
+
 
 @pytest.fixture
 def port():
@@ -47,6 +49,8 @@ def command(template: str, port: int, tmp_path: Path, **options: Any) -> AppComm
         "cwd": str(tmp_path),
         "timeout_s": 20.0,
         "on_death": lambda message: None,
+        "public_url": None,
+        "is_secret": False,
     }
     return AppCommand(template, port=port, **(defaults | options))
 
@@ -79,7 +83,7 @@ async def gone(pid: int) -> None:
 
 def test_it_serves_until_stopped(port: int, script: Any, tmp_path: Path) -> None:
     async def main() -> None:
-        app = command(script(SERVE + "time.sleep(60)"), port, tmp_path)
+        app = command(script(SERVE + STAY), port, tmp_path)
         await app.start()
         assert await accepts("127.0.0.1", port, 5)
         _, pid, colour, cwd = lines(app)[0].split()
@@ -104,7 +108,7 @@ def test_what_it_started_and_what_ignores_the_request_ends_too(
     )
 
     async def main() -> None:
-        app = command(script(code + SERVE + "time.sleep(60)"), port, tmp_path)
+        app = command(script(code + SERVE + STAY), port, tmp_path)
         await app.start()
         child = int(lines(app)[0])
         pid = int(lines(app)[1].split()[1])
@@ -147,6 +151,51 @@ def test_its_death_is_told_once_with_its_last_lines(port: int, script: Any, tmp_
         assert message.endswith("out of memory")
         await app.stop()
         assert died.empty()
+
+    run(main)
+
+
+def test_it_is_told_its_public_url(port: int, script: Any, tmp_path: Path) -> None:
+    code = "import os, sys\nprint(sys.argv[2:], os.environ['SYNTH_PUBLIC_URL'], flush=True)\n"
+    url = "http://127.0.0.1:8015/s/rt_1"
+
+    async def main() -> None:
+        template = f"{script(code + SERVE + STAY)} --origin={{public_url}}/{{port}}"
+        app = command(template, port, tmp_path, public_url=url)
+        await app.start()
+        assert lines(app)[0] == f"['--origin={url}/{port}'] {url}"
+        await app.stop()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({}, "each worker has a URL of its own"),
+        ({"public_url": "https://x.example/r_1", "is_secret": True}, "can read a command's"),
+    ],
+)
+def test_a_public_url_that_no_argument_may_have(
+    options: dict[str, Any], part: str, port: int, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        await command("serve {port} {public_url}", port, tmp_path, **options).start()
+
+    message = failure(main)
+    assert part in message
+    assert "r_1" not in message
+
+
+def test_a_secret_public_url_is_in_its_environment(port: int, script: Any, tmp_path: Path) -> None:
+    code = "import os; print(os.environ['SYNTH_PUBLIC_URL'], flush=True)\n" + SERVE + STAY
+
+    async def main() -> None:
+        url = "https://x.example/r_1"
+        app = command(script(code), port, tmp_path, public_url=url, is_secret=True)
+        await app.start()
+        assert lines(app)[0] == url
+        await app.stop()
 
     run(main)
 
@@ -198,7 +247,14 @@ from pytest_synth_tunnels.keeper.app_command import AppCommand
 async def keep():
     template, port, cwd = sys.argv[1:]
     app = AppCommand(
-        template, port=int(port), environ={}, cwd=cwd, timeout_s=20, on_death=lambda message: None
+        template,
+        port=int(port),
+        public_url=None,
+        is_secret=False,
+        environ={},
+        cwd=cwd,
+        timeout_s=20,
+        on_death=lambda message: None,
     )
     await app.start()
     print(app._child.tail.lines()[0], flush=True)
@@ -210,7 +266,7 @@ asyncio.run(keep())
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_it_dies_with_a_keeper_that_is_killed(port: int, script: Any, tmp_path: Path) -> None:
-    arguments = [KEEPER, script(SERVE + "time.sleep(60)"), str(port), str(tmp_path)]
+    arguments = [KEEPER, script(SERVE + STAY), str(port), str(tmp_path)]
     with subprocess.Popen([sys.executable, "-c", *arguments], stdout=subprocess.PIPE) as keeper:
         assert keeper.stdout is not None
         pid = int(keeper.stdout.readline().split()[1])

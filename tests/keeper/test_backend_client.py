@@ -1,6 +1,7 @@
 """The embedded backend as the keeper sees it: an agent's link in memory."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels.agent.agent import Agent
+from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.keeper.backend_client import Attachment, EmbeddedBackendClient
+from pytest_synth_tunnels.keeper.errors import KeeperRequestError
 from pytest_synth_tunnels.sdk import requests
 from pytest_synth_tunnels.sdk.errors import TunnelError
 from pytest_synth_tunnels.sdk.requests import Request
@@ -156,6 +159,18 @@ def test_nothing_is_told_once_it_is_closed() -> None:
         assert not attached.agent.attached
 
     run(test)
+
+
+def test_a_backend_that_cannot_listen_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_: Backend) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    monkeypatch.setattr(Backend, "start", refuse)
+
+    with pytest.raises(KeeperRequestError, match=r"cannot listen on 127\.0\.0\.1: Cannot ass") as e:
+        asyncio.run(EmbeddedBackendClient(5).start())
+
+    assert "loopback interface" in e.value.hint
 
 
 def test_a_wrong_token_attaches_nothing() -> None:

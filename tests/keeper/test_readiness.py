@@ -1,4 +1,5 @@
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -118,6 +119,16 @@ def test_nobody_listens_at_the_public_url() -> None:
     )
     with pytest.raises(KeeperRequestError, match="cannot be reached"):
         asyncio.run(waiting)
+
+
+def test_a_machine_without_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(readiness, "get", refuse)
+
+    with pytest.raises(KeeperRequestError, match=r"Network is unreachable\. .* loopback interface"):
+        outcome(nonce)
 
 
 def test_a_link_that_is_known_to_be_missing_is_named_first() -> None:

@@ -1,6 +1,7 @@
 """What processes ask of a real keeper with the embedded backend."""
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
@@ -92,24 +93,35 @@ def test_a_reserved_port_is_free_of_what_an_earlier_server_left(start_keeper: An
         later.bind(("127.0.0.1", port))
 
 
-def test_no_local_port(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [(errno.EADDRNOTAVAIL, "loopback interface"), (errno.EADDRINUSE, "Set synth_tunnels_port")],
+)
+@pytest.mark.parametrize("settings", [{"share": "worker"}, {}, {"command": "serve {port}"}])
+def test_each_request_says_that_there_is_no_local_port(
+    number: int, hint: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse() -> Any:
-        raise OSError(99, "Cannot assign requested address")
+        raise OSError(number, "so it is")
 
     monkeypatch.setattr(service, "PortReservation", refuse)
 
     async def main() -> None:
         keeper = service.KeeperService(
             run_id="r1",
-            settings=Settings(share="worker"),
+            settings=Settings(**settings),
             environ={},
             cwd="/",
             backend_client=EmbeddedBackendClient(5),
             ledger_recorder=None,
             on_holder_left=lambda: None,
         )
-        with pytest.raises(KeeperRequestError, match=r"no port of 127\.0\.0\.1 can be had"):
-            await keeper.answer(Holder(1, ""), ReservePort())
+        keeper.start()
+        for request in (ReservePort(), OpenLease()):
+            with pytest.raises(KeeperRequestError) as caught:
+                await keeper.answer(Holder(1, ""), request)
+            assert caught.value.message == "no port of 127.0.0.1 can be had for the app: so it is"
+            assert hint in caught.value.hint
         await keeper.finish()
 
     asyncio.run(main())
@@ -283,6 +295,51 @@ def test_the_command_serves_all_and_its_death_is_told(
     report = owner.ask(Finish())
     assert report.events == [one.events[0].message]
     assert report.released == 1
+
+
+ECHO_URL = f"""{sys.executable} -c "
+import http.server, os, sys
+class App(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = os.environ['SYNTH_PUBLIC_URL'] + ' ' + sys.argv[2]
+        self.send_response(200); self.end_headers(); self.wfile.write(body.encode())
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), App).serve_forever()
+" {{port}} {{public_url}}"""
+
+
+def test_a_command_knows_its_public_url(start_keeper: Any, open_lease: Any, get: Any) -> None:
+    process = start_keeper(settings={"command": ECHO_URL}).connect("gw1")
+    _, lease = open_lease(process)
+
+    status, body = get(lease.public_url + "/", lease.worker_token)
+
+    assert (status, body) == (200, f"{lease.public_url} {lease.public_url}")
+
+
+def test_a_command_without_a_lease_is_not_started(start_keeper: Any) -> None:
+    settings = {"command": ECHO_URL, "provider": "pigeon"}
+    process = start_keeper(settings=settings).connect()
+
+    failure = process.ask(OpenLease())
+
+    assert failure.code == "TUNNEL_PROVIDER_INVALID"
+
+
+def test_connections_of_one_process_are_served_side_by_side(
+    start_keeper: Any, open_lease: Any, serve: Any
+) -> None:
+    keeper = start_keeper()
+    slow, quick = keeper.connect(), keeper.connect()
+    port, lease = open_lease(quick)
+    slow.send(WaitReady(lease_id=lease.lease_id, timeout_s=20))
+
+    for _ in range(20):
+        assert quick.ask(Token(lease_id=lease.lease_id)).lease_id == lease.lease_id
+    quick.send(ReservePort())
+    quick.socket.shutdown(socket.SHUT_RDWR)  # one that breaks off takes no other with it
+
+    with serve(port):
+        assert isinstance(slow.answer(), Done)
 
 
 def test_the_command_ends_with_the_run(start_keeper: Any, open_lease: Any) -> None:
