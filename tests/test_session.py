@@ -83,16 +83,19 @@ def session(tmp_path: Path, **options: Any) -> Session:
 
 
 @pytest.fixture(autouse=True)
-def _runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's runtime directory, with a path that leaves room for a socket's."""
+    path = tmp_path_factory.mktemp("r")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+    return path
 
 
-def test_a_process_of_its_own_owns_its_run(tmp_path: Path) -> None:
+def test_a_process_of_its_own_owns_its_run(tmp_path: Path, runtime: Path) -> None:
     one, other = session(tmp_path), session(tmp_path)
 
     assert one.is_owner
     assert one.directory_path != other.directory_path
-    assert Path(one.directory_path).is_relative_to(tmp_path)
+    assert Path(one.directory_path).is_relative_to(runtime)
 
 
 def test_a_worker_belongs_to_its_controller_s_run(
@@ -271,19 +274,17 @@ def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @posix
 def test_the_runtime_directory_of_the_user_comes_first(
-    temporary: Path, tmp_path_factory: pytest.TempPathFactory, name: str
+    temporary: Path, runtime: Path, name: str
 ) -> None:
-    runtime = tmp_path_factory.mktemp("r")
-
     assert module._runtime_base({"XDG_RUNTIME_DIR": str(runtime)}) == f"{runtime}/{name}"
 
 
 @posix
-@pytest.mark.parametrize("runtime", ["", "relative", "/no/such/folder"])
+@pytest.mark.parametrize("unusable", ["", "relative", "/no/such/folder"])
 def test_without_it_the_folder_for_temporary_files(
-    temporary: Path, runtime: str, name: str
+    temporary: Path, unusable: str, name: str
 ) -> None:
-    assert module._runtime_base({"XDG_RUNTIME_DIR": runtime}) == f"{temporary}/{name}"
+    assert module._runtime_base({"XDG_RUNTIME_DIR": unusable}) == f"{temporary}/{name}"
 
 
 @posix
