@@ -24,7 +24,7 @@ def test_nothing_grows() -> None:
         [sys.executable, SCRIPT, "--duration-s", "15", "--interval-s", "1", "--callers", "16"],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
         env=environment,
     )
@@ -69,3 +69,15 @@ def test_traffic_must_come_through(soak: ModuleType) -> None:
     assert soak.too_few(outcomes) == ["get: only 95 of 115 came to '200'"]
     del outcomes["stream: 200"]
     assert "stream: only 0 of 0 came to '200'" in soak.too_few(outcomes)
+    seldom = Counter({f"{kind}: {good}": 6 for kind, good in soak.SUCCESS.items()})
+    seldom["talk: interrupted"] = 2
+    assert soak.too_few(seldom) == []
+    seldom["talk: interrupted"] = 3
+    assert soak.too_few(seldom) == ["talk: only 6 of 9 came to 'talked'"]
+
+
+def test_a_busy_machine_gets_longer(soak: ModuleType) -> None:
+    assert soak.goes_on(14, 15, samples=9)
+    assert not soak.goes_on(16, 15, samples=6)
+    assert soak.goes_on(59, 15, samples=5)
+    assert not soak.goes_on(61, 15, samples=5)
