@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         TunnelProvider,
         TunnelsClient,
     )
+    from .serving import ServeError, Server
     from .settings import Settings
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "KeeperError",
     "Lease",
     "LeaseFacts",
+    "ServeError",
+    "Server",
     "Settings",
     "SynthClient",
     "TunnelError",
@@ -42,6 +45,8 @@ _HOMES = {
     "KeeperError": ".keeper.ipc.errors",
     "Lease": ".lease",
     "LeaseFacts": ".hook_events",
+    "ServeError": ".serving",
+    "Server": ".serving",
     "Settings": ".settings",
     "__version__": "._version",
 }

@@ -14,6 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from datetime import datetime
 
 __all__ = ["Lock", "unpatched"]
@@ -33,6 +35,7 @@ class unpatched:  # noqa: N801 (it is read like a module)
     listdir = staticmethod(os.listdir)
     lstat = staticmethod(os.lstat)
     mkdir = staticmethod(os.mkdir)
+    monotonic = staticmethod(time.monotonic)
     open = staticmethod(os.open)
     pipe = staticmethod(os.pipe)
     read = staticmethod(os.read)
@@ -61,3 +64,4 @@ class unpatched:  # noqa: N801 (it is read like a module)
     popen = subprocess.Popen
     python_socket = socket.socket
     socket = _socket.socket
+    thread = threading.Thread

@@ -98,6 +98,14 @@ def _command(text: str) -> str:
     return text
 
 
+def _app(text: str) -> str:
+    module, _, attribute = text.partition(":")
+    names = [*module.split("."), *attribute.split(".")]
+    if not all(name.isidentifier() for name in names):
+        raise ValueError("must be module:attribute, such as shop.main:app")
+    return text
+
+
 def _boolean(text: str) -> bool:
     known = {"1": True, "true": True, "yes": True, "on": True}
     known |= {"0": False, "false": False, "no": False, "off": False}
@@ -153,6 +161,13 @@ OPTIONS = (
         _command,
         "start this once for the run to serve the exposed port; {port} stands for the port",
         "COMMAND",
+    ),
+    Option(
+        "app",
+        _app,
+        "serve this ASGI or WSGI application on the exposed port, in each process that uses the "
+        "lease",
+        "MODULE:ATTRIBUTE",
     ),
     Option(
         "command_timeout_s",

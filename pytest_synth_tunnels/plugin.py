@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .lease import ExposedLease, Lease
     from .sdk import TunnelsClient
+    from .serving import AppServers, Server
     from .settings import Settings
 
 
@@ -40,7 +41,19 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     session = config.stash[SESSION] = Session(config, _register_redaction)
     if session.has_settings():
-        _ = session.settings  # a wrong value is told now, not in the middle of the run
+        # A wrong value is told now, not in the middle of the run.
+        _check_workers(config, session.settings)
+
+
+def _check_workers(config: pytest.Config, settings: "Settings") -> None:
+    """Refuse that each pytest-xdist worker serves the application on the same port."""
+    has_workers = config.getoption("dist", "no") != "no"
+    if has_workers and settings.app is not None and settings.port is not None:
+        app, port = (settings.sources.get(name, name) for name in ("app", "port"))
+        raise pytest.UsageError(
+            f"synth-tunnels: {app} is served by each pytest-xdist worker, and {port} gives them "
+            f"all the port {settings.port}: leave {port} out, or run with -n 0"
+        )
 
 
 def _register_redaction(session: Session) -> None:
@@ -170,12 +183,8 @@ def synth_settings(pytestconfig: pytest.Config) -> "Settings":
 @pytest.fixture(scope="session")
 def exposed_port(pytestconfig: pytest.Config) -> int:
     """The local port that synth_lease exposes: bind your app to it, on 127.0.0.1."""
-    from .keeper.ipc.messages import Port, ReservePort
-
-    session = pytestconfig.stash[SESSION]
     with _failures_shown_plainly():
-        session.port = session.keeper.ask(ReservePort(), Port).port
-    return session.port
+        return pytestconfig.stash[SESSION].reserve_port()
 
 
 @pytest.fixture(scope="session")
@@ -196,12 +205,17 @@ def exposed_socket(exposed_port: int) -> "Iterator[socket.socket]":
 
 
 @pytest.fixture(scope="session")
-def synth_lease(pytestconfig: pytest.Config) -> "Lease":
+def synth_lease(request: pytest.FixtureRequest) -> "Lease":
     """The run's tunnel: its public_url forwards to exposed_port. Send its headers along."""
     from .keeper.ipc.messages import LeaseInfo, OpenLease
     from .lease import Lease
 
-    session = pytestconfig.stash[SESSION]
+    session = request.config.stash[SESSION]
+    if session.settings.app is not None:
+        servers: AppServers = request.getfixturevalue("_app_servers")
+        with _failures_shown_plainly():
+            port = session.reserve_port()
+        servers.serve(session.settings.app, port=port)
     timeout_s = session.settings.start_timeout_s
     if session.settings.command is not None:
         timeout_s += session.settings.command_timeout_s
@@ -221,6 +235,46 @@ def synth_expose(pytestconfig: pytest.Config) -> "Callable[..., ExposedLease]":
     from .lease import expose
 
     return partial(expose, pytestconfig.stash[SESSION].keeper)
+
+
+@pytest.fixture(scope="session")
+def _app_servers(pytestconfig: pytest.Config) -> "Iterator[AppServers]":
+    from .serving import AppServers
+
+    session = pytestconfig.stash[SESSION]
+    servers = AppServers(
+        root_path=str(pytestconfig.rootpath),
+        start_timeout_s=session.settings.start_timeout_s,
+        exposed_port=lambda: _port_to_serve(session),
+    )
+    yield servers
+    servers.stop()
+
+
+def _port_to_serve(session: Session) -> int:
+    """Return the exposed port, unless the settings say that something else serves it."""
+    from .serving import ServeError
+
+    settings = session.settings
+    for name, value in (("command", settings.command), ("app", settings.app)):
+        if value is not None:
+            source = settings.sources.get(name, f"synth_tunnels_{name}")
+            raise ServeError(
+                "SERVE_PORT_TAKEN",
+                f"the exposed port is served already: {source} is {value!r}",
+                "Leave it out, or serve on a port of its own, with a lease of its own: "
+                "synth_expose(synth_serve(app, port=0).port)",
+            )
+    return session.reserve_port()
+
+
+@pytest.fixture(scope="session")
+def synth_serve(_app_servers: "AppServers") -> "Callable[..., Server]":
+    """synth_serve(app, *, port=None): serves an ASGI or WSGI application, the object or
+    "module:attribute", on exposed_port in a thread of this process; returns a Server (url, port,
+    stop(), also a context manager) when it accepts, which is stopped with the run at the
+    latest."""
+    return _app_servers.serve
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["FIXTURES", "SESSION", "Session", "uses_tunnels"]
 
 FIXTURES = frozenset(
-    {"synth_lease", "exposed_port", "exposed_socket", "synth_expose", "synth_tunnels"}
+    {
+        *("synth_lease", "exposed_port", "exposed_socket"),
+        *("synth_expose", "synth_serve", "synth_tunnels"),
+    }
 )
 """The fixtures that need a keeper."""
 
@@ -217,6 +220,17 @@ class Session:
                 self.lost = event.message
         return events
 
+    def reserve_port(self) -> int:
+        """Return the port that the run's lease exposes in this process.
+
+        Raises:
+            KeeperError: the keeper cannot be had.
+        """
+        from .keeper.ipc.messages import Port, ReservePort
+
+        self.port = self.keeper.ask(ReservePort(), Port).port
+        return self.port
+
     def free_port(self) -> None:
         """Have the app's port bindable by any server, whatever the last server left on it.
 
@@ -225,11 +239,10 @@ class Session:
         """
         if self.port is None:
             return
-        from .keeper.ipc.messages import Port, ReservePort
         from .listener import can_bind
 
         if not can_bind(self.port):
-            self.keeper.ask(ReservePort(), Port)
+            self.reserve_port()
 
     def tell(self) -> None:
         """Tell other plugins what happened to the run's leases, if this process owns the run."""

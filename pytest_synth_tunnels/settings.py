@@ -45,6 +45,7 @@ class Settings:
         port: the fixed local port that the lease exposes, or ``None`` for a free one for each
             process.
         command: what the keeper starts to serve that port, or ``None``.
+        app: the application, as ``module:attribute``, that each process serves there, or ``None``.
         command_timeout_s: how long the command may take until its port accepts, in seconds.
         share: ``run`` for one lease in all workers, ``worker`` for a lease in each.
         start_timeout_s: how long a fixture waits for the keeper and its lease, in seconds.
@@ -69,6 +70,7 @@ class Settings:
     ttl_s: float = 14_400.0
     port: int | None = None
     command: str | None = None
+    app: str | None = None
     command_timeout_s: float = 60.0
     share: str = "run"
     start_timeout_s: float = 30.0
@@ -152,6 +154,10 @@ def check_combinations(settings: Settings) -> None:
     def source(name: str) -> str:
         return settings.sources.get(name, name)
 
+    if settings.app is not None and settings.command is not None:
+        raise SettingsError(
+            f"{source('app')} and {source('command')} each serve the exposed port: leave one out"
+        )
     is_managed = settings.provider != "synthtunnel"
     if settings.url_style == "root" and (is_managed or settings.backend_url is not None):
         where = f"the provider {settings.provider}" if is_managed else "a hosted relay"
