@@ -270,7 +270,7 @@ class Agent:
 
     def _answer_itself(self, frame: ReqHeaders, lease: ServedLease) -> bool:
         """Answer what is asked of the tunnel and not of the app; return whether it was that."""
-        address, path = split_address(frame.path)
+        address, path = split_address(frame.path.removesuffix("?"))
         if address and address not in lease.destinations:
             return False
         if path == READY_PATH:

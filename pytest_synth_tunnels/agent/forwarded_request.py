@@ -155,7 +155,7 @@ class ForwardedRequest:
         """Of a body that comes in pieces."""
         self._ended = False
         """Whether the request is complete."""
-        self._chunked = frame.chunked
+        self._chunked = frame.chunked and self._length is None
         """Whether the body goes to the app in chunks; else it has a known length, or none."""
         self._trailers = b""
         """What goes behind the last chunk."""
@@ -284,6 +284,9 @@ class ForwardedRequest:
                 self._chunked = True
             elif self._received or (self._method not in _BODILESS and not self._uplink.exact_http):
                 self._length = self._received
+                self._lines += f"Content-Length: {self._length}\r\n"
+        if self._chunked:
+            self._lines += "Transfer-Encoding: chunked\r\n"
         self._pool.acquire(self, caller=self._caller)
 
     def caller_ended(self) -> None:
@@ -348,13 +351,7 @@ class ForwardedRequest:
         self._reached = True
         if self._recorded is not None:
             self._recorded.reach()
-        if self._chunked:
-            head = f"{self._lines}Transfer-Encoding: chunked\r\n\r\n"
-        elif self._length is not None:
-            head = f"{self._lines}Content-Length: {self._length}\r\n\r\n"
-        else:
-            head = f"{self._lines}\r\n"
-        data = head.encode("latin-1")
+        data = f"{self._lines}\r\n".encode("latin-1")
         if self._body:
             pieces = map(_chunk, self._body) if self._chunked else self._body
             data = b"".join((data, *pieces))

@@ -61,14 +61,14 @@ _OUTWARD: Final = frozenset(
 answer tells whether one of them is there (``located`` of
 :meth:`~..http.client_connection.ResponseHandler.response_started`)."""
 
-_RELAYS_OWN: Final = ("x-forwarded-", "x-synthtunnel-")
-"""Not the caller's, so its ``Connection`` cannot remove them."""
+_KEPT: Final = ("content-length", "x-forwarded-", "x-synthtunnel-")
+"""What a caller's ``Connection`` cannot remove: the message's own length, and what the relay says."""
 
 _MAX_DIGITS: Final = 19
 """Of a length in bytes; one with more is as good as unknown."""
 
 _ABSOLUTE = re.compile(r"(?:https?:)?//([^/?#\\]*)", re.IGNORECASE)
-_ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/]+)")
+_ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/?]+)")
 _BRACKETED = re.compile(r"<([^>]*)>")
 _REFRESH = re.compile(r"""(;\s*url\s*=\s*["']?)([^"']*)""", re.IGNORECASE)
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -160,15 +160,16 @@ class UrlRewriter:
     # --- inwards
 
     def request_head(self, frame: ReqHeaders, path: str) -> tuple[str, int | None]:
-        """Write a request as the app gets it, but for how its body is framed.
+        """Write a request as the app gets it, but for how a body of unknown length is framed.
 
         Args:
             frame: the caller's request.
-            path: what is left of its path without the address.
+            path: what is left of its path without the address. With a question mark at its end,
+                the caller sent an empty query.
 
         Returns:
-            The request line and the headers, each with its line end; and the length of the body
-            in bytes, if the caller said one.
+            The request line and the headers, each with its line end, among them the length of the
+            body if the caller said one; and that length in bytes.
         """
         query = frame.query
         if self._kept:
@@ -183,6 +184,7 @@ class UrlRewriter:
             lines.append(self._prefix_line)
         kinds = self._kinds
         length = ""
+        length_at = 0
         connection = ""
         callers_host = ""
         inward: list[tuple[int, str, str, str]] | None = None
@@ -197,7 +199,11 @@ class UrlRewriter:
                 if kind == "x-forwarded-host":
                     callers_host = value
             elif kind == "content-length":
-                length = value.strip() if length in ("", value.strip()) else "?"
+                if not length_at:
+                    length, length_at = value.strip(), len(lines)
+                    lines.append(f"{name}: {length}\r\n")
+                elif length != value.strip():
+                    length = "?"
             elif kind == "connection":
                 connection += f",{value}"
             elif kind in _INWARD:
@@ -214,14 +220,16 @@ class UrlRewriter:
             lines += [line for kind, line in self._defaults.items() if kind not in said]
             if "x-synthtunnel-request-id" not in said:
                 lines.append(f"X-SynthTunnel-Request-Id: {frame.rid}\r\n")
+        known = length.isascii() and length.isdigit() and len(length) <= _MAX_DIGITS
+        if length_at and not known:
+            lines[length_at] = ""
         if connection:
             named = tuple(
-                f"{token}:"
-                for token in map(str.strip, connection.lower().split(","))
-                if token and not token.startswith(_RELAYS_OWN)
+                f"{option}:"
+                for option in map(str.strip, connection.lower().split(","))
+                if option and not option.startswith(_KEPT)
             )
             lines[2:] = [line for line in lines[2:] if not line.lower().startswith(named)]
-        known = length.isascii() and length.isdigit() and len(length) <= _MAX_DIGITS
         return "".join(lines), int(length) if known else None
 
     def _localize_header(self, kind: str, value: str, callers_host: str) -> str:
@@ -333,7 +341,7 @@ class UrlRewriter:
                         attributes[index] = f"{key}={self.prefix}{value if value != '/' else ''}"
                     return
                 break
-        if path == "/":
+        if path in ("/", "/?"):
             attributes.append(f" Path={self.prefix}")
 
     def _is_own_domain(self, attribute: str) -> bool:
@@ -353,7 +361,7 @@ def split_address(path: str) -> tuple[str, str]:
     if path.startswith(("/~", "/%7")):
         found = _ADDRESS.match(path)
         if found is not None:
-            return found[1], path[found.end() :] or "/"
+            return found[1], _rooted(path[found.end() :])
     return "", path
 
 

@@ -64,6 +64,7 @@ class RequestHead:
         method: any token, as it came.
         path: raw, still percent-encoded, beginning with ``/`` (or ``*`` alone).
         query: raw, without the ``?``.
+        bare_query: there is a ``?`` with nothing behind it.
         headers: all of them, in order.
         host: what ``Host`` says, or the target of an absolute request line; may be empty.
         keep_alive: whether the caller wants the connection kept.
@@ -80,6 +81,7 @@ class RequestHead:
     """
 
     http_version = "1.1"
+    bare_query = False
     secure = False
     content_length = 0
     chunked = False
@@ -189,8 +191,10 @@ class HeadParser:
             if not _HOST.fullmatch(host):
                 raise BadRequest(400, "BAD_REQUEST", "malformed Host header")
             self._host = host
-        path, _, query = target.partition("?")
+        path, mark, query = target.partition("?")
         head = RequestHead(method, path, query, headers, host, self.peer_host)
+        if mark and not query:
+            head.bare_query = True
         if self._secure:
             head.secure = True
         if version == "HTTP/1.0":

@@ -206,6 +206,8 @@ class ProxiedRequest:
         if session.exact_http:
             frame.chunked = exchange.head.chunked
             frame.negotiated = exchange.head.negotiated
+            if exchange.head.bare_query:
+                frame.path = f"{frame.path.removesuffix('?')}?"
         if not exchange.head.has_body:
             frame.end = True
             session.link.send(frame, at_once=len(session.requests) == 1)

@@ -130,6 +130,8 @@ class ProxiedWebSocket(TunnelledWebSocket):
         self._use(flow_control=session.flow_control, link_paused=session.writing_paused)
         session.websockets[self.rid] = self
         relay.deadlines.set(self, relay.loop.time() + relay.request_timeout_s)
+        if session.exact_http and self._exchange.head.bare_query:
+            self._frame.path = f"{self._frame.path.removesuffix('?')}?"
         session.link.send(self._frame)
 
     # Without an agent (as :class:`~.held_requests.Held`).

@@ -64,8 +64,9 @@ def check_request(method: str, headers: Headers) -> str:
 
 
 def request_headers(headers: Headers) -> Headers:
-    """Return what of a caller's headers concerns the app."""
-    return [pair for pair in headers if pair[0].lower() not in _HANDSHAKE]
+    """Return what of a caller's headers concerns the app. A handshake has no body."""
+    dropped = _HANDSHAKE | {"content-length"}
+    return [pair for pair in headers if pair[0].lower() not in dropped]
 
 
 def switching(accept: str, headers: Headers) -> bytes:
