@@ -62,7 +62,7 @@ answer tells whether one of them is there (``located`` of
 :meth:`~..http.client_connection.ResponseHandler.response_started`)."""
 
 _KEPT: Final = ("content-length", "x-forwarded-", "x-synthtunnel-")
-"""What a caller's ``Connection`` cannot remove: the message's own length, and what the relay says."""
+"""What a caller's ``Connection`` cannot remove: the message's own length, and the relay's words."""
 
 _MAX_DIGITS: Final = 19
 """Of a length in bytes; one with more is as good as unknown."""

@@ -6,6 +6,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
+from .shortage import ShortageLog
+
 __all__ = ["allow_many_files", "run"]
 
 _LARGER_THAN_ANY_READ_BYTES: Final = 2 << 20
@@ -21,6 +23,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     _keep_read_buffers()
     allow_many_files()
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+        runner.get_loop().set_exception_handler(ShortageLog())
         runner.run(main)
 
 
