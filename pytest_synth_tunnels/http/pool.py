@@ -30,6 +30,9 @@ __all__ = ["ConnectionPool"]
 RETRY_EVERY_S: Final = 0.05
 """Between attempts while an app that never accepted refuses, in seconds."""
 
+_LOCALHOST: Final = ("127.0.0.1", "::1")
+"""What ``localhost`` is, whatever a resolver says. Servers listen at one of the two, or at both."""
+
 _CONNECT_TIMEOUT_S: Final = 10.0
 _MAX_TIED: Final = 4096
 """How many connections may be tied to callers. Relays have bounds of their own, below this one."""
@@ -73,6 +76,7 @@ class ConnectionPool:
     ) -> None:
         self.host, self.port = host, port
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._addresses = _LOCALHOST if host == "localhost" else (host,)
         self.accepted = False
         self._patience_s = patience_s
         self._on_app_closed = on_app_closed
@@ -190,9 +194,7 @@ class ConnectionPool:
         error: OSError | None = None
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                _, connection = await self._loop.create_connection(
-                    lambda: ClientConnection(self), self.host, self.port
-                )
+                connection = await self._open()
         except OSError as refusal:  # a TimeoutError is one
             error = refusal
         finally:
@@ -204,6 +206,20 @@ class ConnectionPool:
             self._refused(error)
         if self._retry is None:
             self._dial()
+
+    async def _open(self) -> ClientConnection:
+        """Dial the host's addresses in turn, until one accepts."""
+        refusals: list[OSError] = []
+        for address in self._addresses:
+            try:
+                _, connection = await self._loop.create_connection(
+                    lambda: ClientConnection(self), address, self.port
+                )
+            except OSError as refusal:
+                refusals.append(refusal)
+            else:
+                return connection
+        raise refusals[0]
 
     def _connected(self, connection: ClientConnection) -> None:
         """Give a new connection to the request that waits longest."""

@@ -290,3 +290,44 @@ def test_names_are_for_people() -> None:
         await pool.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_no_resolver_is_asked_for_localhost(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    async def main() -> None:
+        try:
+            server = await asyncio.start_server(greet, address, 0)
+        except OSError:
+            pytest.skip(f"there is no {address} here")
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "getaddrinfo", None)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            pool = ConnectionPool("localhost", port, patience_s=0.0)
+            request = Request()
+            pool.acquire(request)
+            async with asyncio.timeout(10):
+                await request.done
+            assert request.status == 204
+            await pool.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_localhost_that_listens_nowhere_is_refused() -> None:
+    async def main() -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            pool = ConnectionPool("localhost", unused.getsockname()[1], patience_s=0.0)
+            request = Request()
+            pool.acquire(request)
+            with pytest.raises(OriginError, match="connection refused, nothing listens there"):
+                await request.done
+            await pool.aclose()
+
+    asyncio.run(main())
