@@ -22,22 +22,34 @@ if TYPE_CHECKING:
     )
     from .serving import ServeError, Server
     from .settings import Settings
+    from .synth_traffic import Expectation, Inbox, Traffic
+    from .traffic.exchange import InboundRequest, Response, TruncatedBodyError, WebSocketMessage
+    from .traffic.matching import Matcher, match
 
 __all__ = [
     "AsyncSynthClient",
     "AsyncTunnelsClient",
+    "Expectation",
     "ExposedLease",
+    "InboundRequest",
+    "Inbox",
     "KeeperError",
     "Lease",
     "LeaseFacts",
+    "Matcher",
+    "Response",
     "ServeError",
     "Server",
     "Settings",
     "SynthClient",
+    "Traffic",
+    "TruncatedBodyError",
     "TunnelError",
     "TunnelProvider",
     "TunnelsClient",
+    "WebSocketMessage",
     "__version__",
+    "match",
 ]
 
 _HOMES = {
@@ -48,6 +60,15 @@ _HOMES = {
     "ServeError": ".serving",
     "Server": ".serving",
     "Settings": ".settings",
+    "Expectation": ".synth_traffic",
+    "InboundRequest": ".traffic.exchange",
+    "Inbox": ".synth_traffic",
+    "Matcher": ".traffic.matching",
+    "Response": ".traffic.exchange",
+    "Traffic": ".synth_traffic",
+    "TruncatedBodyError": ".traffic.exchange",
+    "WebSocketMessage": ".traffic.exchange",
+    "match": ".traffic.matching",
     "__version__": "._version",
 }
 

@@ -23,6 +23,8 @@ from .sdk.models import Secret
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from .synth_traffic import Traffic
+
 __all__ = ["ExposedLease", "Lease", "expose"]
 
 _MAX_WAIT_S = 3600
@@ -201,6 +203,28 @@ def _check_timeout(timeout_s: float) -> None:
 
 class ExposedLease(Lease):
     """A lease of one's own, from ``synth_expose``; also a context manager that closes it."""
+
+    def __init__(self, keeper: KeeperClient, info: LeaseInfo) -> None:
+        super().__init__(keeper, info)
+        self._traffic: Traffic | None = None
+        self._lock = unpatched.allocate_lock()
+        """Guards the making of ``_traffic``, which is made once."""
+
+    @property
+    def traffic(self) -> "Traffic":
+        """What came to this lease so far, and waits for it: the same as ``synth_traffic`` is for
+        a test.
+
+        Raises:
+            KeeperError: the lease is over, or nothing is recorded.
+        """
+        __tracebackhide__ = True
+        from .synth_traffic import traffic_of_lease
+
+        with self._lock:
+            if self._traffic is None:
+                self._traffic = traffic_of_lease(self._keeper, self.lease_id)
+            return self._traffic
 
     def close(self) -> None:
         """Release it; a second time is harmless.

@@ -23,6 +23,8 @@ API_KEY_VARIABLE = "SYNTH_API_KEY"
 BACKEND_URL_VARIABLE = "SYNTH_BACKEND_URL"
 DEFAULT_BACKEND_URL = "https://api.usesynth.ai"
 
+_MAX_BODY_BYTES = 8 << 20
+
 PROVIDERS = ("synthtunnel", "ngrok", "cloudflared", "cloudflared-quick")
 """The providers that need no plugin."""
 
@@ -84,6 +86,12 @@ def _positive_seconds(text: str) -> float:
     if not 0 < value <= 86_400:
         raise ValueError("must be a number of seconds, above 0 and up to 86400")
     return value
+
+
+def _body_bytes(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_BODY_BYTES):
+        raise ValueError(f"must be a number of bytes, 0 to {_MAX_BODY_BYTES}")
+    return int(text)
 
 
 def _port(text: str) -> int:
@@ -237,6 +245,13 @@ OPTIONS = (
         _boolean,
         "whether the app sees its paths without the path of the public URL",
         "BOOL",
+    ),
+    Option("traffic", _boolean, "whether requests and answers are recorded", "BOOL"),
+    Option(
+        "traffic_body_bytes",
+        _body_bytes,
+        "how much of each body is recorded, in bytes",
+        "BYTES",
     ),
     Option(
         "cloudflared",

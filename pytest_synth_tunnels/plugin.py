@@ -5,11 +5,12 @@ what is tiny; the rest comes when a test asks for a fixture.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from ._unpatched import unpatched
 from .options import OPTIONS
 from .session import SESSION, Session, uses_tunnels
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from .sdk import TunnelsClient
     from .serving import AppServers, Server
     from .settings import Settings
+    from .synth_traffic import Inbox, Traffic
+
+TRAFFIC = pytest.StashKey["list[Traffic]"]()
+"""What a test was given as ``synth_traffic`` and ``synth_inbox``."""
+
+_T = TypeVar("_T", bound="Traffic")
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -94,6 +101,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if not uses_tunnels(item):
         return
     session = item.config.stash[SESSION]
+    session.test_began_s = unpatched.monotonic()
     with _failures_shown_plainly():
         session.check()
         session.free_port()
@@ -117,12 +125,32 @@ def pytest_runtest_makereport(
     report = yield
     session = item.config.stash[SESSION]
     if session.has_keeper:
-        from .reporting import add_section, clean
+        from .reporting import TRAFFIC_SECTION, add_section, clean
 
         if report.when == "call":
             add_section(report, _happened(session))
+        if report.failed and uses_tunnels(item):
+            add_section(report, _came(item, session), TRAFFIC_SECTION)
         clean(report, session.secrets())
     return report
+
+
+def _came(item: pytest.Item, session: Session) -> list[str]:
+    """Return what came through the tunnels of a test: to its own addresses and, since it began, to
+    its lease."""
+    from .keeper.ipc.errors import KeeperError
+    from .synth_traffic import traffic_of_lease
+
+    texts = []
+    with suppress(KeeperError):  # it is told elsewhere what became of the keeper
+        own = item.stash.get(TRAFFIC, [])
+        texts = [traffic.section() for traffic in own]
+        if session.lease_id and session.settings.traffic:
+            lease = traffic_of_lease(session.keeper, session.lease_id, since_s=session.test_began_s)
+            text = lease.section()
+            heading = "By the lease's own URL, since this test began:\n"
+            texts.append(f"{heading}{text}" if own and text else text)
+    return [text for text in texts if text]
 
 
 def _happened(session: Session) -> list[str]:
@@ -222,7 +250,51 @@ def synth_lease(request: pytest.FixtureRequest) -> "Lease":
     with _failures_shown_plainly():
         info = session.keeper.ask(OpenLease(), LeaseInfo, timeout_s)
     session.has_lease = True
+    session.lease_id = info.lease_id
     return Lease(session.keeper, info)
+
+
+@pytest.fixture
+def synth_traffic(request: pytest.FixtureRequest) -> "Iterator[Traffic]":
+    """What comes through the tunnel to this test: url(path) is an address of its own, which leads
+    to exposed_port; wait_for(…), expect(…), assert_none(…) look at what came there."""
+    from .synth_traffic import open_traffic
+
+    yield from _test_traffic(request, open_traffic)
+
+
+@pytest.fixture
+def synth_inbox(request: pytest.FixtureRequest) -> "Iterator[Inbox]":
+    """The same as synth_traffic at an address that needs no app: everything is answered with 200
+    and recorded; respond(…) says otherwise."""
+    from .synth_traffic import open_inbox
+
+    yield from _test_traffic(request, open_inbox)
+
+
+def _test_traffic(request: pytest.FixtureRequest, open_one: "Callable[..., _T]") -> "Iterator[_T]":
+    """Open an address for a test, and note the end of the test."""
+    from .keeper.ipc.errors import KeeperError
+    from .traffic.masking import Masker
+
+    session = request.config.stash[SESSION]
+    settings = session.settings
+    timeout_s = settings.start_timeout_s
+    if settings.command is not None:
+        timeout_s += settings.command_timeout_s
+    with _failures_shown_plainly():
+        traffic = open_one(
+            session.keeper,
+            request.node.nodeid,
+            since_s=session.test_began_s,
+            masker=Masker(settings.traffic_masked),
+            timeout_s=timeout_s,
+        )
+    session.has_lease = True
+    request.node.stash.setdefault(TRAFFIC, []).append(traffic)
+    yield traffic
+    with suppress(KeeperError):  # the next test that needs a tunnel says so
+        traffic.end()
 
 
 @pytest.fixture(scope="session")

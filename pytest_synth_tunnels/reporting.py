@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from .keeper.ipc.messages import Report
     from .settings import Settings
 
-__all__ = ["Redaction", "add_section", "clean", "header", "redact", "summarize"]
+__all__ = ["TRAFFIC_SECTION", "Redaction", "add_section", "clean", "header", "redact", "summarize"]
 
 _SECTION = "synth tunnels"
+TRAFFIC_SECTION = "synth tunnel traffic"
 _MASK = "***"
 
 _SHOWN = ("longrepr", "sections", "user_properties", "wasxfail", "msg", "kwargs")
@@ -36,10 +37,16 @@ def header(settings: "Settings") -> str:
     return ", ".join([f"synth tunnels: {backend} backend", *changed])
 
 
-def add_section(report: pytest.TestReport, lines: list[str]) -> None:
-    """Add to a test's report what happened to its tunnels, if anything did."""
+def add_section(report: pytest.TestReport, lines: list[str], title: str = _SECTION) -> None:
+    """Add to a test's report what happened to its tunnels, or what came, if anything did.
+
+    Args:
+        report: of the test.
+        lines: what to tell.
+        title: of the section.
+    """
     if lines:
-        report.sections.append((_SECTION, "\n".join(lines)))
+        report.sections.append((title, "\n".join(lines)))
 
 
 def summarize(

@@ -27,6 +27,7 @@ FIXTURES = frozenset(
     {
         *("synth_lease", "exposed_port", "exposed_socket"),
         *("synth_expose", "synth_serve", "synth_tunnels"),
+        *("synth_inbox", "synth_traffic"),
     }
 )
 """The fixtures that need a keeper."""
@@ -55,6 +56,8 @@ class Session:
         has_lease: whether a test of this process has asked for ``synth_lease``.
         lost: why the run's lease carries nothing any more, or ``None``.
         port: the port of this process's app, once a test has asked for ``exposed_port``.
+        lease_id: the lease of this process, once a test has asked for ``synth_lease``.
+        test_began_s: when the running test began, by :func:`time.monotonic`.
     """
 
     def __init__(self, config: pytest.Config, on_first_use: "Callable[[Session], None]") -> None:
@@ -66,6 +69,8 @@ class Session:
         self.has_lease = False
         self.lost: str | None = None
         self.port: int | None = None
+        self.lease_id = ""
+        self.test_began_s = 0.0
         given: dict[str, Any] = getattr(config, "workerinput", {}).get("synth_tunnels", {})
         self._run_id: str = given.get("run_id") or os.urandom(8).hex()
         self._base: str = given.get("base") or _runtime_base(self.environ)
@@ -284,6 +289,7 @@ class Session:
                 self.trouble.append(str(error))
         if self.report is not None:
             self.trouble += self.report.public + self.report.events + self.report.unreleased
+            self.trouble += self.report.traffic
             self.trouble += self._caller().tell(self.report.lease_events)
 
     def close(self) -> None:
@@ -308,10 +314,10 @@ def _installed_providers(from_hooks: "Mapping[str, str]") -> list[str]:
 
 def _import_all() -> None:
     """Import, before the first test, all that a test process needs of us."""
-    from . import hook_events, lease, listener, reporting
+    from . import hook_events, lease, listener, reporting, synth_traffic
     from .keeper.ipc import client
 
-    _ = client, hook_events, lease, listener, reporting
+    _ = client, hook_events, lease, listener, reporting, synth_traffic
 
 
 def _runtime_base(environ: dict[str, str]) -> str:

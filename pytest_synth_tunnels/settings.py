@@ -58,6 +58,11 @@ class Settings:
         require_token: whether callers of the run's lease must send the worker token.
         host_header: what apps see as ``Host``: ``auto``, ``target``, ``public`` or a host.
         strip_prefix: whether apps see their paths without the path of the public URL.
+        traffic: whether requests and answers are recorded.
+        traffic_body_bytes: how much of each body is recorded, in bytes.
+        traffic_masked: names of headers, parameters, form fields and JSON keys whose values are
+            keys, besides the usual ones, as globs such as ``x-internal-*``. No option; the hook
+            ``pytest_synth_tunnels_settings`` gives them.
         cloudflared: the cloudflared binary, a path or a name to look for on ``PATH``; ``None`` for
             ``cloudflared``.
         connectors: the providers that plugins of the run bring, by name: ``module:Class``. No
@@ -82,6 +87,9 @@ class Settings:
     require_token: bool = True
     host_header: str = "auto"
     strip_prefix: bool = True
+    traffic: bool = True
+    traffic_body_bytes: int = 65_536
+    traffic_masked: tuple[str, ...] = ()
     cloudflared: str | None = None
     connectors: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -98,7 +106,9 @@ class Settings:
     def from_json(cls, values: Mapping[str, Any]) -> "Settings":
         """Read what :meth:`to_json` gave."""
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        return cls(**{**known, "pass_env": tuple(known.get("pass_env", ()))})
+        for name in ("pass_env", "traffic_masked"):
+            known[name] = tuple(known.get(name, ()))
+        return cls(**known)
 
 
 _DEFAULTS = Settings()

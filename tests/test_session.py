@@ -21,6 +21,7 @@ REPORT = Report(
     events=["a lease expires soon"],
     unreleased=["lease_2 was not released"],
     public=["port 8000 was public"],
+    traffic=[],
     lease_events=[],
 )
 

@@ -37,6 +37,7 @@ def test_every_setting_but_the_derived_ones_is_an_option() -> None:
         "backend_url",
         "connectors",
         "sources",
+        "traffic_masked",
     }
 
 

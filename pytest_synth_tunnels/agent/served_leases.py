@@ -60,6 +60,8 @@ class ServedLease:
         """The number of WebSockets that are open or being opened, which count apart."""
         self.destinations: dict[str, Destination] = {}
         """By address."""
+        self.private: set[str] = set()
+        """The addresses of single tests, which nobody is told of and no other URL leads to."""
         self._public_url = public_url
 
     def move(self, public_url: str) -> None:
@@ -81,29 +83,40 @@ class ServedLease:
         if found is None and address and "" in destinations:
             # The app's own path begins with a tilde.
             rest, found = path, destinations[""]
-        if found is None and not address and len(destinations) == 1:
-            (found,) = destinations.values()
+        if found is None and not address and len(destinations) - len(self.private) == 1:
+            (found,) = self._listed().values()
         return None if found is None else (*found, rest)
+
+    def _listed(self) -> dict[str, Destination]:
+        """Return the destinations of all addresses but the private ones."""
+        return {
+            address: destination
+            for address, destination in self.destinations.items()
+            if address not in self.private
+        }
 
     def ready_targets(self, address: str) -> list[Target]:
         """Return the targets that a question at :data:`READY_PATH` is about: that of the address,
         or all of them where the question names no address."""
+        if address in self.private:
+            return [self.destinations[address].rewriter.target]
         return [
             destination.rewriter.target
-            for known, destination in self.destinations.items()
+            for known, destination in self._listed().items()
             if address in ("", known)
         ]
 
     def explain(self, path: str) -> str:
         """Return why a path leads nowhere, for people."""
-        known = ", ".join(f"/~{address}" for address in sorted(self.destinations)) or "none yet"
+        known = ", ".join(f"/~{address}" for address in sorted(self._listed())) or "none yet"
         return f"the lease has no target at {path[:200]}; its addresses: {known}"
 
     def attach(self) -> AttachLease:
         """Return the lease as an ``ATTACH`` frame names it."""
-        if len(self.destinations) != 1:
+        listed = self._listed()
+        if len(listed) != 1:
             return AttachLease(self.lease_id)
-        ((rewriter, _),) = self.destinations.values()
+        ((rewriter, _),) = listed.values()
         return AttachLease(self.lease_id, LocalTarget(rewriter.target.host, rewriter.target.port))
 
 
@@ -152,7 +165,15 @@ class ServedLeases:
         lease.max_inflight = max_inflight
         lease.move(public_url)
 
-    def set_target(self, lease_id: str, address: str, target: Target, *, origin: str = "") -> None:
+    def set_target(
+        self,
+        lease_id: str,
+        address: str,
+        target: Target,
+        *,
+        origin: str = "",
+        private: bool = False,
+    ) -> None:
         """Lead an address of a lease to a target. Requests in flight end where they began.
 
         Args:
@@ -160,6 +181,7 @@ class ServedLeases:
             address: ``gw1`` of ``{public_url}/~gw1``, or ``""`` for the public URL itself.
             target: the app.
             origin: the origin at whose root the address answers, if it has one of its own.
+            private: whether it is a single test's, which nobody is told of.
 
         Raises:
             KeyError: the lease is not served.
@@ -178,6 +200,8 @@ class ServedLeases:
             on_app_closed=self._on_app_closed,
         )
         self.pools.add(pool)
+        if private:
+            lease.private.add(address)
         lease.lead(address, target, pool, origin)
 
     def remove_target(self, lease_id: str, address: str) -> None:
@@ -189,7 +213,8 @@ class ServedLeases:
         """
         lease = self._leases.get(lease_id)
         destination = lease.destinations.pop(address, None) if lease is not None else None
-        if destination is not None:
+        if lease is not None and destination is not None:
+            lease.private.discard(address)
             destination.pool.close()
             self.pools = {pool for pool in self.pools if not pool.closed} | {destination.pool}
 

@@ -17,6 +17,7 @@ from ..aio.tasks import in_thread
 from ..options import API_KEY_VARIABLE
 from ..sdk.errors import TunnelError
 from ..sdk.requests import Request
+from ..traffic.recorder import Recorder
 from .errors import KeeperRequestError
 from .ports import HOST, LOOPBACK_HINT, means_no_loopback
 
@@ -135,12 +136,14 @@ class EmbeddedBackendClient:
 
     Args:
         request_timeout_s: how long a caller waits for the app, in seconds.
+        recorder: records what the relay answers itself; ``None`` to record nothing.
     """
 
     embedded = True
 
-    def __init__(self, request_timeout_s: float) -> None:
+    def __init__(self, request_timeout_s: float, recorder: Recorder | None = None) -> None:
         self._request_timeout_s = request_timeout_s
+        self._recorder = recorder
         self.url = ""
         self.api_key = ""
         self._backend: Backend | None = None
@@ -151,7 +154,7 @@ class EmbeddedBackendClient:
         from ..backend.server import Backend
 
         self._loop = asyncio.get_running_loop()
-        backend = Backend(request_timeout_s=self._request_timeout_s)
+        backend = Backend(request_timeout_s=self._request_timeout_s, recorder=self._recorder)
         try:
             await backend.start()
         except OSError as error:

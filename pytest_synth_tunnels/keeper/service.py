@@ -9,7 +9,7 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -21,25 +21,35 @@ from ..settings import Settings
 from .app_command import AppCommand
 from .backend_client import BackendClient
 from .errors import KeeperRequestError
+from .ipc.client_session import Answer
 from .ipc.holders import Holder, Holders
 from .ipc.messages import (
+    Accepts,
     BackendInfo,
     CloseLease,
     Done,
+    EndTraffic,
     Event,
     Expose,
     GetBackend,
+    GetTraffic,
+    InboxRespond,
     LeaseInfo,
     Message,
     OpenLease,
+    OpenTraffic,
     Port,
     RefreshToken,
+    ReplayRequest,
     Report,
     ReservePort,
     Status,
     StatusInfo,
+    TargetAccepts,
     Token,
+    TrafficAddress,
     WaitReady,
+    WatchTraffic,
 )
 from .leases.journal import Journal
 from .leases.lease import HeldLease
@@ -47,6 +57,7 @@ from .leases.registry import COMMON, RELEASE_TIMEOUT_S, LeaseRegistry
 from .leases.spec import SYNTHTUNNEL, choose_url_style, is_gone
 from .ports import HOST, LOOPBACK_HINT, PortReservation, clear_time_wait, means_no_loopback
 from .readiness import wait_ready
+from .traffic import RunTraffic
 from .transports.factory import TransportFactory
 
 if TYPE_CHECKING:
@@ -71,6 +82,7 @@ class KeeperService:
         backend_client: the backend, not yet started.
         ledger_recorder: where hosted leases are written down; ``None`` for the embedded backend.
         on_holder_left: called when a process has let go of its leases.
+        traffic: of the run; its own by default.
 
     Attributes:
         holders: the processes that hold.
@@ -87,17 +99,24 @@ class KeeperService:
         backend_client: BackendClient,
         ledger_recorder: "LedgerRecorder | None",
         on_holder_left: Callable[[], None],
+        traffic: RunTraffic | None = None,
     ) -> None:
         self.holders = Holders(self._holder_left)
         self.journal = Journal()
         self._settings = settings
         self._backend_client = backend_client
         self._on_holder_left = on_holder_left
+        self._traffic = traffic or RunTraffic.of(settings)
         self._leases = LeaseRegistry(
             run_id=run_id,
             settings=settings,
             transports=TransportFactory(
-                settings, backend_client, ledger_recorder, environ, time.time
+                settings,
+                backend_client,
+                ledger_recorder,
+                environ,
+                time.time,
+                self._traffic.recorder,
             ),
             on_event=self._lease_event,
             journal=self.journal,
@@ -159,7 +178,7 @@ class KeeperService:
 
     # --- requests
 
-    async def answer(self, holder: Holder, message: Message) -> Message:
+    async def answer(self, holder: Holder, message: Message) -> Answer:
         """Answer a request of a process.
 
         Raises:
@@ -323,6 +342,42 @@ class KeeperService:
         await lease.transport.refresh_token()
         return lease.info(self._address_on(lease, holder))
 
+    async def _open_traffic(self, holder: Holder, request: OpenTraffic) -> TrafficAddress:
+        port = self._port(holder.address)
+        lease = self._leases.shared(holder.address, port)
+        own_address = self._address_on(lease, holder)
+        target = self._target(str(port))
+        lease.targets.set_target(own_address, target)
+        opening = self._traffic.open(lease, own_address, target, request.test, inbox=request.inbox)
+        address, _ = await asyncio.gather(opening, self._wait_for_command())
+        return address
+
+    async def _get_traffic(self, holder: Holder, request: GetTraffic) -> TrafficAddress:
+        lease = self._leases.find(request.lease_id)
+        own_address = self._address_on(lease, holder)
+        address = own_address if request.address is None else request.address
+        return self._traffic.describe(lease, address, own_address)
+
+    async def _end_traffic(self, _: Holder, request: EndTraffic) -> Done:
+        self._traffic.end_test(request.lease_id, request.address)
+        return Done()
+
+    async def _target_accepts(self, _: Holder, request: TargetAccepts) -> Accepts:
+        lease = self._leases.find(request.lease_id)
+        return Accepts(accepts=await self._traffic.accepts(lease, request.address))
+
+    async def _inbox_respond(self, _: Holder, request: InboxRespond) -> Done:
+        self._traffic.respond(request)
+        return Done()
+
+    async def _watch_traffic(self, _: Holder, request: WatchTraffic) -> AsyncGenerator[bytes, None]:
+        return self._traffic.watch(request)
+
+    async def _replay(self, _: Holder, request: ReplayRequest) -> AsyncGenerator[bytes, None]:
+        recorded = self._traffic.find(request.sequence)
+        lease = self._leases.find(recorded.place.lease_id)
+        return self._traffic.replay(recorded, lease)
+
     async def _backend(self, _: Holder, __: GetBackend) -> BackendInfo:
         await self._leases.started()
         backend_client = self._backend_client
@@ -330,7 +385,7 @@ class KeeperService:
             url=backend_client.url, api_key=backend_client.api_key, embedded=backend_client.embedded
         )
 
-    _HANDLERS: Mapping[type[Message], Callable[..., Coroutine[Any, Any, Message]]] = {
+    _HANDLERS: Mapping[type[Message], Callable[..., Coroutine[Any, Any, Answer]]] = {
         ReservePort: _reserve_port,
         OpenLease: _open_lease,
         Expose: _expose,
@@ -340,6 +395,13 @@ class KeeperService:
         Token: _token,
         RefreshToken: _refresh_token,
         GetBackend: _backend,
+        OpenTraffic: _open_traffic,
+        GetTraffic: _get_traffic,
+        EndTraffic: _end_traffic,
+        TargetAccepts: _target_accepts,
+        InboxRespond: _inbox_respond,
+        WatchTraffic: _watch_traffic,
+        ReplayRequest: _replay,
     }
 
     # --- what happens by itself
@@ -377,7 +439,11 @@ class KeeperService:
             What the run did.
         """
         self._finishing = True
-        ending: list[asyncio.Task[Any]] = [spawn(self._leases.finish(RELEASE_TIMEOUT_S + 1))]
+        late = self._traffic.report()
+        ending: list[asyncio.Task[Any]] = [
+            spawn(self._leases.finish(RELEASE_TIMEOUT_S + 1)),
+            spawn(self._traffic.aclose()),
+        ]
         if self._command_started is not None:
             self._command_started.cancel()
             ending.append(self._command_started)
@@ -392,5 +458,6 @@ class KeeperService:
             events=list(self._events),
             unreleased=self._leases.unreleased,
             public=self._leases.public,
+            traffic=late,
             lease_events=self.journal.drain(),
         )

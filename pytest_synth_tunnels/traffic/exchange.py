@@ -9,10 +9,10 @@ import json
 import shlex
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
 from email.parser import BytesParser
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import parse_qsl
 
 from .._unpatched import unpatched
@@ -25,6 +25,7 @@ __all__ = [
     "Fields",
     "HeaderFields",
     "InboundRequest",
+    "Replayer",
     "Response",
     "TruncatedBodyError",
     "WebSocketMessage",
@@ -242,6 +243,16 @@ class WebSocketMessage:
         return json.loads(self.data)
 
 
+class Replayer(Protocol):
+    """Sends recorded requests again."""
+
+    def replay(self, sequence: int) -> "InboundRequest":
+        """Send a request again, by its number, and return how it went."""
+
+    async def replay_async(self, sequence: int) -> "InboundRequest":
+        """The same without blocking."""
+
+
 class InboundRequest(_Message):
     """A request that came through the tunnel.
 
@@ -266,12 +277,10 @@ class InboundRequest(_Message):
         lease_id: the lease by which it came.
     """
 
-    def __init__(
-        self, data: Mapping[str, Any], replay: "Callable[[], InboundRequest] | None" = None
-    ) -> None:
+    def __init__(self, data: Mapping[str, Any], replayer: Replayer | None = None) -> None:
         super().__init__(data)
         self._data = data
-        self._replay = replay
+        self._replayer = replayer
         self.sequence: int = data["sequence"]
         """Its place among all requests of the run, in the order of arrival."""
         self.lease_id: str = data["lease_id"]
@@ -296,19 +305,19 @@ class InboundRequest(_Message):
 
     @classmethod
     def from_data(
-        cls, data: Mapping[str, Any], replay: "Callable[[], InboundRequest] | None" = None
+        cls, data: Mapping[str, Any], replayer: Replayer | None = None
     ) -> "InboundRequest":
         """Read what the keeper sent.
 
         Args:
             data: builtin types, as :meth:`to_data` gives them.
-            replay: sends the request again; see :meth:`replay`.
+            replayer: sends the request again, where that is possible.
 
         Raises:
             ValueError: it is not that.
         """
         try:
-            return cls(data, replay)
+            return cls(data, replayer)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a recorded request: {error!r}") from None
 
@@ -394,14 +403,22 @@ class InboundRequest(_Message):
         Raises:
             TruncatedBodyError: only a part of its body was recorded.
             RuntimeError: it has no run whose tunnel could send it, as one that was read from a
-                file has not; or it is a WebSocket.
+                file has not; or it is a WebSocket; or this is a running event loop.
+            KeeperError: it is no longer recorded, or there was no answer.
         """
-        if self._replay is None or self.is_websocket:
+        return self._checked_replayer().replay(self.sequence)
+
+    async def replay_async(self) -> "InboundRequest":
+        """The same as :meth:`replay`, for asyncio and trio."""
+        return await self._checked_replayer().replay_async(self.sequence)
+
+    def _checked_replayer(self) -> Replayer:
+        if self._replayer is None or self.is_websocket:
             what = "a WebSocket" if self.is_websocket else "a request without a run"
             raise RuntimeError(f"{what} cannot be sent again")
         if self.truncated:
             self._content(whole=True)
-        return self._replay()
+        return self._replayer
 
 
 def _plain_text(body: bytes) -> str | None:

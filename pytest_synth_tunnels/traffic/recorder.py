@@ -145,7 +145,8 @@ class RecordedRequest:
         self.size_bytes = _REQUEST_COST_BYTES + len(head)
         self._recorder = recorder
         self._app = app
-        self._head = head
+        self.head = head
+        """Its head as the app gets it."""
 
     # --- the request
 
@@ -296,7 +297,7 @@ class RecordedRequest:
     @property
     def request_line(self) -> tuple[str, str, str]:
         """The method, the path as the app sees it, and the query as it came."""
-        method, target, _ = self._head.partition("\r\n")[0].split(" ", 2)
+        method, target, _ = self.head.partition("\r\n")[0].split(" ", 2)
         path, _, query = target.partition("?")
         return method, path, query
 
@@ -306,12 +307,12 @@ class RecordedRequest:
         body = _content(self._body)
         if self.websocket or not self.ended or len(body) < self._body_size:
             return None
-        return *self.request_line, _fields(self._head), body
+        return *self.request_line, _fields(self.head), body
 
     def data(self) -> dict[str, Any]:
         """Return all of it as :meth:`.exchange.InboundRequest.from_data` reads it, but for bodies,
         which are bytes here and base64 there."""
-        headers = _fields(self._head)
+        headers = _fields(self.head)
         forwarded = [value for name, value in headers if name.lower() == "x-forwarded-for"]
         method, path, query = self.request_line
         messages = self._messages or _NO_MESSAGES

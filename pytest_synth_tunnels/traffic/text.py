@@ -3,7 +3,7 @@
 Everything here goes into reports, so every value that is a key is masked.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from .exchange import InboundRequest, Response
@@ -31,7 +31,7 @@ class Came(NamedTuple):
         url: where the test's requests were to come.
         requests: what came there, oldest first, what the tunnel answered itself included.
         lease_requests: what came to the lease's own URL meanwhile, where that did not count.
-        returned: the numbers of those that earlier calls have returned.
+        returned: those that earlier calls have returned.
         dropped: how many requests of the run the log has dropped.
         checks: what to look at where nothing came.
     """
@@ -39,7 +39,7 @@ class Came(NamedTuple):
     url: str
     requests: Sequence[InboundRequest]
     lease_requests: Sequence[InboundRequest]
-    returned: Collection[int]
+    returned: Container[InboundRequest]
     dropped: int
     checks: Sequence[str]
 
@@ -97,7 +97,7 @@ def _nearest(matcher: Matcher, came: Came, masker: Masker) -> Iterator[str]:
 
 def _but(request: InboundRequest, came: Came) -> str:
     """Say why a request that matches was not the one waited for, if it was not."""
-    if request.sequence in came.returned:
+    if request in came.returned:
         return ", and was returned by an earlier call"
     if not request.app_has_answered:
         return ', but the app has not answered it: until="received" does not wait for that'

@@ -6,10 +6,11 @@ what counts is its latest state.
 """
 
 from collections.abc import Collection, Sequence
-from threading import Lock
 from typing import Literal, Protocol
 
+from .._unpatched import unpatched
 from .exchange import InboundRequest
+from .masking import Masker
 from .matching import Matcher
 
 __all__ = ["AllMatches", "Claims", "Count", "FirstMatch", "Until", "Wait", "checked_until"]
@@ -23,10 +24,10 @@ class Claims:
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
-        self._lock = Lock()
+        self._lock = unpatched.allocate_lock()
 
-    def __contains__(self, request: InboundRequest) -> bool:
-        return request.sequence in self._taken
+    def __contains__(self, request: object) -> bool:
+        return isinstance(request, InboundRequest) and request.sequence in self._taken
 
     def take(self, requests: Collection[InboundRequest]) -> bool:
         """Take requests, all of them or, if one is taken already, none; return whether it did."""
@@ -58,8 +59,9 @@ class Wait(Protocol):
     def caught_up(self) -> bool:
         """Take note that all was fed that was there; return whether all is decided."""
 
-    def shortfall(self) -> str | None:
-        """Say what is wrong as things are, as a line for people; ``None`` if nothing is."""
+    def shortfall(self, masker: Masker) -> str | None:
+        """Say what is wrong as things are, as a line for people, with keys masked; ``None`` if
+        nothing is wrong."""
 
 
 class FirstMatch:
@@ -72,7 +74,7 @@ class FirstMatch:
     """
 
     def __init__(self, matcher: Matcher, until: Until, claims: Claims) -> None:
-        self.matchers = [matcher]
+        self.matchers: Sequence[Matcher] = [matcher]
         self.found: InboundRequest | None = None
         self._until = until
         self._claims = claims
@@ -91,8 +93,8 @@ class FirstMatch:
     def caught_up(self) -> bool:
         return False
 
-    def shortfall(self) -> str | None:
-        return None if self.found else f"no request matched {self.matchers[0]!r}"
+    def shortfall(self, masker: Masker) -> str | None:
+        return None if self.found else f"no request matched {self.matchers[0].describe(masker)}"
 
 
 class Count:
@@ -106,7 +108,7 @@ class Count:
     """
 
     def __init__(self, matcher: Matcher, until: Until, number: int, *, to_the_end: bool) -> None:
-        self.matchers = [matcher]
+        self.matchers: Sequence[Matcher] = [matcher]
         self._until = until
         self._number = number
         self._to_the_end = to_the_end
@@ -136,12 +138,13 @@ class Count:
         number = len(self._found)
         return number > self._number or (number == self._number and not self._to_the_end)
 
-    def shortfall(self) -> str | None:
+    def shortfall(self, masker: Masker) -> str | None:
         number = len(self._found)
         if number == self._number:
             return None
         came = "none" if number == 0 else str(number)
-        return f"expected {_requests(self._number)}, and {came} matched {self.matchers[0]!r}"
+        meant = self.matchers[0].describe(masker)
+        return f"expected {_requests(self._number)}, and {came} matched {meant}"
 
 
 class AllMatches:
@@ -157,7 +160,7 @@ class AllMatches:
     def __init__(
         self, matchers: Sequence[Matcher], *, ordered: bool, until: Until, claims: Claims
     ) -> None:
-        self.matchers = list(matchers)
+        self.matchers: Sequence[Matcher] = list(matchers)
         self.found: list[InboundRequest] | None = None
         """One for each matcher, in their order."""
         self._ordered = ordered
@@ -221,11 +224,13 @@ class AllMatches:
             place(candidate, set())
         return {matcher: candidates[candidate][0] for matcher, candidate in by_matcher.items()}
 
-    def shortfall(self) -> str | None:
+    def shortfall(self, masker: Masker) -> str | None:
         if self.found is not None:
             return None
         assigned = self._assignment()
-        missing = [repr(matcher) for i, matcher in enumerate(self.matchers) if i not in assigned]
+        missing = [
+            matcher.describe(masker) for i, matcher in enumerate(self.matchers) if i not in assigned
+        ]
         order = " in this order" if self._ordered and len(self.matchers) > 1 else ""
         return (
             f"of {_requests(len(self.matchers))}{order} {len(assigned)} came; missing: "

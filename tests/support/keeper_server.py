@@ -20,7 +20,7 @@ __all__ = ["KeeperServer", "run_in", "serving_keeper"]
 
 SECRET = "5ec7e7" * 10
 
-Answer = Callable[[Holder, Message], Awaitable[Message]]
+Answer = Callable[[Holder, Message], Awaitable[Any]]
 
 
 def run_in(directory: Path, **settings: Any) -> Run:
@@ -80,7 +80,7 @@ class KeeperServer:
             ]
         )
 
-    async def _respond(self, holder: Holder, message: Message) -> Message:
+    async def _respond(self, holder: Holder, message: Message) -> Any:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:

@@ -32,7 +32,7 @@ def failed(
     requests: Sequence[InboundRequest] = (),
     *,
     lease_requests: Sequence[InboundRequest] = (),
-    returned: Sequence[int] = (),
+    returned: Sequence[InboundRequest] = (),
     dropped: int = 0,
     waited_s: float = 10.0,
 ) -> str:
@@ -96,7 +96,7 @@ class TestFailure:
     def test_why_one_that_matches_was_not_meant(self) -> None:
         waiting = recorded("POST", "/a", answered_by=None, over=False, sequence=2)
         given = recorded("POST", "/a", sequence=1)
-        said = failed(match("POST", "/a"), [given, waiting], returned=[1])
+        said = failed(match("POST", "/a"), [given, waiting], returned=[given])
         assert "matches, and was returned by an earlier call" in said
         assert 'the app has not answered it: until="received"' in said
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels.traffic.exchange import InboundRequest
+from pytest_synth_tunnels.traffic.masking import Masker
 from pytest_synth_tunnels.traffic.matching import match
 from pytest_synth_tunnels.traffic.waits import (
     AllMatches,
@@ -62,13 +63,13 @@ class TestFirstMatch:
         for _ in range(2):
             wait = FirstMatch(match(path="/a"), "answered", claims)
             assert any(map(wait.feed, requests))
-            assert wait.shortfall() is None
+            assert wait.shortfall(Masker()) is None
             found.append(wait.found)
         assert found == [requests[0], requests[2]]
         wait = FirstMatch(match(path="/a"), "answered", claims)
         assert not any(map(wait.feed, requests))
         assert not wait.caught_up()
-        assert wait.shortfall() == "no request matched match(path='/a')"
+        assert wait.shortfall(Masker()) == "no request matched match(path='/a')"
 
     def test_it_waits_for_the_answer_or_does_not(self) -> None:
         wait = FirstMatch(match(), "answered", Claims())
@@ -109,7 +110,7 @@ class TestCount:
         requests = numbered("/a", "/b", "/a")
         assert not any(map(wait.feed, requests))
         assert wait.caught_up()
-        assert wait.shortfall() is None
+        assert wait.shortfall(Masker()) is None
         assert wait.found == [requests[0], requests[2]]
 
     def test_one_that_changes_is_counted_once(self) -> None:
@@ -127,24 +128,24 @@ class TestCount:
     def test_too_few(self) -> None:
         wait = self.count(2)
         assert not wait.caught_up()
-        assert wait.shortfall() == "expected 2 requests, and none matched match(path='/a')"
+        assert wait.shortfall(Masker()) == "expected 2 requests, and none matched match(path='/a')"
 
     def test_too_many_are_decided_at_once(self) -> None:
         wait = self.count(1, to_the_end=True)
         wait.caught_up()
         assert [wait.feed(request) for request in numbered("/a", "/a")] == [False, True]
-        assert wait.shortfall() == "expected 1 request, and 2 matched match(path='/a')"
+        assert wait.shortfall(Masker()) == "expected 1 request, and 2 matched match(path='/a')"
 
     def test_more_that_were_there_already_are_seen(self) -> None:
         wait = self.count(1)
         assert not any(map(wait.feed, numbered("/a", "/a")))
         assert wait.caught_up()
-        assert wait.shortfall() is not None
+        assert wait.shortfall(Masker()) is not None
 
     def test_none_to_the_end(self) -> None:
         wait = self.count(0, to_the_end=True)
         assert not wait.caught_up()
-        assert wait.shortfall() is None
+        assert wait.shortfall(Masker()) is None
 
 
 class TestAllMatches:
@@ -164,7 +165,7 @@ class TestAllMatches:
     def test_not_in_order(self) -> None:
         wait = self.wait("/a", "/b")
         assert self.found(wait, numbered("/b", "/a")) is None
-        said = wait.shortfall()
+        said = wait.shortfall(Masker())
         assert said is not None
         assert "of 2 requests in this order 1 came" in said
         assert "missing: match(path='/b')" in said

@@ -21,6 +21,7 @@ from ..process.run_directory import RunDirectoryError
 from .connection import SLACK_S, KeeperConnection
 from .errors import KeeperError
 from .messages import (
+    MAX_LINE_BYTES,
     BackendInfo,
     Event,
     Finish,
@@ -98,15 +99,20 @@ class KeeperClient:
                 f"cannot start the tunnel keeper: {error}", code="KEEPER_NOT_STARTED"
             )
 
-    def connect(self) -> KeeperConnection:
+    def connect(self, max_line_bytes: int = MAX_LINE_BYTES) -> KeeperConnection:
         """Return a connection of one's own, beside the ones that this object has.
+
+        Args:
+            max_line_bytes: the longest line that the keeper may send.
 
         Raises:
             KeeperError: there is no keeper to be had.
         """
         self._hold()
         try:
-            return KeeperConnection(self.run, self.run.settings.start_timeout_s)
+            return KeeperConnection(
+                self.run, self.run.settings.start_timeout_s, max_line_bytes=max_line_bytes
+            )
         except OSError as error:
             raise self.explain(error) from None
 

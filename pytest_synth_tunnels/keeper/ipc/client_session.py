@@ -6,14 +6,15 @@ import logging
 import os
 import secrets
 import string
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Final
 
 from ...sdk.hinted_error import HintedError
 from .holders import Holder, Holders
 from .messages import Challenge, Event, Failure, Hello, Message, Welcome, decode, encode, proof
 
-__all__ = ["ClientSession"]
+__all__ = ["Answer", "ClientSession"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,11 @@ _MAX_PID: Final = (1 << 31) - 1
 _ADDRESS_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "_.-")
 _MAX_ADDRESS: Final = 64
 
-Answer = Callable[[Holder, Message], Awaitable[Message]]
+Answer = Message | AsyncGenerator[bytes, None]
+"""A message; or lines that are sent as they come, until they end or the process sends or closes
+anything. An error that they raise is an answer too, and the last one."""
+
+Answerer = Callable[[Holder, Message], Awaitable[Answer]]
 """Answers a request of a holder; raises a :class:`HintedError`, or a :class:`ValueError`."""
 
 
@@ -39,7 +44,7 @@ class ClientSession:
         pid: of the keeper, for the Welcome.
         secret: of the run file.
         holders: counts the process once it has proved that it knows the secret.
-        answer: answers its requests, see :data:`Answer`.
+        answer: answers its requests, see :data:`Answerer`.
 
     Attributes:
         holder: the process, once it has proved that it belongs to the run.
@@ -54,7 +59,7 @@ class ClientSession:
         pid: int,
         secret: str,
         holders: Holders,
-        answer: Answer,
+        answer: Answerer,
     ) -> None:
         self.holder: Holder | None = None
         self.idle = asyncio.Event()
@@ -111,24 +116,49 @@ class ClientSession:
                 if not answering.done() and line.exception() is None and not line.result():
                     answering.cancel()
                     return  # the process has closed, so that nobody waits for the answer
-                await self._write(await answering)
+                answer = await answering
+                if isinstance(answer, Message):
+                    await self._write(answer)
+                else:
+                    await self._write_lines(answer, line)
                 self.idle.set()
         finally:
             self.idle.set()
             line.cancel()
 
-    async def _respond(self, line: bytes) -> Message:
+    async def _write_lines(
+        self, lines: AsyncGenerator[bytes, None], interruption: "asyncio.Task[bytes]"
+    ) -> None:
+        """Send lines as they come, until they end or the process sends or closes anything.
+
+        There is no time limit for the process to read them: a test may stand in a debugger.
+        """
+
+        async def send() -> None:
+            try:
+                async with aclosing(lines):
+                    async for line in lines:
+                        self._writer.write(line)
+                        await self._writer.drain()
+            except OSError:
+                raise  # of the connection
+            except Exception as error:
+                await self._write(_failure(error))
+
+        sending = asyncio.create_task(send())
+        await asyncio.wait({sending, interruption}, return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            sending.cancel()
+            await asyncio.wait({sending})
+        else:
+            await sending
+
+    async def _respond(self, line: bytes) -> Answer:
         assert self.holder is not None  # noqa: S101 - it said hello before
         try:
             return await self._answer(self.holder, decode(line))
-        except HintedError as error:
-            return Failure(code=error.code, message=error.message, hint=error.hint)
-        except ValueError as error:
-            return Failure(code="BAD_REQUEST", message=str(error), hint="")
         except Exception as error:
-            _log.exception("a request failed")
-            message = f"the keeper failed: {error!r}"
-            return Failure(code="TUNNEL_INTERNAL", message=message, hint="Its log says more")
+            return _failure(error)
 
     async def _write(self, message: Message) -> None:
         self._writer.write(encode(message))
@@ -152,6 +182,17 @@ class ClientSession:
     def abort(self) -> None:
         """Close the connection at once."""
         self._writer.transport.abort()
+
+
+def _failure(error: Exception) -> Failure:
+    """Return what a process is told of an error."""
+    if isinstance(error, HintedError):
+        return Failure(code=error.code, message=error.message, hint=error.hint)
+    if isinstance(error, ValueError):
+        return Failure(code="BAD_REQUEST", message=str(error), hint="")
+    _log.error("a request failed", exc_info=error)
+    message = f"the keeper failed: {error!r}"
+    return Failure(code="TUNNEL_INTERNAL", message=message, hint="Its log says more")
 
 
 def _is_address(text: str) -> bool:

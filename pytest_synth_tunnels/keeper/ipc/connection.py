@@ -47,6 +47,7 @@ class KeeperConnection:
         run: whose keeper is meant.
         timeout_s: how long to wait for a keeper that is starting, in seconds.
         wants_events: whether the keeper tells events on this connection.
+        max_line_bytes: the longest line that the keeper may send.
 
     Attributes:
         events: what the keeper told unasked and nobody has taken yet.
@@ -59,10 +60,18 @@ class KeeperConnection:
         TimeoutError: it does not answer.
     """
 
-    def __init__(self, run: Run, timeout_s: float, *, wants_events: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        timeout_s: float,
+        *,
+        wants_events: bool = False,
+        max_line_bytes: int = MAX_LINE_BYTES,
+    ) -> None:
         self.events: list[Event] = []
         self.is_free = True
         self._run = run
+        self._max_line_bytes = max_line_bytes
         self._buffer = bytearray()
         """What has arrived of lines that are not complete, or that nobody has read."""
         run_file = _wait_for_run_file(run, timeout_s)
@@ -129,6 +138,21 @@ class KeeperConnection:
         self._socket.settimeout(timeout_s + SLACK_S)
         return self._receive(answer)
 
+    def receive(self, kind: type[_M], timeout_s: float) -> _M:
+        """Return the next answer to a request that has several.
+
+        Args:
+            kind: what the answer must be.
+            timeout_s: how long the keeper may take, in seconds.
+
+        Raises:
+            KeeperError: the keeper refused the request.
+            ConnectionError: the keeper closed the connection, or broke the protocol.
+            TimeoutError: it did not answer in time.
+        """
+        self._socket.settimeout(timeout_s + SLACK_S)
+        return self._receive(kind)
+
     def poll(self, kind: type[_M]) -> _M | None:
         """Take what has arrived, without waiting, and return the answer if it is there.
 
@@ -192,9 +216,11 @@ class KeeperConnection:
         return message
 
     def _line(self) -> bytes:
-        while (end := self._buffer.find(b"\n")) < 0:
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
             data = self._socket.recv(65_536)
-            if not data or len(self._buffer) > MAX_LINE_BYTES:
+            if not data or len(self._buffer) > self._max_line_bytes:
                 raise ConnectionResetError("the keeper closed the connection")
             self._buffer += data
         line = bytes(self._buffer[:end])

@@ -17,29 +17,41 @@ from typing import Any, ClassVar, dataclass_transform
 
 __all__ = [
     "MAX_LINE_BYTES",
+    "Accepts",
     "BackendInfo",
     "Challenge",
     "CloseLease",
     "Done",
+    "EndTraffic",
     "Event",
     "Expose",
     "Failure",
     "Finish",
     "GetBackend",
+    "GetTraffic",
     "Hello",
+    "InboxRespond",
     "LeaseEvents",
     "LeaseInfo",
     "Message",
     "OpenLease",
+    "OpenTraffic",
     "Port",
     "RefreshToken",
+    "ReplayRequest",
     "Report",
     "ReservePort",
     "Status",
     "StatusInfo",
     "TakeLeaseEvents",
+    "TargetAccepts",
     "Token",
+    "TrafficAddress",
+    "TrafficCaughtUp",
+    "TrafficRecord",
+    "TrafficTimeUp",
     "WaitReady",
+    "WatchTraffic",
     "Welcome",
     "decode",
     "encode",
@@ -168,6 +180,68 @@ class GetBackend(Message):
     """Asks which backend the run uses. → BackendInfo"""
 
 
+class OpenTraffic(Message):
+    """Asks for an address of a test's own, which leads to this process's app or, with ``inbox``,
+    to an inbox. → TrafficAddress"""
+
+    test: str
+    inbox: bool
+
+
+class GetTraffic(Message):
+    """Asks for an address as it is now; ``None`` for this process's own one on the lease.
+    → TrafficAddress"""
+
+    lease_id: str
+    address: str | None
+
+
+class EndTraffic(Message):
+    """Notes that the test of an address is over. → Done"""
+
+    lease_id: str
+    address: str
+
+
+class TargetAccepts(Message):
+    """Asks whether the app of an address accepts connections. → Accepts"""
+
+    lease_id: str
+    address: str
+
+
+class InboxRespond(Message):
+    """Says how an inbox answers some requests: those of a ``method``, or any, with a path that all
+    of the regular expression ``path`` matches, or any; ``times`` often, or always. Each header is
+    a pair, and the body has a character for each byte. → Done"""
+
+    address: str
+    method: str | None
+    path: str | None
+    path_flags: int
+    status: int
+    headers: list[list[str]]
+    body: str
+    delay_s: float
+    times: int | None
+
+
+class WatchTraffic(Message):
+    """Asks for the requests that came to some places, each of which is a lease's id, an address on
+    it, and a time from which on requests count (in seconds of :func:`time.monotonic`).
+    → a TrafficRecord for each, then TrafficCaughtUp; and, with ``timeout_s``, a TrafficRecord for
+    each that is new or has changed, until TrafficTimeUp ends it"""
+
+    places: list[list[Any]]
+    timeout_s: float | None
+
+
+class ReplayRequest(Message):
+    """Sends a recorded request to its app again. → TrafficRecord"""
+
+    sequence: int
+
+
 class TakeLeaseEvents(Message):
     """The run's owner asks what happened to the run's leases since it asked last.
     → LeaseEvents"""
@@ -231,6 +305,44 @@ class BackendInfo(Message):
     embedded: bool
 
 
+class TrafficAddress(Message):
+    """Where requests of a test come, or those of a lease. ``own_address`` is the one that this
+    process has on the lease, and ``local_url`` the app's, empty for an inbox; the others are as in
+    :class:`LeaseInfo`."""
+
+    lease_id: str
+    address: str
+    own_address: str
+    public_url: str
+    headers: dict[str, str]
+    url_secret: str
+    local_url: str
+    provider: str
+
+
+class Accepts(Message):
+    """Whether an app accepts connections."""
+
+    accepts: bool
+
+
+class TrafficRecord(Message):
+    """A request as it is now (see :meth:`...traffic.exchange.InboundRequest.from_data`)."""
+
+    request: dict[str, Any]
+
+
+class TrafficCaughtUp(Message):
+    """All requests that were there have been told; ``dropped`` older ones of the run are not
+    recorded any more."""
+
+    dropped: int
+
+
+class TrafficTimeUp(Message):
+    """The time of a WatchTraffic is over."""
+
+
 class Event(Message):
     """The keeper tells what happened to a lease: ``kind`` is ``expiring``, ``offline`` (its agent
     has been cut off for a minute, and goes on trying), ``moved`` (it has another public URL now),
@@ -252,7 +364,8 @@ class LeaseEvents(Message):
 
 class Report(Message):
     """What the run did. ``unreleased`` holds a line for each lease that could not be closed,
-    ``public`` one for each port that was open to the internet, and ``lease_events`` what
+    ``public`` one for each port that was open to the internet, ``traffic`` what came after the
+    tests that it was for, and ``lease_events`` what
     :class:`TakeLeaseEvents` has not told yet."""
 
     created: int
@@ -260,6 +373,7 @@ class Report(Message):
     events: list[str]
     unreleased: list[str]
     public: list[str]
+    traffic: list[str]
     lease_events: list[dict[str, Any]]
 
 

@@ -200,7 +200,7 @@ class HeldLease:
             KeeperRequestError: there is no lease, or no room for another address.
         """
         # The agent is to know its target when it attaches.
-        self.targets.set_target(address, target)
+        self.targets.set_target(address, target, private=not permanent)
         await self.ready()
         try:
             return await self.transport.open_address(address, permanent=permanent)

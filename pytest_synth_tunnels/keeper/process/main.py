@@ -32,12 +32,14 @@ from filelock import FileLock, Timeout
 from ...aio.runtime import run
 from ...aio.tasks import in_thread, spawn
 from ...settings import Settings
+from ...traffic.recorder import Recorder
 from ..backend_client import BackendClient, EmbeddedBackendClient, HostedBackendClient
 from ..errors import KeeperRequestError
-from ..ipc.client_session import ClientSession
+from ..ipc.client_session import Answer, ClientSession
 from ..ipc.holders import Holder
 from ..ipc.messages import MAX_LINE_BYTES, Finish, LeaseEvents, Message, Report, TakeLeaseEvents
 from ..service import KeeperService
+from ..traffic import RunTraffic
 from .process_watch import watch_process
 from .run_directory import RunDirectory
 from .stale_runs import remove_stale_runs
@@ -93,11 +95,11 @@ def _log_to_stderr() -> None:
 
 
 def _choose_backend(
-    settings: Settings, directory: RunDirectory
+    settings: Settings, directory: RunDirectory, recorder: Recorder | None
 ) -> "tuple[BackendClient, LedgerRecorder | None]":
     """Return the backend, and the ledger of its leases if it outlives this process."""
     if settings.backend_url is None:
-        return EmbeddedBackendClient(settings.request_timeout_s), None
+        return EmbeddedBackendClient(settings.request_timeout_s, recorder), None
     from ..ledger.ledger import Ledger, state_folder
     from ..ledger.recorder import LedgerRecorder
 
@@ -128,7 +130,8 @@ class KeeperProcess:
         """Set when finishing is to begin."""
         self._finished: asyncio.Task[Report] | None = None
         settings = Settings.from_json(config["settings"])
-        backend_client, ledger_recorder = _choose_backend(settings, directory)
+        traffic = RunTraffic.of(settings)
+        backend_client, ledger_recorder = _choose_backend(settings, directory, traffic.recorder)
         self._service = KeeperService(
             run_id=config["run_id"],
             settings=settings,
@@ -137,6 +140,7 @@ class KeeperProcess:
             backend_client=backend_client,
             ledger_recorder=ledger_recorder,
             on_holder_left=self._stop_if_unused,
+            traffic=traffic,
         )
 
     async def run(self) -> None:
@@ -233,7 +237,7 @@ class KeeperProcess:
         finally:
             self._sessions.discard(session)
 
-    async def _answer(self, holder: Holder, message: Message) -> Message:
+    async def _answer(self, holder: Holder, message: Message) -> Answer:
         if not isinstance(message, (Finish, TakeLeaseEvents)):
             return await self._service.answer(holder, message)
         if holder.pid != self._owner_pid:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ...agent.agent import Agent
 from ...aio.tasks import spawn
 from ...settings import Settings
+from ...traffic.recorder import Recorder
 from ..backend_client import BackendClient, EmbeddedBackendClient
 from ..leases.spec import SYNTHTUNNEL, LeaseSpec
 from .base import LeaseTransport
@@ -37,6 +38,7 @@ class TransportFactory:
         ledger_recorder: where hosted leases are written down; ``None`` for the embedded backend.
         environ: the environment of the run, for the programs of connectors.
         now: unix seconds.
+        recorder: records the traffic of all leases; ``None`` to record nothing.
 
     Attributes:
         backend_client: see above.
@@ -50,12 +52,14 @@ class TransportFactory:
         ledger_recorder: "LedgerRecorder | None",
         environ: Mapping[str, str],
         now: Callable[[], float],
+        recorder: Recorder | None = None,
     ) -> None:
         self.backend_client = backend_client
         self.ledger_recorder = ledger_recorder
         self._settings = settings
         self._environ = environ
         self._now = now
+        self._recorder = recorder
         self._own_backend_client: EmbeddedBackendClient | None = None
         self._own_started: asyncio.Task[None] | None = None
         self._connector_pool: ConnectorPool | None = None
@@ -68,7 +72,7 @@ class TransportFactory:
             provider: ``synthtunnel``, or whose connector carries the lease.
             spec: what is asked for.
         """
-        agent = Agent(timeout_s=self._settings.request_timeout_s)
+        agent = Agent(timeout_s=self._settings.request_timeout_s, recorder=self._recorder)
         if provider == SYNTHTUNNEL:
             return SynthTunnelTransport(self.backend_client, self.ledger_recorder, spec, agent)
         # Most runs have no such lease, and need neither connectors nor a gateway.
@@ -84,7 +88,7 @@ class TransportFactory:
                 registered=self._settings.connectors,
             )
         if self._gateway_pool is None:
-            self._gateway_pool = GatewayPool(self._settings.request_timeout_s)
+            self._gateway_pool = GatewayPool(self._settings.request_timeout_s, self._recorder)
         return ManagedTransport(
             provider,
             spec,
@@ -111,7 +115,9 @@ class TransportFactory:
         if not needs_none or self.backend_client.embedded:
             return self.backend_client, self.ledger_recorder
         if self._own_backend_client is None or self._own_started is None:
-            self._own_backend_client = EmbeddedBackendClient(self._settings.request_timeout_s)
+            self._own_backend_client = EmbeddedBackendClient(
+                self._settings.request_timeout_s, self._recorder
+            )
             self._own_started = spawn(self._own_backend_client.start())
         await asyncio.shield(self._own_started)
         return self._own_backend_client, None

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from ...traffic.recorder import Recorder
 from ..errors import KeeperRequestError
 
 if TYPE_CHECKING:
@@ -22,10 +23,12 @@ class GatewayPool:
 
     Args:
         request_timeout_s: how long a caller waits for the app, in seconds.
+        recorder: records what the gateways answer themselves; ``None`` to record nothing.
     """
 
-    def __init__(self, request_timeout_s: float) -> None:
+    def __init__(self, request_timeout_s: float, recorder: Recorder | None = None) -> None:
         self._request_timeout_s = request_timeout_s
+        self._recorder = recorder
         self._gateways: dict[int, Gateway] = {}
         """By the port that was asked for."""
         self._lock = asyncio.Lock()
@@ -43,7 +46,9 @@ class GatewayPool:
 
         async with self._lock:
             if port not in self._gateways:
-                gateway = Gateway(request_timeout_s=self._request_timeout_s)
+                gateway = Gateway(
+                    request_timeout_s=self._request_timeout_s, recorder=self._recorder
+                )
                 try:
                     await gateway.start(port)
                 except OSError as error:

@@ -38,10 +38,15 @@ class AgentTargets:
         """For how many seconds other targets were served."""
         self._targets: dict[str, Target] = {}
         """By address."""
+        self._private: set[str] = set()
+        """The addresses of single tests."""
         self._origins: dict[str, str] = {}
         """The origins of the addresses that have one."""
         self._lease_id = ""
         """Set while the agent serves the lease."""
+        self.first_lease_id = ""
+        """The id of the lease before it was made anew for the first time, by which its traffic is
+        found."""
 
     def begin(self, lease_id: str, public_url: str, *, max_inflight: int) -> None:
         """Serve a lease from now on, instead of the one before it.
@@ -53,6 +58,11 @@ class AgentTargets:
         """
         if self._lease_id not in ("", lease_id):
             self.agent.drop(self._lease_id)
+        recorder = self.agent.uplink.recorder
+        if not self.first_lease_id:
+            self.first_lease_id = lease_id
+        elif recorder is not None:
+            recorder.log.rename(lease_id, self.first_lease_id)
         self.agent.leases.serve(lease_id, public_url, max_inflight=max_inflight)
         self._lease_id = lease_id
         for address, target in self._targets.items():
@@ -60,7 +70,10 @@ class AgentTargets:
 
     def _apply(self, address: str, target: Target) -> None:
         origin = self._origins.get(address, "")
-        self.agent.leases.set_target(self._lease_id, address, target, origin=origin)
+        private = address in self._private
+        self.agent.leases.set_target(
+            self._lease_id, address, target, origin=origin, private=private
+        )
         self._since.setdefault(target, self._now())
 
     @property
@@ -76,12 +89,20 @@ class AgentTargets:
             for target in self.all_targets[:_PROBED]
         )
 
-    def set_target(self, address: str, target: Target) -> None:
-        """Have an address lead to a target, now or as soon as the agent serves a lease."""
+    def set_target(self, address: str, target: Target, *, private: bool = False) -> None:
+        """Have an address lead to a target, now or as soon as the agent serves a lease.
+
+        Args:
+            address: the address.
+            target: where its traffic goes.
+            private: whether it is a single test's, which nobody is told of.
+        """
         if self._targets.get(address) == target:
             return
         self.remove_target(address)
         self._targets[address] = target
+        if private:
+            self._private.add(address)
         if self._lease_id:
             self._apply(address, target)
 
@@ -94,6 +115,7 @@ class AgentTargets:
     def remove_target(self, address: str) -> None:
         """Have an address lead nowhere."""
         target = self._targets.pop(address, None)
+        self._private.discard(address)
         if target is not None and self._lease_id:
             self.agent.leases.remove_target(self._lease_id, address)
             if target not in self._targets.values():

@@ -37,7 +37,9 @@ from ...support.keeper_server import KeeperServer, run_in, serving_keeper
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="AF_UNIX")
 
 EVENT = Event(kind="offline", lease_id="lease_1", shared=True, message="cut off")
-REPORT = Report(created=1, released=1, events=[], unreleased=[], public=[], lease_events=[])
+REPORT = Report(
+    created=1, released=1, events=[], unreleased=[], public=[], traffic=[], lease_events=[]
+)
 
 
 class Answers:
