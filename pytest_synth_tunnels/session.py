@@ -204,6 +204,10 @@ class Session:
         names = {name for item in items for name in getattr(item, "fixturenames", ())}
         if not FIXTURES.isdisjoint(names):
             _import_all()
+            if "synth_serve" in names:
+                from . import serving
+
+                _ = serving
             self.keeper.start()
         elif "request" in names:
             _import_all()
