@@ -81,13 +81,10 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     hosted = [item for item in items if item.get_closest_marker("synth_hosted")]
-    if hosted and config.stash[SESSION].settings.backend_url is None:
-        skip = pytest.mark.skip(
-            reason="no hosted Synth backend: set SYNTH_API_KEY and SYNTH_BACKEND_URL, "
-            "or synth_tunnels_backend = hosted"
-        )
+    reason = config.stash[SESSION].why_not_hosted() if hosted else None
+    if reason is not None:
         for item in hosted:
-            item.add_marker(skip)
+            item.add_marker(pytest.mark.skip(reason=f"no hosted Synth backend: {reason}"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -115,6 +115,18 @@ class Session:
                 raise pytest.UsageError(f"synth-tunnels: {error}") from None
         return self._settings
 
+    def why_not_hosted(self) -> str | None:
+        """Return why no hosted backend can be used; ``None`` if one can.
+
+        Raises:
+            pytest.UsageError: a setting cannot be used.
+        """
+        from .settings import find_missing_key
+
+        if self.settings.backend_url is None:
+            return "set SYNTH_API_KEY and SYNTH_BACKEND_URL, or synth_tunnels_backend = hosted"
+        return find_missing_key(self.settings, self.environ)
+
     def _adjust(self, settings: "Settings") -> "Settings | None":
         adjusted: Settings | None = self.config.hook.pytest_synth_tunnels_settings(
             config=self.config, settings=settings

@@ -18,7 +18,14 @@ from .options import (
     is_url,
 )
 
-__all__ = ["Settings", "SettingsError", "apply_hooks", "check_combinations", "resolve"]
+__all__ = [
+    "Settings",
+    "SettingsError",
+    "apply_hooks",
+    "check_combinations",
+    "find_missing_key",
+    "resolve",
+]
 
 _IN_THE_INI_FILE = "in the ini file"
 """The end of such a source."""
@@ -180,6 +187,22 @@ def check_combinations(settings: Settings) -> None:
             f"{source('require_token')} is false, and a hosted relay always wants the worker token "
             "from its callers: leave it out, or use the embedded backend"
         )
+
+
+def find_missing_key(settings: Settings, environ: Mapping[str, str]) -> str | None:
+    """Return why the hosted backend that the settings name cannot be used: there is no key for it.
+
+    Args:
+        settings: of the run.
+        environ: the environment as pytest was started with it.
+
+    Returns:
+        The reason, for people; ``None`` if there is a key, or none is needed.
+    """
+    if settings.backend_url is None or environ.get(API_KEY_VARIABLE, "").strip():
+        return None
+    source = settings.sources.get("backend", "the backend")
+    return f"{source} names the backend {settings.backend_url}, and ${API_KEY_VARIABLE} is not set"
 
 
 def _with_backend_url(settings: Settings, environ: Mapping[str, str]) -> Settings:

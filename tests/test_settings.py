@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels.options import OPTIONS, Option
-from pytest_synth_tunnels.settings import Settings, SettingsError, apply_hooks, resolve
+from pytest_synth_tunnels.settings import (
+    Settings,
+    SettingsError,
+    apply_hooks,
+    find_missing_key,
+    resolve,
+)
 
 
 def resolved(
@@ -125,6 +131,24 @@ URL = {"SYNTH_BACKEND_URL": "https://backend.test"}
 )
 def test_which_backend(backend: str, environ: dict[str, str], url: str | None) -> None:
     assert resolved({"backend": backend}, environ).backend_url == url
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "reason"),
+    [
+        ({}, {}, None),
+        ({"backend": "embedded"}, {}, None),
+        ({"backend": "hosted"}, {"SYNTH_API_KEY": "sk"}, None),
+        ({"backend": "hosted"}, {"SYNTH_API_KEY": " "}, "api.usesynth.ai, and $SYNTH_API_KEY is"),
+        ({"backend": "https://b.example"}, {}, "names the backend https://b.example, and"),
+    ],
+)
+def test_a_hosted_backend_without_a_key(
+    options: dict[str, str], environ: dict[str, str], reason: str | None
+) -> None:
+    found = find_missing_key(resolved(ini=options, environ=environ), environ)
+
+    assert found is None if reason is None else found is not None and reason in found
 
 
 def test_a_wrong_backend_url_names_its_variable() -> None:

@@ -245,6 +245,42 @@ def test_hosted_mark(pytester: pytest.Pytester, runtime: RuntimeDirectory) -> No
     result.stdout.fnmatch_lines(["*SKIPPED*no hosted Synth backend: set SYNTH_API_KEY*"])
 
 
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["plain", "n2"])
+def test_a_hosted_backend_without_a_key(
+    pytester: pytest.Pytester,
+    runtime: RuntimeDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    """As in the CI of a fork, which gets no secrets."""
+    monkeypatch.delenv("SYNTH_API_KEY", raising=False)
+    pytester.makeini("[pytest]\nsynth_tunnels_backend = hosted\n")
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.synth_hosted
+        def test_hosted(synth_lease):
+            pass
+
+        @pytest.mark.parametrize("fixture", ["synth_lease", "exposed_port", "synth_tunnels"])
+        def test_another(request, fixture):
+            request.getfixturevalue(fixture)
+
+        def test_without_a_tunnel():
+            pass
+        """
+    )
+
+    result = pytester.runpytest_subprocess("-rs", *arguments)
+
+    result.assert_outcomes(passed=1, skipped=1, failed=3)
+    cause = "synth_tunnels_backend in the ini file names the backend * $SYNTH_API_KEY is not set"
+    result.stdout.fnmatch_lines([f"*SKIPPED*no hosted Synth backend: {cause}"])
+    assert str(result.stdout).count("Set it; or use synth_tunnels_backend = auto") == 3
+    runtime.assert_nothing_left()
+
+
 def test_hosted_mark_with_a_backend(pytester: pytest.Pytester, hosted: CountingBackend) -> None:
     pytester.makepyfile(
         """

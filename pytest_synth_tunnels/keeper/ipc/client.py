@@ -16,6 +16,7 @@ copies and opens its own when it asks for the first time.
 from typing import Any, TypeVar
 
 from ..._unpatched import unpatched
+from ...settings import find_missing_key
 from ..process.launch import Run, launch
 from ..process.run_directory import RunDirectoryError
 from .connection import SLACK_S, KeeperConnection
@@ -89,6 +90,15 @@ class KeeperClient:
     def start(self) -> None:
         """Start a candidate, unless a process of this run has; do not wait for it."""
         if self._error is not None:
+            return
+        if missing := find_missing_key(self.run.settings, self.run.environ):
+            # Each lease would be refused with it; so no keeper is started.
+            self._error = KeeperError(
+                missing,
+                code="TUNNEL_AUTH_REQUIRED",
+                hint="Set it; or use synth_tunnels_backend = auto, which takes the embedded "
+                "backend where there is no key, as in the CI of a fork",
+            )
             return
         try:
             self.run.directory.create()

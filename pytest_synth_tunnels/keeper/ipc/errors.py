@@ -8,9 +8,9 @@ __all__ = ["KeeperError"]
 class KeeperError(TunnelError):
     """The keeper cannot be reached, or it refused a request.
 
-    ``code`` is ``KEEPER_NOT_STARTED`` or ``KEEPER_DIED`` where no later request of this run can
-    succeed, ``KEEPER_TIMEOUT`` or ``KEEPER_UNAVAILABLE`` where only this one failed, and else what
-    the keeper said.
+    ``code`` is ``KEEPER_NOT_STARTED``, ``KEEPER_DIED`` or, without an API key for a hosted backend,
+    ``TUNNEL_AUTH_REQUIRED`` where no later request of this run can succeed; ``KEEPER_TIMEOUT`` or
+    ``KEEPER_UNAVAILABLE`` where only this one failed; and else what the keeper said.
     """
 
     default_code = "KEEPER_UNAVAILABLE"
