@@ -6,9 +6,9 @@ import socket
 import socketserver
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -173,17 +173,15 @@ def test_a_port_in_time_wait_is_made_free(reservation: PortReservation, host: st
 
 @linux
 def test_a_connection_that_is_about_to_be_closed_is_waited_for(
-    reservation: PortReservation,
+    reservation: PortReservation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", reservation.port)) as server:
         client = socket.create_connection(("127.0.0.1", reservation.port))
         server.accept()[0].close()
-    closing_soon = threading.Timer(0.05, client.close)
-    closing_soon.start()
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: client.close()))
 
     clear_time_wait(reservation.port)
 
-    closing_soon.join()
     with bound(reservation.port):
         pass
 
