@@ -21,7 +21,10 @@ from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.agent.dialer import Dialer
 from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.backend.server import Backend
+from pytest_synth_tunnels.http import pool
 from pytest_synth_tunnels.sdk import requests
+
+pool.connect_at_once = lambda *_: None  # type: ignore[assignment]  # by way of the loop below
 
 APP_PORT = 9
 CALLERS = 16

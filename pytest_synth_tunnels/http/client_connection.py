@@ -166,6 +166,9 @@ class ConnectionOwner(Protocol):
     name: str
     """Host and port of the app, for people."""
 
+    def connected(self, connection: "ClientConnection") -> None:
+        """Take a new connection, for a request that waits."""
+
     def release(self, connection: "ClientConnection") -> None:
         """Take back a connection whose response is complete, for the next request."""
 
@@ -728,6 +731,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         self._socket = transport.get_extra_info("socket")
+        self._owner.connected(self)
 
     def data_received(self, data: bytes) -> None:
         """Read on; the reader's callbacks tell the handler, and the end is told after them."""

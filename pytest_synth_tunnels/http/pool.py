@@ -13,17 +13,21 @@ next request of that caller makes a new one, since nothing of it can have reache
 without a caller's name has a connection of its own, which is closed behind its response.
 
 No task and no queue per request: a request waits for its connection, and hears everything else from
-the parser's callbacks. Only dialling a connection is a task. Waiting requests take the connections
+the parser's callbacks. An app on this machine accepts a connection at once; only dialling another
+one is a task. Waiting requests take the connections
 that come about in turn, since those are all new.
 """
 
 import asyncio
 import errno
+import ipaddress
+import socket
 from collections.abc import Callable
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from ..aio.tick_writer import TickWriter
 from .client_connection import ClientConnection, ConnectionWaiter, OriginError
+from .sockets import connect_at_once, make_transport
 
 __all__ = ["ConnectionPool"]
 
@@ -36,6 +40,10 @@ _LOCALHOST: Final = ("127.0.0.1", "::1")
 _CONNECT_TIMEOUT_S: Final = 10.0
 _MAX_TIED: Final = 4096
 """How many connections may be tied to callers. Relays have bounds of their own, below this one."""
+
+
+_Address = tuple[int, tuple[Any, ...]]
+"""A socket's family, and an address as such a socket takes it."""
 
 
 class _Waiting(NamedTuple):
@@ -76,7 +84,6 @@ class ConnectionPool:
     ) -> None:
         self.host, self.port = host, port
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._addresses = _LOCALHOST if host == "localhost" else (host,)
         self.accepted = False
         self._patience_s = patience_s
         self._on_app_closed = on_app_closed
@@ -86,7 +93,18 @@ class ConnectionPool:
         self._waiting: dict[ConnectionWaiter, _Waiting] = {}
         """The requests that wait for a connection, in order of arrival."""
         self.flush_soon = TickWriter(self._loop).flush_soon
-        self._dials: set[asyncio.Task[None]] = set()
+        self._hosts = _LOCALHOST if host == "localhost" else (host,)
+        """What is dialled, in turn."""
+        literals = [_literal(each, port) for each in self._hosts]
+        self._addresses = [address for address in literals if address is not None]
+        """The addresses, with their families, to which a connection may come about at once; of a
+        name that is resolved, the one that has accepted a connection last."""
+        self._resolves = not self._addresses
+        """The host is a name that only a resolver knows."""
+        self._in_making: set[ClientConnection] = set()
+        """The connections that are made, and get their transport in the next tick."""
+        self._dials: set[asyncio.Task[Any]] = set()
+        """The connections that are being dialled."""
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -139,6 +157,23 @@ class ConnectionPool:
 
     # --- for the connections (see ConnectionOwner)
 
+    def connected(self, connection: ClientConnection) -> None:
+        """Give a new connection to the request that waits longest."""
+        self.accepted = True
+        self._in_making.discard(connection)
+        if not self._waiting:  # it was cancelled meanwhile
+            connection.close()
+            return
+        waiter = next(iter(self._waiting))
+        caller = self._waiting.pop(waiter).caller
+        if caller and caller not in self._tied:
+            self._make_room()
+            connection.caller = caller
+            self._tied[caller] = connection
+        waiter.connected(connection)
+        if self._retry is None:
+            self._dial()
+
     def release(self, connection: ClientConnection) -> None:
         """Take back a connection whose response is complete."""
         if not connection.caller or self._closed:
@@ -158,7 +193,7 @@ class ConnectionPool:
     @property
     def closed(self) -> bool:
         """Whether nothing is left of it: closed, and no request waits."""
-        return self._closed and not self._waiting and not self._dials
+        return self._closed and not (self._waiting or self._dials or self._in_making)
 
     def close(self) -> None:
         """Close the connections between two requests, and the others once they are done. Requests
@@ -177,62 +212,82 @@ class ConnectionPool:
         for task in list(self._dials):
             task.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)
+        if self._in_making:
+            await asyncio.sleep(0)
 
     # --- inside
 
     def _dial(self) -> None:
-        """Have as many connections under way as requests wait, or one while the app refuses."""
+        """Have as many connections in the making as requests wait, or one while the app refuses."""
         self._retry = None
-        wanted = len(self._waiting) if self.accepted else min(len(self._waiting), 1)
-        while len(self._dials) < wanted:
-            task = self._loop.create_task(self._connect())
+        while self._retry is None:
+            wanted = len(self._waiting) if self.accepted else min(len(self._waiting), 1)
+            if len(self._dials) + len(self._in_making) >= wanted:
+                break
+            if not self._connect_at_once():
+                self._dials.add(self._loop.create_task(self._connect()))
+
+    def _connect_at_once(self) -> bool:
+        """Connect to an app of this machine, without waiting; return whether it has answered, one
+        way or the other."""
+        refusals: list[OSError] = []
+        for family, address in self._addresses:
+            try:
+                sock = connect_at_once(family, address)
+            except OSError as refusal:
+                refusals.append(refusal)
+            else:
+                if sock is None:
+                    return False
+                self._make(sock)
+                return True
+        if self._resolves:  # the name may mean another address by now
+            self._addresses = []
+            return False
+        self._refused(refusals[0])
+        return True
+
+    def _make(self, sock: socket.socket) -> None:
+        """Let a connection come about."""
+        connection = ClientConnection(self)
+        task = make_transport(self._loop, sock, connection)
+        if task is None:
+            self._in_making.add(connection)
+        else:
             self._dials.add(task)
+            task.add_done_callback(self._dials.discard)
 
     async def _connect(self) -> None:
         """Dial one connection."""
-        connection: ClientConnection | None = None
         error: OSError | None = None
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                connection = await self._open()
+                await self._open()
         except OSError as refusal:  # a TimeoutError is one
             error = refusal
         finally:
             self._dials.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-        if connection is not None:
-            self.accepted = True
-            self._connected(connection)
-        elif error is not None:
+        if error is not None:
             self._refused(error)
         if self._retry is None:
             self._dial()
 
-    async def _open(self) -> ClientConnection:
+    async def _open(self) -> None:
         """Dial the host's addresses in turn, until one accepts."""
         refusals: list[OSError] = []
-        for address in self._addresses:
+        for host in self._hosts:
             try:
-                _, connection = await self._loop.create_connection(
-                    lambda: ClientConnection(self), address, self.port
+                transport, _ = await self._loop.create_connection(
+                    lambda: ClientConnection(self), host, self.port
                 )
             except OSError as refusal:
                 refusals.append(refusal)
-            else:
-                return connection
-        raise refusals[0]
-
-    def _connected(self, connection: ClientConnection) -> None:
-        """Give a new connection to the request that waits longest."""
-        if not self._waiting:  # it was cancelled meanwhile
-            connection.close()
+                continue
+            sock = transport.get_extra_info("socket")
+            if sock is not None and self._resolves:
+                self._addresses = [(sock.family, transport.get_extra_info("peername"))]
             return
-        waiter = next(iter(self._waiting))
-        caller = self._waiting.pop(waiter).caller
-        if caller and caller not in self._tied:
-            self._make_room()
-            connection.caller = caller
-            self._tied[caller] = connection
-        waiter.connected(connection)
+        raise refusals[0]
 
     def _make_room(self) -> None:
         """Close the oldest connection that is not in use, if too many are tied."""
@@ -260,6 +315,17 @@ class ConnectionPool:
             del self._waiting[waiter]
             waiter.failed(OriginError(f"cannot connect to the app at {self.name}: {why}"))
             break
+
+
+def _literal(host: str, port: int) -> _Address | None:
+    """Return the address that a host names by itself; ``None`` for a name."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return None
+    if "%" in host:  # the interface behind it has to be looked up
+        return None
+    return (socket.AF_INET, (host, port)) if version == 4 else (socket.AF_INET6, (host, port, 0, 0))
 
 
 def _explain(error: OSError) -> str:

@@ -1,15 +1,25 @@
-"""What asyncio's transports do not offer: what the other end has done that was not read yet, a
-reset, quick acknowledgements."""
+"""What asyncio does not offer: connections without a task each, what the other end has done that
+was not read yet, a reset, quick acknowledgements."""
 
 import asyncio
+import errno
+import os
 import select
 import socket
 import struct
 import sys
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["acknowledge_quickly", "has_ended", "has_unread", "is_gone", "reset"]
+__all__ = [
+    "acknowledge_quickly",
+    "connect_at_once",
+    "has_ended",
+    "has_unread",
+    "is_gone",
+    "make_transport",
+    "reset",
+]
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """``SO_LINGER`` with no time to linger."""
@@ -36,6 +46,59 @@ def is_gone(transport: asyncio.Transport) -> bool:
     nothing is known.
     """
     return bool(_events(transport) & _BROKEN)
+
+
+def connect_at_once(family: int, address: tuple[Any, ...]) -> socket.socket | None:
+    """Connect to a TCP server that takes connections without a moment's delay, as one on this
+    machine does.
+
+    Args:
+        family: of the address.
+        address: of the server, as the system takes it.
+
+    Returns:
+        The connected socket, which does not block; ``None`` if the server takes a moment, and on
+        systems other than Linux.
+
+    Raises:
+        OSError: the server refuses, or cannot be reached.
+    """
+    if sys.platform != "linux":
+        return None
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    code = sock.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        # Over the loopback the handshake is done by now, which the system tells who asks again.
+        code = sock.connect_ex(address)
+    if code in (0, errno.EISCONN):
+        return sock
+    sock.close()
+    if code in (errno.EINPROGRESS, errno.EALREADY, errno.EAGAIN):
+        return None
+    raise OSError(code, os.strerror(code))
+
+
+def make_transport(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.Protocol
+) -> "asyncio.Task[Any] | None":
+    """Give a connected socket a transport, and its protocol that transport in the next tick.
+
+    Args:
+        loop: the event loop.
+        sock: connected, and not blocking.
+        protocol: what talks on it.
+
+    Returns:
+        The task that does it, if it takes one.
+    """
+    make = getattr(loop, "_make_socket_transport", None)
+    if make is not None:
+        # It is what asyncio itself ends up with, for each connection of its own. The way there
+        # takes a task and two futures, which cost more than the transport. Other loops, such as
+        # uvloop, have no such method.
+        make(sock, protocol)
+        return None
+    return loop.create_task(loop.create_connection(lambda: protocol, sock=sock))
 
 
 def has_ended(transport: asyncio.Transport) -> bool:

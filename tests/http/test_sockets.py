@@ -1,13 +1,23 @@
 """What the system knows of the other end, on real sockets."""
 
+import asyncio
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from pytest_synth_tunnels.http.sockets import has_ended, has_unread, is_gone, reset
+from pytest_synth_tunnels.http import sockets
+from pytest_synth_tunnels.http.sockets import (
+    connect_at_once,
+    has_ended,
+    has_unread,
+    is_gone,
+    make_transport,
+    reset,
+)
 
 from ..support.manual_loop import Wire
 
@@ -81,3 +91,59 @@ def test_reset_without_a_socket(ends: Ends) -> None:
         ends[1].close()
         reset(wire)
         assert wire.aborted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have to wait for it")
+def test_a_server_on_this_machine_is_there_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+        near = connect_at_once(socket.AF_INET, address)
+        assert near is not None
+        with near, listening.accept()[0] as far:
+            assert not near.getblocking()
+            near.send(b"hello")
+            assert far.recv(9) == b"hello"
+    with pytest.raises(ConnectionRefusedError):
+        connect_at_once(socket.AF_INET, address)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have to wait for it")
+def test_a_server_that_takes_a_moment_is_left_to_who_can_wait() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
+        address = listening.getsockname()
+        with ExitStack() as stack:
+            for _ in range(8):  # its queue is full after a few
+                sock = connect_at_once(socket.AF_INET, address)
+                if sock is None:
+                    break
+                stack.enter_context(sock)
+            assert sock is None
+
+
+@pytest.mark.parametrize("with_task", [False, True])
+def test_a_socket_gets_a_transport_with_a_task_or_without(
+    monkeypatch: pytest.MonkeyPatch, with_task: bool
+) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[asyncio.BaseTransport] = loop.create_future()
+
+        class Talker(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                made.set_result(transport)
+
+        if with_task:
+            monkeypatch.setattr(sockets, "getattr", lambda *_: None, raising=False)
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        with far:
+            task = make_transport(loop, near, Talker())
+            assert (task is not None) is with_task or not hasattr(loop, "_make_socket_transport")
+            transport = await asyncio.wait_for(made, 5)
+            assert transport.get_extra_info("socket").fileno() == near.fileno()
+            if task is not None:
+                await task
+            transport.close()
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())

@@ -81,9 +81,13 @@ class Owner:
     name = "app.test:80"
 
     def __init__(self) -> None:
+        self.made: list[ClientConnection] = []
         self.released: list[ClientConnection] = []
         self.forgotten: list[ClientConnection] = []
         self.unwritten: list[ClientConnection] = []
+
+    def connected(self, connection: ClientConnection) -> None:
+        self.made.append(connection)
 
     def release(self, connection: ClientConnection) -> None:
         self.released.append(connection)

@@ -25,7 +25,6 @@ class App:
         self.origin = origin
         self.connection = ClientConnection(origin)
         self.wire = AppWire(self.connection)
-        self.connection.connection_made(self.wire)
         self.pipe = Pipe(self.wire)
         self.http = h11.Connection(h11.SERVER)
         self.tag = ""
@@ -40,6 +39,10 @@ class App:
         self.status = 0
         self.slow = False
         self.lost = False
+
+    def begin(self) -> None:
+        """Take the connection."""
+        self.connection.connection_made(self.wire)
 
     @property
     def may_begin(self) -> bool:
@@ -200,8 +203,7 @@ class ManualOrigin(ConnectionPool):
     def accept(self) -> App:
         app = App(self.world, self)
         self.world.apps.append(app)
-        self.accepted = True
-        self._connected(app.connection)
+        app.begin()
         return app
 
     def refuse(self) -> None:
