@@ -214,6 +214,13 @@ class Agent:
 
     # --- requests
 
+    def _may_travel(self, frame: ReqHeaders | WsOpen) -> bool:
+        """Tell whether a target may go to the app as it is; if not, fail the request."""
+        if self.uplink.exact_http or (frame.path.isascii() and frame.query.isascii()):
+            return True
+        self.frame_failed(FrameError("path or query cannot travel in a request line", frame.rid))
+        return False
+
     def _take_request(self, frame: ReqHeaders) -> None:
         rid, lease_id = frame.rid, frame.lease_id
         lease = self.leases.get(lease_id)
@@ -222,6 +229,8 @@ class Agent:
             return
         if rid in self._requests:
             self._requests[rid].abort("BAD_REQUEST_FRAME", "two requests with the same rid")
+            return
+        if not self._may_travel(frame):
             return
         if lease.inflight >= lease.max_inflight:
             message = f"{lease.inflight} requests are under way, which is the lease's limit"
@@ -318,6 +327,8 @@ class Agent:
     # --- WebSockets
 
     def _open_websocket(self, frame: WsOpen) -> None:
+        if not self._may_travel(frame):
+            return
         if self._websockets is None:
             # Most runs have no WebSocket, and never need the library.
             from .websockets import AppWebSockets

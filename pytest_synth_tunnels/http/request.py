@@ -7,7 +7,7 @@ import httptools
 
 from .headers import Headers, HeaderTable, may_be_trailer
 
-__all__ = ["BadRequest", "ChunkedBody", "HeadParser", "RequestHead"]
+__all__ = ["BadRequest", "ChunkedBody", "HeadParser", "RequestHead", "as_ascii"]
 
 _FRAMING: Final = frozenset(
     {
@@ -22,7 +22,9 @@ _FRAMING: Final = frozenset(
     }
 )
 _ONCE: Final = frozenset({"content-length", "host", "transfer-encoding"})
+_OPTIONAL_PROTOCOLS: Final = ("h2c", "http/", "tls/")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
+_TARGET = re.compile(r"[!-~\x80-\xff]+")
 _HOST = re.compile(r"[^\s/?#@\\,]*")
 _COMMON_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _NO_CALLBACKS: Final = object()
@@ -62,7 +64,8 @@ class RequestHead:
 
     Attributes:
         method: any token, as it came.
-        path: raw, still percent-encoded, beginning with ``/`` (or ``*`` alone).
+        path: raw, still percent-encoded, beginning with ``/`` (or ``*`` alone). Bytes that are no
+            ASCII are latin-1 text.
         query: raw, without the ``?``.
         bare_query: there is a ``?`` with nothing behind it.
         headers: all of them, in order.
@@ -77,7 +80,8 @@ class RequestHead:
         takes_trailers: the caller wants the fields behind a response's body.
         negotiated: ``Expect``, ``TE`` and ``Trailer``, which concern the next server alone, as the
             caller sent them; only those that this project's relay and agent can carry.
-        upgrade: the protocol asked for instead of HTTP, in lower case; only ``websocket``.
+        upgrade: the protocol asked for instead of HTTP, in lower case; empty for none, and for one
+            whose caller goes on in HTTP/1.1 where it is not agreed on (HTTP/2 and TLS).
     """
 
     http_version = "1.1"
@@ -160,6 +164,11 @@ class HeadParser:
             if method == "CONNECT":
                 raise BadRequest(501, "METHOD_UNSUPPORTED", "CONNECT is not supported")
             block = b"POST" + block[len(method) :]
+        if not target.isascii():
+            # llhttp is stricter than the servers that take what is no ASCII for part of a path.
+            if not _TARGET.fullmatch(target):
+                raise BadRequest(400, "BAD_REQUEST", "malformed request line")
+            block = block.replace(target.encode("latin-1"), b"/", 1)
         self._judge(block)
         # The request line before, and the empty line and nothing after it, are no headers.
         if len(lines) - 3 > self._max_headers:
@@ -241,10 +250,10 @@ class HeadParser:
                 head.keep_alive = False
             elif "keep-alive" in options:
                 head.keep_alive = True
-            if "upgrade" in options and framing.get("upgrade", "").lower() == "websocket":
-                if head.has_body or head.http_version == "1.0":
-                    raise BadRequest(400, "BAD_REQUEST", "malformed WebSocket handshake")
-                head.upgrade = "websocket"
+            if "upgrade" in options and head.http_version == "1.1":
+                head.upgrade = _wanted_protocol(framing.get("upgrade", ""))
+            if head.upgrade == "websocket" and head.has_body:
+                raise BadRequest(400, "BAD_REQUEST", "a WebSocket handshake with a body")
         if "expect" in framing or "te" in framing or "trailer" in framing:
             self._negotiate(framing, head)
 
@@ -263,6 +272,22 @@ class HeadParser:
         trailer = framing.get("trailer")
         if trailer is not None and head.chunked:
             head.negotiated = [*head.negotiated, ("Trailer", trailer)]
+
+
+def as_ascii(target: str) -> str:
+    """Return a path or a query with the bytes that are no ASCII percent-encoded, which means the
+    same, for a server that takes nothing else."""
+    return "".join([x if x.isascii() else f"%{ord(x):02X}" for x in target])
+
+
+def _wanted_protocol(value: str) -> str:
+    """Return the first protocol of an ``Upgrade`` header that a caller may be unable to do without,
+    in lower case, or an empty string."""
+    for name in value.lower().split(","):
+        name = name.strip()
+        if name and not name.startswith(_OPTIONAL_PROTOCOLS):
+            return name
+    return ""
 
 
 def _joined(kind: str, first: str, second: str) -> str:

@@ -4,6 +4,7 @@ Every failure that a caller can see is made here, so that one cause has one stat
 one text.
 """
 
+import re
 from typing import Final, NamedTuple
 
 from ..http.errors import error_response
@@ -29,6 +30,7 @@ __all__ = [
     "too_many_websockets",
     "unknown",
     "unreachable",
+    "upgrade_unsupported",
     "websocket_failed",
     "websockets_unsupported",
 ]
@@ -48,6 +50,7 @@ _AGENT_ERRORS: Final = {
 }
 """What an agent's error codes become; the rest is a 502."""
 
+_PLAIN: Final = re.compile(r"[\w./+-]{1,40}", re.ASCII)
 _RETRY_SOON: Final = ("Retry-After", "1")
 
 
@@ -157,6 +160,17 @@ def bad_handshake(status: int, message: str, headers: Headers) -> RelayFailure:
         headers: what the WebSocket protocol wants in the answer.
     """
     return RelayFailure(status, "BAD_REQUEST", message, headers=tuple(headers))
+
+
+def upgrade_unsupported(protocol: str) -> RelayFailure:
+    """Return the failure of an upgrade to something else than a WebSocket.
+
+    Args:
+        protocol: what the caller asks for; it is named where it is plain.
+    """
+    name = f" to {protocol}" if _PLAIN.fullmatch(protocol) else ""
+    message = f"the tunnel carries HTTP/1.1 and WebSockets, so it cannot upgrade{name}"
+    return RelayFailure(501, "UPGRADE_UNSUPPORTED", message)
 
 
 def offline(reason: str = "") -> RelayFailure:

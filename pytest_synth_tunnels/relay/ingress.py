@@ -13,6 +13,7 @@ from .failures import (
     too_large,
     too_many_requests,
     unknown,
+    upgrade_unsupported,
 )
 from .proxied_request import ProxiedRequest
 from .relay import OWN_PATH, Relay
@@ -103,6 +104,9 @@ class Ingress:
         else:
             headers.append(("x-forwarded-for", peer))
         path = head.path if route.whole_path else rest
+        if head.upgrade and head.upgrade != "websocket":
+            failure = upgrade_unsupported(head.upgrade)
+            return relay.refuse(exchange, rid, failure, route.lease_id, rest)
         if head.upgrade:
             # Most runs have no WebSockets, and never need the library for them.
             from .proxied_websocket import open_websocket

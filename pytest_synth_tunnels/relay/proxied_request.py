@@ -37,6 +37,7 @@ import msgspec
 from ..http.exchange import Exchange
 from ..http.headers import Headers, end_to_end
 from ..http.refusal_log import log_refusal
+from ..http.request import as_ascii
 from ..wire.flow_control import ReceiveWindow, SendWindow
 from ..wire.frames import (
     CONNECTION_ENDS,
@@ -208,6 +209,8 @@ class ProxiedRequest:
             frame.negotiated = exchange.head.negotiated
             if exchange.head.bare_query:
                 frame.path = f"{frame.path.removesuffix('?')}?"
+        elif not (frame.path.isascii() and frame.query.isascii()):
+            frame.path, frame.query = as_ascii(frame.path), as_ascii(frame.query)
         if not exchange.head.has_body:
             frame.end = True
             session.link.send(frame, at_once=len(session.requests) == 1)

@@ -4,6 +4,7 @@ from typing import Final
 
 from ..http.exchange import Exchange, RequestHandler
 from ..http.headers import Headers
+from ..http.request import as_ascii
 from ..websocket.protocols import CallerProtocol
 from ..websocket.tunnelled import TunnelledWebSocket
 from ..websocket.upgrade import check_request, request_headers, switching, without_framing
@@ -122,6 +123,9 @@ class ProxiedWebSocket(TunnelledWebSocket):
 
     def begin(self, session: AgentSession) -> None:
         """Ask the agent, which may answer before this returns."""
+        frame = self._frame
+        if not session.exact_http:
+            frame.path, frame.query = as_ascii(frame.path), as_ascii(frame.query)
         if not session.websocket:
             self.fail(websockets_unsupported())
             return

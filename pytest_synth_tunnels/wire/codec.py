@@ -69,7 +69,7 @@ _WITH_HEADERS: Final = frozenset(
     {ReqHeaders, RespInterim, RespHeaders, WsOpen, WsOpenAck, WsOpenReject}
 )
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f#]")
+_UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f#\u0100-\U0010ffff]")
 _FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
 
 
@@ -171,7 +171,7 @@ def _check(
             raise FrameError(f"status {frame.status} is not an interim HTTP status", frame.rid)
     elif isinstance(frame, ReqHeaders | WsOpen):
         target = f"{frame.path}?{frame.query}"
-        if not frame.path.startswith("/") or not target.isascii() or _UNSAFE_TARGET.search(target):
+        if not frame.path.startswith("/") or _UNSAFE_TARGET.search(target):
             raise FrameError("path or query cannot travel in a request line", frame.rid)
         if isinstance(frame, ReqHeaders) and not _TOKEN.fullmatch(frame.method):
             raise FrameError("method is not an HTTP token", frame.rid)

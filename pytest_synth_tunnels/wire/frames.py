@@ -6,16 +6,16 @@ In memory a frame is one of the structs below; on a WebSocket it is the JSON tex
 
 Four things are this project's own additions (protocol, section 6), because published agents and
 relays know none of them. What makes a message arrive exactly as it was sent goes only to a peer
-that announced ``exact_http``: :class:`RespInterim`, ``reason``, ``trailers``, ``chunked`` and
-``negotiated``.
+that announced ``exact_http``: :class:`RespInterim`, ``reason``, ``trailers``, ``chunked``,
+``negotiated``, a ``?`` with nothing behind it, and bytes of a target that are no ASCII.
 :class:`Window` is sent only to a peer that announced ``flow_control`` when it attached. A whole
-message in one frame (``end``, with ``body``, on :class:`ReqHeaders` and :class:`RespHeaders`)
-goes only to a peer that announced ``whole_messages``: most requests and answers are short, and a
-frame costs more than what is in it. Relay and agent always write whole messages where they can;
-the link takes them apart, with :func:`in_pieces`, for a peer that does not know them. What says
-which caller's connection a request came on, and how that connection fares (``conn`` and ``close``
-on :class:`ReqHeaders`, ``close`` on :class:`RespHeaders`, :class:`CallerEof`,
-:class:`ConnClosed`), goes only to a peer that announced ``caller_connections``.
+message in one frame (``end``, with ``body``, on :class:`ReqHeaders` and :class:`RespHeaders`) goes
+only to a peer that announced ``whole_messages``: most requests and answers are short, and a frame
+costs more than what is in it. Relay and agent always write whole messages where they can; the link
+takes them apart, with :func:`in_pieces`, for a peer that does not know them. What says which
+caller's connection a request came on, and how that connection fares (``conn`` and ``close`` on
+:class:`ReqHeaders`, ``close`` on :class:`RespHeaders`, :class:`CallerEof`, :class:`ConnClosed`),
+goes only to a peer that announced ``caller_connections``.
 """
 
 from typing import Final, Literal

@@ -2,6 +2,7 @@
 against the app itself, over a link in memory and over a WebSocket."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -399,5 +400,105 @@ def test_an_answer_that_cannot_be_understood_is_502(kind: str, answer: bytes) ->
         async with way_to(kind, saying(answer)) as way:
             talk = await way.ask("GET")
             assert status_line(await talk.head()) == b"HTTP/1.1 502 Bad Gateway"
+
+    run(test)
+
+
+# Request targets and headers.
+
+
+@every_way
+@pytest.mark.parametrize(
+    "target",
+    ["/?", "/a?", "/a%2Fb%zz/../c;d=1,e", "/\xc3\xbc?\xff=%20+", "//a//?a?b=/?", "/|\\^`{}<>\"'"],
+)
+def test_the_target_arrives_byte_for_byte(kind: str, target: str) -> None:
+    heads: list[bytes] = []
+
+    async def test() -> None:
+        async with way_to(kind, saying(OK, heads=heads)) as way:
+            talk = await way.ask("GET", target=target)
+            assert status_line(await talk.head()) == b"HTTP/1.1 200 OK"
+            assert status_line(heads[0]) == f"GET {target} HTTP/1.1".encode("latin-1")
+
+    run(test)
+
+
+@tunnelled
+def test_an_agent_that_wants_ascii_gets_the_same_target_in_ascii(kind: str) -> None:
+    heads: list[bytes] = []
+
+    async def test() -> None:
+        async with way_to(kind, saying(OK, heads=heads), agent=PlainAgent) as way:
+            talk = await way.ask("GET", target="/\xc3\xbc?\xff")
+            assert status_line(await talk.head()) == b"HTTP/1.1 200 OK"
+            assert status_line(heads[0]) == b"GET /%C3%BC?%FF HTTP/1.1"
+
+    run(test)
+
+
+@every_way
+def test_headers_arrive_byte_for_byte_and_in_order(kind: str) -> None:
+    heads: list[bytes] = []
+    lines = [
+        "X-B: 1",
+        "x-a: \xc3\xbc\xff\x80",
+        "X-B: 2",
+        'COOKIE: a=1; b="2"',
+        "X!#$%&'*+-.^_`|~: ,;=",
+        "Empty:",
+        "X-Tab: a\tb",
+    ]
+
+    async def test() -> None:
+        async with way_to(kind, saying(OK, heads=heads)) as way:
+            talk = await way.ask("GET", *lines)
+            assert status_line(await talk.head()) == b"HTTP/1.1 200 OK"
+            found = [line.rstrip() for line in heads[0].decode("latin-1").split("\r\n")]
+            assert [line for line in found if line in lines] == lines
+
+    run(test)
+
+
+@tunnelled
+def test_an_apps_headers_arrive_byte_for_byte_and_in_order(kind: str) -> None:
+    lines = [b"X-B: 1", b"x-a: \xc3\xbc\xff\x80", b"X-B: 2", b"ETAG: a", b"VARY: *"]
+    answer = b"HTTP/1.1 200 OK\r\n" + b"\r\n".join(lines) + b"\r\nContent-Length: 0\r\n\r\n"
+
+    async def test() -> None:
+        async with way_to(kind, saying(answer)) as way:
+            talk = await way.ask("GET")
+            assert await talk.head() == answer
+
+    run(test)
+
+
+# Upgrades.
+
+
+@tunnelled
+@pytest.mark.parametrize("protocol", ["spdy/3", "SSH", "foo, websocket"])
+def test_an_upgrade_that_cannot_be_carried_is_501_with_the_reason(kind: str, protocol: str) -> None:
+    async def test() -> None:
+        async with way_to(kind, saying(OK)) as way:
+            talk = await way.ask("GET", f"Upgrade: {protocol}", "Connection: Upgrade")
+            assert status_line(await talk.head()) == b"HTTP/1.1 501 Not Implemented"
+            error = json.loads(await talk.rest())
+            assert error["code"] == "UPGRADE_UNSUPPORTED"
+            assert protocol.split(",")[0].lower() in error["message"]
+
+    run(test)
+
+
+@every_way
+@pytest.mark.parametrize("protocol", ["h2c", "h2c, HTTP/2.0", "TLS/1.0"])
+def test_an_upgrade_that_the_caller_can_do_without_is_not_agreed_on(
+    kind: str, protocol: str
+) -> None:
+    async def test() -> None:
+        async with way_to(kind, saying(OK)) as way:
+            lines = (f"Upgrade: {protocol}", "Connection: Upgrade, HTTP2-Settings")
+            talk = await way.ask("GET", *lines, "HTTP2-Settings: AAMAAABkAAQAAP__")
+            assert status_line(await talk.head()) == b"HTTP/1.1 200 OK"
 
     run(test)

@@ -678,6 +678,7 @@ def check_websocket(data: bytes) -> None:
         AgentCapabilities,
         flow_control=st.booleans(),
         whole_messages=st.booleans(),
+        exact_http=st.booleans(),
         websocket=st.just(True),
     ),
 )

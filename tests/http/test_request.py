@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_synth_tunnels.http.request import BadRequest, ChunkedBody, HeadParser
+from pytest_synth_tunnels.http.request import BadRequest, ChunkedBody, HeadParser, as_ascii
 
 
 def parse(text, **options):
@@ -33,6 +33,8 @@ def test_a_plain_request():
         ("/%2e%2e/%00%zz", "/%2e%2e/%00%zz", ""),
         ("/a?b?c=/?", "/a", "b?c=/?"),
         ("/?", "/", ""),
+        ("/\xfc\x85?\xff=\xa0", "/\xfc\x85", "\xff=\xa0"),
+        ("http://other.test/\xe4", "/\xe4", ""),
         ("/:@!$&'()*+,;=~-._\\|", "/:@!$&'()*+,;=~-._\\|", ""),
         ("*", "*", ""),
         ("http://other.test/p?q", "/p", "q"),
@@ -105,6 +107,33 @@ def test_upgrades():
     assert head.upgrade == ""
     assert head.content_length == 2
     assert parse("GET / HTTP/1.1\nHost: a\nUpgrade: websocket\n\n").upgrade == ""
+    assert parse(handshake.replace("1.1", "1.0")).upgrade == ""
+    other = "GET / HTTP/1.1\nHost: a\nConnection: upgrade\nUpgrade: TLS/1.0, Foo/2\n\n"
+    assert parse(other).upgrade == "foo/2"
+
+
+@pytest.mark.parametrize(("target", "told"), [("/?", True), ("/", False), ("/?a", False)])
+def test_an_empty_query_is_told_from_none(target, told):
+    assert parse(f"GET {target} HTTP/1.1\nHost: a\n\n").bare_query is told
+
+
+def test_what_is_agreed_on_for_one_message():
+    head = parse(
+        "PUT / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\nExpect: 100-continue\n"
+        "TE: gzip;q=1, Trailers\nTrailer: X-A\nTrailer: X-B\n\n"
+    )
+    assert head.takes_trailers
+    assert head.negotiated == [
+        ("Expect", "100-continue"),
+        ("TE", "trailers"),
+        ("Trailer", "X-A, X-B"),
+    ]
+    assert parse("GET / HTTP/1.1\nHost: a\nTE: gzip\nTrailer: X\n\n").negotiated == []
+    assert parse("GET / HTTP/1.0\nHost: a\nTE: trailers\nExpect: x\n\n").negotiated == []
+
+
+def test_a_target_as_ascii():
+    assert as_ascii("/a%20\xfc?\xff") == "/a%20%FC?%FF"
 
 
 def test_latin_1_values_and_secure():
@@ -152,8 +181,12 @@ def test_http_1_0_needs_no_host():
         "GET ftp://a/ HTTP/1.1\nHost: a\n\n",
         "GET http://u@a/ HTTP/1.1\nHost: a\n\n",
         "GET /a#b HTTP/1.1\nHost: a\n\n",
-        "GET /\xfc HTTP/1.1\nHost: a\n\n",
         "GET /\x7f HTTP/1.1\nHost: a\n\n",
+        "GET /\xfc\x7f HTTP/1.1\nHost: a\n\n",
+        "GET /\xfc#a HTTP/1.1\nHost: a\n\n",
+        b"GET /\xfc\nX:y HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"BREW /\xfc\rX:y HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /\xfc HTTP/1.1\nHost : a\n\n",
         f"{'X' * 65} / HTTP/1.1\nHost: a\n\n",
         # Lengths that two readers could understand differently.
         "POST / HTTP/1.1\nHost: a\nContent-Length: 1\nContent-Length: 1\n\n",
@@ -241,6 +274,12 @@ def test_any_body_cut_anywhere(chunks, cuts):
     ends = [0, *sorted({cut for cut in cuts if cut < len(data)}), len(data)]
     pieces = [data[a:b] for a, b in pairwise(ends)]
     assert read(pieces) == (b"".join(chunks), NEXT, True)
+
+
+def test_trailers_are_kept_but_those_that_may_not_be_there():
+    body = ChunkedBody()
+    assert body.feed(b"0\r\nX-Sum: \xe4\r\nHost: b\r\nx-b: 2\r\n\r\n") == (b"", b"")
+    assert body.trailers == [("X-Sum", "ä"), ("x-b", "2")]
 
 
 @pytest.mark.parametrize(
