@@ -23,7 +23,7 @@ from websockets.utils import accept_key
 from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.backend.server import AGENT_PATH
-from pytest_synth_tunnels.http.request import BadRequest, HeadParser
+from pytest_synth_tunnels.http.request import BadRequest, HeadParser, as_ascii
 from pytest_synth_tunnels.http.server import HttpServer
 from pytest_synth_tunnels.relay.auth import admit
 from pytest_synth_tunnels.relay.ingress import Ingress
@@ -120,8 +120,11 @@ def test_what_is_taken_for_a_head_means_the_same_to_others(data: bytes) -> None:
         found = HeadParser("192.0.2.1").parse(head + end)
     except BadRequest:
         return
+    # h11 takes only ASCII for a target, and others take more.
+    line, *lines = head.split(b"\r\n")
+    line = as_ascii(line.decode("latin-1")).encode()
     other = h11.Connection(h11.SERVER)
-    other.receive_data(head + end)
+    other.receive_data(b"\r\n".join([line, *lines]) + end)
     event = other.next_event()
     assert isinstance(event, h11.Request)
     assert event.method.decode() == found.method
@@ -131,9 +134,8 @@ def test_what_is_taken_for_a_head_means_the_same_to_others(data: bytes) -> None:
         (name.lower(), value.lower()) for name, value in found.headers
     ]
     target = event.target.decode().removesuffix("?" * (not found.query))
-    assert target.endswith(f"{found.path}?{found.query}" if found.query else found.path) or (
-        "://" in target
-    )
+    whole = as_ascii(f"{found.path}?{found.query}" if found.query else found.path)
+    assert target.endswith(whole) or "://" in target
     # And whatever reaches an agent is a frame that it takes.
     passed, chains = admit(found, None, require_token=True)
     passed += chains
