@@ -1,4 +1,13 @@
-"""Keeps an agent attached to a relay by WebSocket for as long as its lease lives."""
+"""Keeps an agent attached to a relay by WebSocket for as long as its lease lives.
+
+Theory of operation. From :meth:`Dialer.start` on one task goes through these states, again and
+again: *dialling* (:func:`connect`), *attaching* (:class:`_AttachHandler` has the link until the
+relay has accepted the leases), *attached* (the agent is the link's handler), and *waiting* before
+the next attempt. A failure in any of the first three leads to waiting, whose pauses grow until an
+attempt has succeeded; :meth:`Dialer.update` and the end of a sleep of this machine cut a pause
+short. Two things end the task: :meth:`Dialer.close`, and a failure that trying again cannot help,
+which is told once. There is never more than one link that is not being closed.
+"""
 
 import asyncio
 import random
@@ -8,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from ..aio.backoff import Backoff
 from ..aio.suspend import SuspendDetector
 from ..wire.frames import AttachAck, Frame, FrameError
 from ..wire.handshake import HandshakeError, client_protocol, read_url
@@ -21,7 +31,7 @@ _TIMEOUT_S: Final = 10.0
 """For the connection, and then again for ``ATTACH_ACK``."""
 
 _CLOSE_TIMEOUT_S: Final = 0.5
-"""For the relay to take leave too, where nobody is there to wait for longer."""
+"""How long the relay may take to close too, in seconds; nobody waits for longer."""
 
 
 async def connect(
@@ -74,7 +84,8 @@ class Dialer:
         on_change: called with true once attached, and with false and the reason when that ends or
             does not come about; the same news is told once.
         on_fatal: called with the reason when trying again cannot help; ``on_change`` was told.
-        backoff_s: the shortest and the longest wait between attempts, in seconds.
+        backoff_s: the shortest and the longest pause between attempts, in seconds; half of each
+            pause is left to chance.
         timeout_s: for the connection, and again for the relay's acknowledgement, in seconds.
         uniform: draws a number between two others.
         now: unix seconds, which go on while this machine sleeps.
@@ -98,23 +109,24 @@ class Dialer:
         self._token = token
         self._on_change = on_change
         self._on_fatal = on_fatal
-        self._backoff_s = backoff_s
+        shortest_s, longest_s = backoff_s
+        self._backoff = Backoff(2 * shortest_s, longest_s, spread=0.5, uniform=uniform)
         self._timeout_s = timeout_s
-        self._uniform = uniform
         self._link: WebSocketLink | None = None
         self._open: set[WebSocketLink] = set()
-        """All that have a connection, also those that are being closed."""
+        """The links that have a connection, also those that are being closed."""
         self._told: tuple[bool, str] | None = None
+        """What ``on_change`` was called with last."""
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
-        """There is a reason not to wait for the next attempt."""
-        self._sleep = SuspendDetector(asyncio.get_running_loop(), self._woke, now=now)
+        """Set when there is a reason not to wait for the next attempt."""
+        self._suspend = SuspendDetector(asyncio.get_running_loop(), self._woke, now=now)
 
     async def start(self) -> None:
         """Begin to dial, without waiting for the outcome."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
-            self._sleep.start()
+            self._suspend.start()
 
     def update(self, url: str, token: str) -> None:
         """Use another URL and token, from the next attempt on, which comes at once."""
@@ -123,7 +135,7 @@ class Dialer:
 
     async def close(self) -> None:
         """Detach, stop dialling, and wait for the connections to end. Nothing is told."""
-        self._sleep.stop()
+        self._suspend.stop()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -133,9 +145,9 @@ class Dialer:
         if link is not None:
             link.close(1000, "the agent is leaving")
             self._agent.link_lost("closed from this end")
-        await self._leave()
+        await self._wait_for_closes()
 
-    async def _leave(self) -> None:
+    async def _wait_for_closes(self) -> None:
         """Wait for the relay to close too, but not for long."""
         ends = [link.closed for link in self._open]
         if not ends:
@@ -148,29 +160,25 @@ class Dialer:
         await asyncio.wait(ends)
 
     async def _run(self) -> None:
-        shortest_s, longest_s = self._backoff_s
-        attempts = 0
         while True:
             self._hurry.clear()
             try:
                 self._link = await self._attach()
-                attempts = 0
+                self._backoff.reset()
                 self._tell(True, "")
                 reason = await self._link.gone
             except (HandshakeError, OSError) as error:
                 reason = str(error) or type(error).__name__
             except (_FatalError, ValueError) as error:
-                self._sleep.stop()
+                self._suspend.stop()
                 self._tell(False, str(error))
                 if self._on_fatal is not None:
                     self._on_fatal(str(error))
                 return
             self._link = None
             self._tell(False, reason)
-            ceiling_s = min(longest_s, shortest_s * 2 ** min(attempts + 1, 16))
-            attempts += 1
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._uniform(shortest_s, ceiling_s)):
+                async with asyncio.timeout(self._backoff.next_s()):
                     await self._hurry.wait()
 
     async def _attach(self) -> WebSocketLink:
@@ -196,7 +204,7 @@ class Dialer:
         return link
 
     def _woke(self, lost_s: float) -> None:
-        """Doubt the link, or try at once to have one."""
+        """Ask the link whether it is still there, or try at once to have one."""
         if self._link is not None:
             self._link.probe()
         else:

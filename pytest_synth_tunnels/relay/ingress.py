@@ -96,13 +96,12 @@ class Ingress:
             ("x-synthtunnel-request-id", rid),
             ("x-forwarded-host", host),
             ("x-forwarded-proto", scheme),
+            ("x-forwarded-for", peer),
         )
         if chains:
             element = _forwarded_element(peer, host, scheme)
             # An edge has added its own element, and what is behind it is this machine.
-            headers += _chains(chains, peer, element, extend=not self._behind_edge)
-        else:
-            headers.append(("x-forwarded-for", peer))
+            headers[-1:] = _chains(chains, peer, element, extend=not self._behind_edge)
         path = head.path if route.whole_path else rest
         if head.upgrade and head.upgrade != "websocket":
             failure = upgrade_unsupported(head.upgrade)

@@ -155,7 +155,7 @@ def test_it_comes_back_after_a_loss_with_jittered_pauses() -> None:
             dialing(port_of(server), news, backoff_s=(0.001, 0.004), uniform=draw),
         ):
             await news.until(lambda: len([x for x in news.all if x[0]]) == 2)
-            assert draws == [(0.001, 0.002), (0.001, 0.004), (0.001, 0.004)]
+            assert draws == [(0.001, 0.002), (0.002, 0.004), (0.002, 0.004)]
             assert [attached for attached, _ in news.all] == [True, False, False, True]
             assert "connection" in news.all[1][1]
             assert "busy" in news.all[2][1]
