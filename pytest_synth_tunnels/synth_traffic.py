@@ -12,8 +12,6 @@ from json import dumps
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from sniffio import AsyncLibraryNotFoundError, current_async_library
-
 from ._unpatched import unpatched
 from .keeper.ipc.client import KeeperClient
 from .keeper.ipc.connection import SLACK_S, KeeperConnection
@@ -887,16 +885,28 @@ def _refuse_event_loop(async_name: str) -> None:
         RuntimeError: there is one.
     """
     __tracebackhide__ = True
-    if "asyncio" not in sys.modules and "trio" not in sys.modules:
-        return
+    if _in_asyncio_task() or _in_trio_task():
+        raise RuntimeError(
+            "this would block the running event loop, and with it whatever it serves: use "
+            f"{async_name} here"
+        )
+
+
+def _in_asyncio_task() -> bool:
+    # A loop may be running without a task, as that of Playwright's synchronous API, which a test
+    # may block. What is not imported is not running, and a test may have replaced the module.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
     try:
-        library = current_async_library()
-    except AsyncLibraryNotFoundError:
-        return
-    raise RuntimeError(
-        f"this would block the running event loop ({library}), and with it whatever it serves: "
-        f"use {async_name} here"
-    )
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
+
+
+def _in_trio_task() -> bool:
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_task())
 
 
 def _reached(request: InboundRequest) -> bool:

@@ -61,6 +61,10 @@ def test_example_passes(passes: Callable[..., None], name: str) -> None:
 
 @pytest.mark.acceptance
 @pytest.mark.usefixtures("unmeasured")
-def test_the_first_example_passes_in_each_worker(passes: Callable[..., None]) -> None:
-    # That any suite passes there, and without xdist, is tests/acceptance/test_main_job.py.
-    passes(examples()["test_callback.py"], ["-n", "4"])
+@pytest.mark.parametrize("arguments", [["-n", "4"], ["-p", "no:xdist"]], ids=" ".join)
+@pytest.mark.parametrize("name", ["test_callback.py", "test_hook.py", "test_outgoing.py"])
+def test_it_passes_with_and_without_workers(
+    passes: Callable[..., None], name: str, arguments: list[str]
+) -> None:
+    # That any suite passes there is tests/acceptance/test_main_job.py.
+    passes(examples()[name], arguments)

@@ -66,6 +66,17 @@ def use_tunnels(request):
         assert lease.refresh_worker_token() in lease.headers.values()
         with request.getfixturevalue("synth_expose")(APP_URL) as exposed:
             assert outside.calls(exposed, request.node.name) == 200
+            call = exposed.traffic.wait_for("GET", timeout_s=10)
+            assert call.response.status == 200
+            assert type(call.received_at) is outside.datetime
+        inbox = request.getfixturevalue("synth_inbox")
+        inbox.respond("GET", "/seen", status=202)
+        assert outside.calls(inbox, "/seen") == 202
+        with inbox.expect("GET", "/again", timeout_s=10):
+            assert outside.calls(inbox, "/again") == 200
+        assert inbox.wait_for("GET", "/seen").answered_by == "inbox"
+        with pytest.raises(AssertionError, match="no request matched"):
+            inbox.wait_for("PUT", timeout_s=0.05)
         assert type(lease.expires_at) is outside.datetime
         with pytest.raises(KeeperError, match="shared"):
             lease.close()
