@@ -56,9 +56,11 @@ def python_with(kept_in: Path, *requirements: str) -> Path:
     windows = sys.platform == "win32"
     python = home / ("Scripts" if windows else "bin") / ("python.exe" if windows else "python")
     complete = home / "complete"
+    wanted = " ".join(requirements)
     kept_in.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{home}.lock", timeout=INSTALL_TIMEOUT_S):
-        if complete.exists() and run(python, "-c", "").returncode == 0:
+        is_made = complete.exists() and complete.read_text() == wanted
+        if is_made and run(python, "-c", "").returncode == 0:
             return python
         shutil.rmtree(home, ignore_errors=True)
         made = run(sys.executable, "-m", "venv", home)
@@ -72,7 +74,7 @@ def python_with(kept_in: Path, *requirements: str) -> Path:
             if not IN_CI and any(words in installed.stdout for words in UNREACHABLE):
                 pytest.skip(f"{requirements[0]} cannot be installed: PyPI cannot be reached")
             pytest.fail(f"{requirements[0]} cannot be installed:\n{installed.stdout}")
-        complete.touch()
+        complete.write_text(wanted)
     return python
 
 
