@@ -260,9 +260,10 @@ class Session:
         """
         if self.port is None:
             return
-        from .listener import can_bind
+        from .listener import can_bind, has_listener
 
-        if not can_bind(self.port):
+        # Where a server listens there is nothing to free, and to find that out is dear.
+        if not can_bind(self.port) and not has_listener(self.port):
             self.reserve_port()
 
     def tell(self) -> None:

@@ -1,6 +1,8 @@
 """What a pytest process knows of its run, with a configuration and a keeper that the test makes."""
 
 import os
+import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ import pytest
 
 from pytest_synth_tunnels import session as module
 from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
-from pytest_synth_tunnels.keeper.ipc.messages import Event, Report
+from pytest_synth_tunnels.keeper.ipc.messages import Event, Port, Report
 from pytest_synth_tunnels.session import Session, uses_tunnels
 
 REPORT = Report(
@@ -239,6 +241,38 @@ def test_what_the_end_of_a_run_has_to_tell(tmp_path: Path, answer: Any, trouble:
 
     assert made.trouble == trouble
     assert made.report is (answer if isinstance(answer, Report) else None)
+
+
+class PortKeeper(FakeKeeper):
+    """Counts how often the keeper is asked to free the port."""
+
+    asked = 0
+
+    def ask(self, *_: Any) -> Port:
+        self.asked += 1
+        return Port(port=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_the_keeper_frees_a_port_that_no_server_has_and_none_can_bind(tmp_path: Path) -> None:
+    made = session(tmp_path)
+    keeper = PortKeeper()
+    made._keeper = keeper  # type: ignore[assignment]
+    made.free_port()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        made.port = server.getsockname()[1]
+        server.listen()
+        made.free_port()
+        assert keeper.asked == 0, "a server is there"
+        with socket.create_connection(server.getsockname(), 10), server.accept()[0] as accepted:
+            server.close()
+            made.free_port()
+            assert keeper.asked == 1
+            accepted.close()
+    made.port = None
+    made.free_port()
+    assert keeper.asked == 1
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class AppServers:
         self._lock = unpatched.allocate_lock()
         """Guards ``_servers``."""
         self._servers: list[Server] = []
-        """Those that were started, the first one first."""
+        """Those that nobody has stopped, the first one first."""
 
     def serve(self, app: object, *, port: int | None = None) -> Server:
         """Serve an ASGI or WSGI application in a thread of this process, and return when it
@@ -65,7 +65,7 @@ class AppServers:
             raise
         server.start(self._start_timeout_s)
         with self._lock:
-            self._servers.append(server)
+            self._servers = [*filter(_is_serving, self._servers), server]
         return server
 
     def _listen(self, name: str, port: int | None) -> Listener:
@@ -100,3 +100,7 @@ class AppServers:
             servers, self._servers = self._servers, []
         for server in reversed(servers):
             server.stop()
+
+
+def _is_serving(server: Server) -> bool:
+    return server.is_serving

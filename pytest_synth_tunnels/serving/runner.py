@@ -29,4 +29,5 @@ class Runner(Protocol):
         """End :meth:`run`, soon. Safe to call from any thread, and before :meth:`run`."""
 
     def requests(self) -> list[str]:
-        """Return the requests that the application is answering, as ``GET /path``."""
+        """Return the requests that the application is answering, as ``GET /path``; once the server
+        has ended, those that it cut off."""

@@ -13,7 +13,7 @@ from .._unpatched import unpatched
 from ..listener import Listener
 from .application import Application
 from .errors import ServeError
-from .runner import Runner
+from .runner import GRACE_S, Runner
 
 __all__ = ["STOP_TIMEOUT_S", "Server"]
 
@@ -113,26 +113,26 @@ class Server:
     def stop(self) -> None:
         """Stop serving, and return when the port is free again. A second time is harmless.
 
-        Requests that are being answered may go on for five seconds; then they are cut off. What
-        does not end within ten seconds is told in a warning, and left behind.
+        Requests that are being answered may go on for five seconds; then they are cut off, and a
+        warning names them. What does not end within ten seconds is named in a warning, and left
+        behind.
         """
         with self._lock:
             was_stopped, self._is_stopped = self._is_stopped, True
-        requests = ", ".join(self._runner.requests()[:_MAX_NAMED])
         self._runner.stop()
         if was_stopped or threading.current_thread() is self._thread:
             return
         self._thread.join(STOP_TIMEOUT_S)
+        requests = ", ".join(self._runner.requests()[:_MAX_NAMED])
         if self._thread.is_alive():
             self._free_port()
-            doing = f"it was answering {requests}" if requests else "it was answering nothing"
-            warnings.warn(
-                pytest.PytestWarning(
-                    f"synth_serve: {self.app} has not ended {STOP_TIMEOUT_S:g} s after it was "
-                    f"stopped; {doing} then; its thread is left behind"
-                ),
-                stacklevel=2,
-            )
+            end = f"has not ended {STOP_TIMEOUT_S:g} s after it was stopped, and is left behind"
+        elif requests:
+            end = f"was cut off {GRACE_S:g} s after it was stopped"
+        else:
+            return
+        doing = f" while it was answering {requests}" if requests else ""
+        warnings.warn(pytest.PytestWarning(f"synth_serve: {self.app} {end}{doing}"), stacklevel=2)
 
     def abandon(self) -> None:
         """Free the port without waiting for the application."""

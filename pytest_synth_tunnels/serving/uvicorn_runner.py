@@ -23,7 +23,8 @@ class _WatchedApp:
     """The application, with what it is doing.
 
     Attributes:
-        requests: those that it is answering, as ``GET /path``, by a number.
+        requests: those that it is answering, and those that were cut off, as ``GET /path``, by a
+            number.
         startup_error: what its start-up raised, or ``None``.
         startup_message: what it said when it refused to start, or an empty string.
     """
@@ -44,8 +45,12 @@ class _WatchedApp:
         self.requests[number] = f"{scope.get('method', 'WebSocket')} {scope['path']}"
         try:
             await self._call(scope, receive, send)
-        finally:
+        except asyncio.CancelledError:
+            raise  # it was cut off, and goes on to be named
+        except BaseException:
             del self.requests[number]
+            raise
+        del self.requests[number]
 
     async def _call(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         if self._application.interface == "asgi2":

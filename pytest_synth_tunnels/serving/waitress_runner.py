@@ -34,6 +34,7 @@ class WaitressRunner:
         """waitress's own table of open sockets, by descriptor."""
         self._server: Any = None
         self._is_stopping = False
+        self._cut_off: list[str] = []
 
     def run(self, listener: Listener, on_start: Callable[[], None]) -> None:
         """See :meth:`.runner.Runner.run`."""
@@ -74,6 +75,7 @@ class WaitressRunner:
         threads.set_thread_count(0)
         while threads.threads and unpatched.monotonic() < deadline:
             self._poll()
+        self._cut_off = self.requests()
         for channel in list(self._server.active_channels.values()):
             channel.handle_close()
         while threads.threads:  # an application that hangs: this thread is left behind, too
@@ -89,8 +91,8 @@ class WaitressRunner:
 
     def requests(self) -> list[str]:
         """See :meth:`.runner.Runner.requests`."""
-        if self._server is None:
-            return []
+        if self._server is None or self._cut_off:
+            return self._cut_off
         return [
             f"{request.command} {request.path}"
             for channel in list(self._server.active_channels.values())

@@ -367,13 +367,41 @@ def test_an_app_that_hangs_is_named_and_left_behind(
         call = threads.submit(get, server, "/hang")
         assert slow.begun.wait(20)
 
-        told = r"Slow\.\w+ has not ended 1 s after .*GET /hang"
+        told = r"Slow\.\w+ has not ended 1 s after .* while it was answering GET /hang"
         with pytest.warns(pytest.PytestWarning, match=told):
             server.stop()
 
         assert get(serve(KINDS[kind]("next"))) == "next /", "its port is free"
         slow.release.set()
         assert call.exception(20) is not None
+
+
+def test_a_request_that_is_cut_off_is_named(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_synth_tunnels.serving.uvicorn_runner.GRACE_S", 0.2)
+    begun = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        begun.set()
+        await asyncio.Event().wait()
+
+    server = serve(app)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(get, server, "/hang")
+        assert begun.wait(20)
+
+        told = r"app was cut off .* after it was stopped while it was answering GET /hang"
+        with pytest.warns(pytest.PytestWarning, match=told):
+            server.stop()
+
+        assert call.exception(20) is not None
+
+
+def test_stopped_apps_are_forgotten(servers: AppServers, make: Any) -> None:
+    for number in range(3):
+        servers.serve(make(str(number))).stop()
+    with servers.serve(make("last")) as server:
+        assert servers._servers == [server]
 
 
 def test_an_app_can_stop_its_own_server(serve: Serve) -> None:
