@@ -481,6 +481,11 @@ class ServerConnection(asyncio.Protocol):
         return self.transport, held
 
     @property
+    def unread_bytes(self) -> int:
+        """See :attr:`.exchange.Exchange.unread_bytes`."""
+        return self._out_bytes + self.transport.get_write_buffer_size()
+
+    @property
     def body_at_hand(self) -> int:
         """See :attr:`.exchange.Exchange.body_at_hand`."""
         left = self._body_left

@@ -84,6 +84,10 @@ class ResponseSink(Protocol):
         """The caller reads slowly."""
 
     @property
+    def unread_bytes(self) -> int:
+        """How much of what was written the caller has not read, in bytes."""
+
+    @property
     def body_at_hand(self) -> int:
         """See :attr:`Exchange.body_at_hand`."""
 
@@ -185,6 +189,12 @@ class Exchange:
         """False from ``pause_writing`` to ``resume_writing``."""
         sink = self._sink
         return sink is not None and not sink.write_paused
+
+    @property
+    def unread_bytes(self) -> int:
+        """How much of what was written waits for the caller to read, in bytes."""
+        sink = self._sink
+        return 0 if sink is None else sink.unread_bytes
 
     @property
     def ends_with_connection(self) -> bool:

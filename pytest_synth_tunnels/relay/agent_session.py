@@ -157,8 +157,6 @@ class AgentSession:
         self._agent_token = agent_token
         self._routes: list[Route] = []
         """What this agent serves."""
-        self._stalled: set[object] = set()
-        """Requests whose callers read too slowly, where only the whole link can be paused."""
         self._resumer = FairResume(
             routes.loop, self.requests, self.websockets, lambda: self.writing_paused
         )
@@ -350,16 +348,3 @@ class AgentSession:
         websocket = self.websockets.get(rid)
         if websocket is not None:
             websocket.fail(websocket_failed(message))
-
-    def stall(self, stream: object) -> None:
-        """Pause the whole link for one slow caller, as long as its agent knows no windows."""
-        if not self._stalled:
-            self.link.pause_reading()
-        self._stalled.add(stream)
-
-    def unstall(self, stream: object) -> None:
-        """Go on when the last slow caller has read, or is gone."""
-        if stream in self._stalled:
-            self._stalled.discard(stream)
-            if not self._stalled:
-                self.link.resume_reading()

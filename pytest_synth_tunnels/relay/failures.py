@@ -28,6 +28,7 @@ __all__ = [
     "too_large",
     "too_many_requests",
     "too_many_websockets",
+    "too_slow",
     "unknown",
     "unreachable",
     "upgrade_unsupported",
@@ -185,6 +186,14 @@ def offline(reason: str = "") -> RelayFailure:
 
 
 # Once an agent has it.
+
+
+def too_slow() -> RelayFailure:
+    """Return the failure of a request whose answer is cut off, since its caller reads slowly and
+    too much waits for such callers."""
+    return RelayFailure(
+        503, _FULL, "too much waits for callers that read slowly, and the most of it for this one"
+    )
 
 
 def lost(reason: str) -> RelayFailure:

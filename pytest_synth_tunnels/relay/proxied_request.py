@@ -25,7 +25,8 @@ it has one deadline, which is that of the phase. How much of the request has com
 
 What is kept of bodies is bounded: of the request's, a window is on its way to the agent, and the
 caller is not read beyond that; of the answer's, a window waits for the caller, and the agent gets
-no credit beyond that. An agent that knows no windows is not read at all for a while instead.
+no credit beyond that. An agent that knows no windows sends on: what it sends to a caller that reads
+slowly is kept, within the bounds of the relay's :class:`~.slow_readers.SlowReaders`.
 """
 
 from enum import Enum, auto
@@ -62,6 +63,7 @@ from .failures import (
     reported,
     timed_out,
     too_large,
+    too_slow,
     unreachable,
 )
 from .relay import Relay
@@ -77,9 +79,6 @@ _BODILESS: Final = frozenset({204, 304})
 
 _MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 """How much of bodies may wait for agents, in the whole relay."""
-
-_STALL_S: Final = 10.0
-"""How long one slow caller may hold up a whole link that knows no windows."""
 
 
 class Phase(Enum):
@@ -130,7 +129,6 @@ class ProxiedRequest:
         "_response_left",
         "_send_window",
         "_session",
-        "_stalled",
         "_timeout_s",
         "due_at",
         "rid",
@@ -184,8 +182,6 @@ class ProxiedRequest:
         self._moved = False
         """The answer went on since the last look at the clock. To note this costs less than to
         move the deadline with each piece."""
-        self._stalled = False
-        """The link is paused until this caller reads."""
         self._held_body = b""
         """What came of the body while no agent has it."""
         self._held_since = 0.0
@@ -352,9 +348,7 @@ class ProxiedRequest:
         if session is None or self._phase is not ANSWERING:
             return
         self._moved = True
-        if self._stalled:
-            self._stalled = False
-            session.unstall(self)
+        self._relay.slow_readers.discard(self)
         self._give_credit(session)
 
     # --- the agent's side: the request
@@ -465,7 +459,7 @@ class ProxiedRequest:
         relay = self._relay
         if self._phase is HELD:
             self.fail(offline("waited for one in vain"))
-        elif self._moved and not self._stalled:
+        elif self._moved:
             self._moved = False
             relay.deadlines.set(self, relay.loop.time() + relay.idle_timeout_s)
         else:
@@ -487,6 +481,20 @@ class ProxiedRequest:
                 self._exchange, self.rid, failure, self.route.lease_id, self._frame.path
             )
 
+    @property
+    def unread_bytes(self) -> int:
+        """How much of the answer waits for the caller, in bytes (see
+        :class:`~.slow_readers.SlowReader`)."""
+        return self._exchange.unread_bytes
+
+    def cut_off(self) -> None:
+        """End the answer, and forget what waits of it: its caller reads too slowly."""
+        if self._finish():
+            self._cancel()
+            failure = too_slow()
+            log_refusal(failure.status, failure.code, self.rid, self._exchange.head.peer_host)
+            self._exchange.hang_up(with_reset=True)
+
     def _finish(self) -> bool:
         """Leave every register; false if that has happened already."""
         if self._phase is DONE:
@@ -497,8 +505,8 @@ class ProxiedRequest:
         if session is not None:
             self._relay.deadlines.forget(self)
             del session.requests[self.rid]
-            if self._stalled:
-                session.unstall(self)
+            if self._receive_window is not None:
+                self._relay.slow_readers.discard(self)
         else:
             self._leave_held()
         return True
@@ -577,7 +585,5 @@ class ProxiedRequest:
         if session.flow_control:
             if window.overrun:
                 self.fail(unreachable("the agent sends more than its window"))
-        elif not self._stalled:
-            self._stalled = True
-            self._relay.deadlines.set(self, self._relay.loop.time() + _STALL_S)
-            session.stall(self)
+        else:
+            self._relay.slow_readers.add(self)

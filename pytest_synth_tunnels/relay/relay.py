@@ -23,6 +23,7 @@ from .auth import same_secret
 from .failures import RelayFailure, over, refuse, rotated
 from .held_requests import HeldRequests
 from .route import Route
+from .slow_readers import SlowReaders
 
 if TYPE_CHECKING:  # most runs have no WebSockets, and never need the library
     from ..websocket.tunnelled import TunnelledWebSocket
@@ -50,6 +51,8 @@ class Relay:
     Attributes:
         sessions: the session of the agent that serves a lease, by lease id.
         held: the requests and WebSockets that wait for an agent.
+        slow_readers: the requests whose callers read slowly, from agents that cannot be made to
+            wait.
         ends: the callers' WebSockets that have a connection, those that are closing included.
         deadlines: of requests and WebSockets.
     """
@@ -73,6 +76,7 @@ class Relay:
         self.deadlines = Deadlines(loop)
         self.sessions: dict[str, AgentSession] = {}
         self.held = HeldRequests()
+        self.slow_readers = SlowReaders()
         self.ends: set[TunnelledWebSocket] = set()
         self._by_prefix: dict[str, Route] = {}
         self._by_lease: dict[str, Route] = {}

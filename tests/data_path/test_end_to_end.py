@@ -25,7 +25,7 @@ from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.http import connection as connection_module
 from pytest_synth_tunnels.http import limiter as limiter_module
 from pytest_synth_tunnels.http.sockets import reset
-from pytest_synth_tunnels.relay import proxied_request
+from pytest_synth_tunnels.relay import slow_readers
 from pytest_synth_tunnels.relay.route import Limits
 from pytest_synth_tunnels.sdk import requests
 from pytest_synth_tunnels.wire.frames import WINDOW_BYTES, Attach, Frame, ReqHeaders
@@ -882,10 +882,10 @@ def test_a_caller_that_asks_ahead_and_does_not_read_costs_one_answer_at_a_time(k
     run(test)
 
 
-def test_without_windows_a_stalled_reader_is_cut_and_the_others_go_on(
+def test_without_windows_a_stalled_reader_holds_up_nobody_and_is_cut_past_a_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(proxied_request, "_STALL_S", 0.1)
+    monkeypatch.setattr(slow_readers, "_MAX_UNREAD_BYTES", 24 << 20)
 
     async def test() -> None:
         sent = [0]
@@ -893,6 +893,9 @@ def test_without_windows_a_stalled_reader_is_cut_and_the_others_go_on(
             stalled = await opened.caller(buffer_bytes=4096)
             stalled.send("GET", "/huge")
             assert (await stalled.head()).startswith(b"HTTP/1.1 200")
+            while sent[0] < 16 << 20:
+                async with asyncio.timeout(2):
+                    assert await opened.ask() == (200, b"ok")
             await opened.left.get()
             assert sent[0] < 64 << 20
             for _ in range(20):

@@ -35,10 +35,18 @@ NTH = st.integers(0, 5)
 SIZES = st.sampled_from([900_000, 400_000, 70_000, 700, 1, 0])
 MAX_LEASES = 6
 AGENTS = {
-    "1": (AgentCapabilities(flow_control=True, whole_messages=True, websocket=True), None),
+    "1": (
+        AgentCapabilities(
+            flow_control=True, whole_messages=True, websocket=True, caller_connections=True
+        ),
+        None,
+    ),
     "2": (AgentCapabilities(flow_control=True, websocket=True), None),
     "3": (AgentCapabilities(websocket=True), None),
-    "4": (AgentCapabilities(flow_control=True, whole_messages=True), 300_000),
+    "4": (
+        AgentCapabilities(flow_control=True, whole_messages=True, caller_connections=True),
+        300_000,
+    ),
 }
 """What agents can do, and the largest body of their leases."""
 

@@ -3,11 +3,10 @@
 import msgspec
 import pytest
 
+from pytest_synth_tunnels.relay import slow_readers
 from pytest_synth_tunnels.wire.frames import (
     MAX_WHOLE_BYTES,
     WINDOW_BYTES,
-    Attach,
-    AttachLease,
     Cancel,
     ReqBody,
     ReqEnd,
@@ -19,7 +18,7 @@ from pytest_synth_tunnels.wire.frames import (
     Window,
 )
 
-from ..support.relay_world import TOKEN, RelayWorld
+from ..support.relay_world import TOKEN, RelayCaller, RelayWorld
 
 
 @pytest.fixture
@@ -250,34 +249,10 @@ def test_what_the_caller_has_read_is_told_to_the_agent(world):
     assert world.agent.frames == []
 
 
-class PausingLink:
-    """A link to an agent without windows."""
-
-    def __init__(self):
-        self.sent = []
-        self.reading = True
-
-    def send(self, frame, *, at_once=False):
-        self.sent.append(frame)
-
-    def close(self, code=1000, reason=""):
-        self.sent.append(code)
-
-    def pause_reading(self):
-        self.reading = False
-
-    def resume_reading(self):
-        self.reading = True
-
-
 @pytest.fixture
 def plain(loop):
     """A world whose agent knows no windows."""
-    world = RelayWorld(loop, agent=False)
-    world.link = PausingLink()
-    world.session = world.relay.session(world.link, "at_1")
-    world.session.frame_received(Attach([AttachLease("l1")]))
-    return world
+    return RelayWorld(loop, flow_control=False)
 
 
 def test_without_windows_a_body_is_not_counted(plain):
@@ -286,28 +261,65 @@ def test_without_windows_a_body_is_not_counted(plain):
     assert plain.caller.wire.reading
 
 
-def test_without_windows_a_slow_caller_pauses_the_link_then_is_cut(plain):
-    plain.ask()
-    rid = plain.link.sent[-1].rid
-    chunk = RespBody(rid, b"x" * WINDOW_BYTES)
-    plain.session.frame_received(RespHeaders(rid, 200, []))
+def download(world, caller):
+    """Have the answer to a caller's request begin; return what brings it more."""
+    world.agent.take_all()
+    caller.ask()
+    rid = world.agent.take(ReqHeaders).rid
+    world.agent.send(RespHeaders(rid, 200, []))
+
+    def more(size):
+        world.agent.send(RespBody(rid, b"x" * size))
+        if caller.connection.write_paused:
+            caller.wire.unread_bytes += size
+
+    return more
+
+
+def test_without_windows_a_slow_caller_is_waited_for(plain):
+    more = download(plain, plain.caller)
     plain.caller.connection.pause_writing()
-    plain.session.frame_received(chunk)
-    assert plain.link.reading
-    plain.session.frame_received(chunk)
-    assert not plain.link.reading
+    for _ in range(20):
+        more(WINDOW_BYTES)
+    assert len(plain.relay.slow_readers) == 1
+    plain.loop.advance(100)
+    assert not plain.caller.wire.closed
+    plain.caller.wire.unread_bytes = 0
     plain.caller.connection.resume_writing()
-    assert plain.link.reading
+    assert len(plain.relay.slow_readers) == 0
+    assert not any(isinstance(frame, Window) for frame in plain.agent.frames)
+
+
+def test_without_windows_a_caller_that_stands_still_is_given_up_in_time(plain):
+    more = download(plain, plain.caller)
     plain.caller.connection.pause_writing()
-    plain.session.frame_received(chunk)
-    plain.session.frame_received(chunk)
-    assert not plain.link.reading
-    plain.loop.advance(10.1)
-    assert plain.link.reading
+    more(2 * WINDOW_BYTES)
+    plain.loop.advance(2 * plain.relay.idle_timeout_s + 1)
     assert plain.caller.wire.closed
-    assert isinstance(plain.link.sent[-1], Cancel)
-    assert plain.route.inflight == 0
-    assert not any(isinstance(frame, Window) for frame in plain.link.sent)
+    assert len(plain.relay.slow_readers) == 0
+    plain.assert_nothing_in_flight()
+
+
+def test_past_the_bound_the_slowest_caller_alone_is_cut_off(plain, monkeypatch, refused):
+    monkeypatch.setattr(slow_readers, "_MAX_UNREAD_BYTES", 10 * WINDOW_BYTES)
+    slowest, slow = RelayCaller(plain), RelayCaller(plain)
+    to_slowest, to_slow = download(plain, slowest), download(plain, slow)
+    to_reader = download(plain, plain.caller)
+    for caller in (slowest, slow):
+        caller.connection.pause_writing()
+    for _ in range(5):
+        to_slowest(WINDOW_BYTES)
+        to_slowest(WINDOW_BYTES // 2)
+        to_slow(WINDOW_BYTES)
+        to_reader(WINDOW_BYTES)
+    assert slowest.wire.aborted
+    assert not slow.wire.closed
+    assert not plain.caller.wire.closed
+    plain.agent.take(ReqEnd)
+    plain.agent.take(Cancel)
+    assert plain.agent.frames == []
+    assert [line.split(": ")[1] for line in refused()] == ["503 TUNNEL_CAPACITY_EXCEEDED"]
+    assert len(plain.relay.slow_readers) == 1
 
 
 # Whole messages in one frame, with an agent that knows them.

@@ -247,30 +247,6 @@ def test_a_link_that_is_full_again_lets_another_stream_begin_next_time(world):
     assert len(set(map(id, first))) == 3
 
 
-def test_stalled_streams_pause_the_link_until_the_last_goes_on(world):
-    class Link:
-        def __init__(self):
-            self.calls = []
-
-        def pause_reading(self):
-            self.calls.append("pause")
-
-        def resume_reading(self):
-            self.calls.append("resume")
-
-    link = Link()
-    session = world.relay.session(link, "at_1")
-    one, two = object(), object()
-    session.unstall(one)
-    session.stall(one)
-    session.stall(two)
-    session.unstall(one)
-    assert link.calls == ["pause"]
-    session.unstall(two)
-    session.unstall(two)
-    assert link.calls == ["pause", "resume"]
-
-
 def test_closing_a_lease_ends_its_traffic_and_lets_the_agent_go(world):
     route = world.route()
     agent = Agent(world.relay, "at_1").attach("l1")

@@ -10,6 +10,7 @@ from pytest_synth_tunnels.wire.codec import decode, encode
 from pytest_synth_tunnels.wire.frames import (
     WINDOW_BYTES,
     AgentCapabilities,
+    ConnClosed,
     Frame,
     FrameError,
     ReqBody,
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 WALL_S = 1_000_000.0
 """The wall clock when the loop's is 0."""
+
+
+def rid_of(frame: Frame) -> str:
+    """Return the request that a frame belongs to, or the caller's connection."""
+    return frame.conn if isinstance(frame, ConnClosed) else frame.rid
 
 
 class End:
@@ -137,7 +143,7 @@ class Wiring:
         moved = False
         wanted = ""
         if nth_rid:
-            rids = list(dict.fromkeys(frame.rid for frame in queue if frame is not None))
+            rids = list(dict.fromkeys(rid_of(frame) for frame in queue if frame is not None))
             if nth_rid >= len(rids):
                 return False
             wanted = rids[nth_rid]
@@ -146,7 +152,7 @@ class Wiring:
                 break
             at = 0
             if wanted:
-                found = [n for n, frame in enumerate(queue) if frame and frame.rid == wanted]
+                found = [n for n, frame in enumerate(queue) if frame and rid_of(frame) == wanted]
                 if not found:
                     break
                 at = found[0]
@@ -206,6 +212,9 @@ class Wiring:
             sender = self.agent_end if not to_relay else self.relay_end
             sender.under_way[frame.rid] -= frame.credit_bytes
             assert sender.under_way[frame.rid] >= 0 or frame.rid in self.world.repeated
+        if isinstance(frame, ConnClosed):
+            self.handler(to_relay).frame_received(frame)
+            return
         if self.garbles[to_relay]:
             self.garbles[to_relay] = False
             self.world.spoil(frame.rid)
