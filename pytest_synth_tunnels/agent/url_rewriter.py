@@ -147,8 +147,8 @@ class UrlRewriter:
             self._own |= {name.removesuffix(":80") for name in self._own}
         self._own -= self._public_authorities
 
-        self._host_line = f"Host: {self._host}\r\n"
         self._prefix_line = f"X-Forwarded-Prefix: {self.prefix}\r\n" if self.prefix else ""
+        self._first_lines = f"Host: {self._host}\r\n{self._prefix_line}"
         self._defaults = {
             "x-forwarded-host": f"X-Forwarded-Host: {parts.netloc}\r\n",
             "x-forwarded-proto": f"X-Forwarded-Proto: {parts.scheme}\r\n",
@@ -178,10 +178,8 @@ class UrlRewriter:
             f"{frame.method} {path}?{query} HTTP/1.1\r\n"
             if query
             else f"{frame.method} {path} HTTP/1.1\r\n",
-            self._host_line,
+            self._first_lines,
         ]
-        if self._prefix_line:
-            lines.append(self._prefix_line)
         kinds = self._kinds
         length = ""
         length_at = 0
@@ -212,7 +210,7 @@ class UrlRewriter:
                 inward.append((len(lines), kind, name, value))
                 lines.append("")
         if callers_host and self._callers_host:
-            lines[1] = f"Host: {callers_host}\r\n"
+            lines[1] = f"Host: {callers_host}\r\n{self._prefix_line}"
         if inward is not None:
             for index, kind, name, value in inward:
                 lines[index] = f"{name}: {self._localize_header(kind, value, callers_host)}\r\n"
@@ -220,9 +218,12 @@ class UrlRewriter:
             lines += [line for kind, line in self._defaults.items() if kind not in said]
             if "x-synthtunnel-request-id" not in said:
                 lines.append(f"X-SynthTunnel-Request-Id: {frame.rid}\r\n")
-        known = length.isascii() and length.isdigit() and len(length) <= _MAX_DIGITS
-        if length_at and not known:
-            lines[length_at] = ""
+        length_bytes: int | None = None
+        if length_at:
+            if length.isascii() and length.isdigit() and len(length) <= _MAX_DIGITS:
+                length_bytes = int(length)
+            else:
+                lines[length_at] = ""
         if connection:
             named = tuple(
                 f"{option}:"
@@ -230,7 +231,7 @@ class UrlRewriter:
                 if option and not option.startswith(_KEPT)
             )
             lines[2:] = [line for line in lines[2:] if not line.lower().startswith(named)]
-        return "".join(lines), int(length) if known else None
+        return "".join(lines), length_bytes
 
     def _localize_header(self, kind: str, value: str, callers_host: str) -> str:
         if kind == "if":

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.wire.frames import (
     ReqEnd,
 )
@@ -89,5 +90,16 @@ def test_redirects_to_the_app_become_public() -> None:
         bench.agent.leases.serve("l1", "https://public.example/t/rt_2")
         answer = await bench.ask(path="/~gw0/")
         assert answer.get("location") == ["/t/rt_2/~gw0/login?x=1"]
+
+    run(scenario)
+
+
+def test_a_name_of_this_machine_leads_here_without_a_resolver() -> None:
+    async def scenario(bench: AgentBench) -> None:
+        port = await bench.app(lambda _: ok(b"here"))
+        target = Target.from_url(f"http://shop.localhost:{port}")
+        bench.agent.leases.set_target("l1", "", target)
+        assert (await bench.ask()).body == b"here"
+        assert bench.seen[-1].get("host") == [f"shop.localhost:{port}"]
 
     run(scenario)
