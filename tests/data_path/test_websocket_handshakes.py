@@ -6,10 +6,11 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request, Response
-from websockets.typing import Subprotocol
+from websockets.typing import Origin, Subprotocol
 
 from ..support.live_websockets import (
     HANDSHAKE,
@@ -80,6 +81,34 @@ def test_the_app_sees_the_caller_and_not_the_tunnel(kind: str) -> None:
             async with tunnel.open() as caller:
                 _, told = json.loads(await caller.recv())
             assert "authorization" not in dict(told)
+
+    run(test())
+
+
+def test_at_the_root_of_an_origin_the_app_sees_host_and_origin_as_they_were_sent(kind: str) -> None:
+    async def tell(app: ServerConnection) -> None:
+        assert app.request is not None
+        headers = {name.lower(): value for name, value in app.request.headers.raw_items()}
+        await app.send(json.dumps([app.request.path, headers]))
+
+    async def test() -> None:
+        async with serving(kind, tell) as tunnel:
+            lease_id = tunnel.lease["lease_id"]
+            origin = await tunnel.backend.open_origin(lease_id)
+            served = tunnel.agent.leases.get(lease_id)
+            assert served is not None
+            target = served.destinations[""].rewriter.target
+            tunnel.agent.leases.set_target(lease_id, "", target, origin=origin)
+            token = {"X-SynthTunnel-Worker-Token": tunnel.lease["worker_token"]}
+            url = origin.replace("http://", "ws://") + "/socket.io/?EIO=4"
+            async with connect(url, additional_headers=token, origin=Origin(origin)) as caller:
+                path, seen = json.loads(await caller.recv())
+            assert path == "/socket.io/?EIO=4"
+            assert f"http://{seen['host']}" == seen["origin"] == origin
+            assert "x-forwarded-prefix" not in seen
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(url)
+            assert caught.value.response.status_code == 401
 
     run(test())
 
