@@ -175,14 +175,17 @@ def check_combinations(settings: Settings) -> None:
         raise SettingsError(
             f"{source('app')} and {source('command')} each serve the exposed port: leave one out"
         )
+    embedded = settings.backend_url is None
     is_managed = settings.provider != "synthtunnel"
-    if settings.url_style == "root" and (is_managed or settings.backend_url is not None):
+    # The keeper knows which of the other providers make URLs of their own.
+    has_path = settings.provider in ("ngrok", "cloudflared")
+    if settings.url_style == "root" and (has_path or not (is_managed or embedded)):
         where = f"the provider {settings.provider}" if is_managed else "a hosted relay"
         raise SettingsError(
             f"{source('url_style')} is 'root', and {where} gives every lease a URL with a path: "
             "leave it out, or use the embedded backend with the provider synthtunnel"
         )
-    if not settings.require_token and settings.backend_url is not None and not is_managed:
+    if not (settings.require_token or embedded or is_managed):
         raise SettingsError(
             f"{source('require_token')} is false, and a hosted relay always wants the worker token "
             "from its callers: leave it out, or use the embedded backend"

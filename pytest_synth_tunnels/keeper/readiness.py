@@ -36,7 +36,7 @@ async def wait_ready(
     Args:
         public_url: of the lease, with the address.
         headers: what a caller sends along.
-        is_secret: whether the URL's path is what lets callers in.
+        is_secret: whether the URL alone lets callers in.
         missing_link: returns which link between the public URL and this process is known to be
             missing, or ``None``.
         target: the app; ``None`` where it need not accept yet.
@@ -59,7 +59,7 @@ async def wait_ready(
             return
         pause_s = _PAUSE_NEAR_S if near else _PAUSE_FAR_S
         if loop.time() + pause_s >= deadline:
-            shown = _origin(public_url) if is_secret else public_url
+            shown = _without_secret(public_url) if is_secret else public_url
             raise KeeperRequestError(
                 "TUNNEL_NOT_READY",
                 f"{shown} is not ready after {timeout_s:g} s: {problem}",
@@ -104,10 +104,10 @@ async def _find_problem(public_url: str, headers: dict[str, str], timeout_s: flo
     return f"the public URL answers {status}"
 
 
-def _origin(url: str) -> str:
-    """Return a URL without its path, which is a secret where no token is asked for."""
+def _without_secret(url: str) -> str:
+    """Return a URL without what nobody can guess of it: its path, else its host."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}/…"
+    return f"{parts.scheme}://{parts.netloc}/…" if parts.path else f"{parts.scheme}://…"
 
 
 def _resolves(host: str | None) -> bool:

@@ -273,7 +273,10 @@ class KeeperService:
             name=request.name,
             require_token=require_token,
             url_style=choose_url_style(
-                request.url_style, settings.url_style, provider=provider, embedded=embedded
+                request.url_style,
+                settings.url_style if provider == settings.provider else None,
+                provider=provider,
+                embedded=embedded,
             ),
         )
         try:

@@ -183,6 +183,7 @@ class ManagedLeases:
         self.now = NOW
         self.told: list[tuple[str, str]] = []
         self._own_backend = EmbeddedBackendClient(5)
+        self._starting = asyncio.Lock()
         self._gateway_pool = GatewayPool(5)
         self._connector_pool = ConnectorPool(
             environ={},
@@ -197,10 +198,10 @@ class ManagedLeases:
         self.timeout_s: float = options.pop("timeout_s", 10)
         assert not options
 
-    def lease(self, provider: str = "fake") -> HeldLease:
+    def lease(self, provider: str = "fake", **options: Any) -> HeldLease:
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         started.set_result(None)
-        spec = LeaseSpec(port=8000, ttl_s=TTL_S, metadata={"name": "hooks"})
+        spec = LeaseSpec(port=8000, ttl_s=TTL_S, metadata={"name": "hooks"}, **options)
         transport = ManagedTransport(
             provider,
             spec,
@@ -224,8 +225,9 @@ class ManagedLeases:
     async def _find_backend(self, needs_none: bool) -> tuple[BackendClient, None]:
         if not needs_none:
             return self.backend, None
-        if not self._own_backend.url:
-            await self._own_backend.start()
+        async with self._starting:
+            if not self._own_backend.url:
+                await self._own_backend.start()
         return self._own_backend, None
 
     async def beat(self, lease: HeldLease, *actions: str) -> Beat:
@@ -274,11 +276,15 @@ async def serve(lease: HeldLease, address: str = "") -> asyncio.Server:
     """Serve an app behind a tunnel."""
 
     async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line = await reader.readuntil(b"\r\n\r\n")
-        body = b"app " + line.split()[1]
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-        await writer.drain()
-        writer.close()
+        try:
+            line = await reader.readuntil(b"\r\n\r\n")
+            body = b"app " + line.split()[1]
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            await writer.drain()
+        except (EOFError, OSError):
+            pass  # the caller asked only whether somebody listens
+        finally:
+            writer.close()
 
     server = await asyncio.start_server(app, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

@@ -15,6 +15,7 @@ __all__ = [
     "UrlStyle",
     "choose_url_style",
     "is_gone",
+    "no_origin",
     "parse_rfc3339",
     "release_requests",
 ]
@@ -53,7 +54,7 @@ def choose_url_style(
 
     Args:
         wanted: what was asked for this lease, if anything was.
-        setting: what the run's settings say, if they say anything.
+        setting: what the run's settings say of leases of this provider, if they say anything.
         provider: what carries the lease.
         embedded: whether the backend is the embedded one.
 
@@ -63,15 +64,22 @@ def choose_url_style(
     """
     if wanted not in (None, "root", "path"):
         raise ValueError(f"url_style must be 'root' or 'path', not {wanted!r}")
-    has_origin = embedded and provider == SYNTHTUNNEL
-    if wanted == "root" and not has_origin:
-        where = "a hosted relay" if provider == SYNTHTUNNEL else f"the provider {provider}"
-        raise KeeperRequestError(
-            "NO_ORIGIN",
-            f"{where} gives every lease a URL with a path",
-            "Leave out url_style='root', or use the embedded backend with provider='synthtunnel'",
-        )
-    return "root" if has_origin and (wanted or setting or "root") == "root" else "path"
+    if provider != SYNTHTUNNEL:
+        # A path that nobody can guess keeps strangers out, so that its lack must be asked for.
+        return "root" if (wanted or setting) == "root" else "path"
+    if wanted == "root" and not embedded:
+        raise no_origin(provider)
+    return "root" if embedded and (wanted or setting or "root") == "root" else "path"
+
+
+def no_origin(provider: str) -> KeeperRequestError:
+    """Return the error of a lease that was to have an origin of its own, and can have none."""
+    who = "a hosted relay" if provider == SYNTHTUNNEL else f"the provider {provider}"
+    return KeeperRequestError(
+        "NO_ORIGIN",
+        f"{who} gives every lease a URL with a path",
+        "Leave out url_style = root, or use the embedded backend with the provider synthtunnel",
+    )
 
 
 def parse_rfc3339(moment: str) -> float:

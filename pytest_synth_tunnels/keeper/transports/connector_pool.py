@@ -225,12 +225,17 @@ class ConnectorPool:
             self._idle.pop(shared).cancel()
         return shared
 
-    def leave(self, shared: SharedConnector) -> None:
-        """Count a lease as gone from its connector."""
+    def leave(self, shared: SharedConnector, *, keep: bool = True) -> None:
+        """Count a lease as gone from its connector.
+
+        Args:
+            shared: the connector.
+            keep: whether it may wait for another lease when its last one is gone.
+        """
         shared.users -= 1
         if shared.users > 0:
             return
-        if shared.status().connected:
+        if keep and shared.status().connected:
             loop = asyncio.get_running_loop()
             self._idle[shared] = loop.call_later(self._idle_s, self._retire, shared)
         else:  # another one may succeed to connect

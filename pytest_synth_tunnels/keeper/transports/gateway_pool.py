@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from ...aio.tasks import spawn
 from ...traffic.recorder import Recorder
 from ..errors import KeeperRequestError
 
@@ -31,6 +32,10 @@ class GatewayPool:
         self._recorder = recorder
         self._gateways: dict[int, Gateway] = {}
         """By the port that was asked for."""
+        self._own: set[Gateway] = set()
+        """Gateways of one lease alone."""
+        self._closing: set[asyncio.Task[None]] = set()
+        """Tasks that close such gateways."""
         self._lock = asyncio.Lock()
 
     async def find(self, port: int) -> "Gateway":
@@ -42,28 +47,47 @@ class GatewayPool:
         Raises:
             KeeperRequestError: somebody else has the port. They keep it.
         """
-        from ...gateway import HOST, Gateway
-
         async with self._lock:
             if port not in self._gateways:
-                gateway = Gateway(
-                    request_timeout_s=self._request_timeout_s, recorder=self._recorder
-                )
-                try:
-                    await gateway.start(port)
-                except OSError as error:
-                    raise KeeperRequestError(
-                        "GATEWAY_PORT_TAKEN",
-                        f"the gateway cannot listen on {HOST}:{port}, where the lease's connector "
-                        f"brings its traffic: {error.strerror or error}",
-                        "Stop what listens there (another test run with this provider does, until "
-                        "it ends), or use another provider",
-                    ) from None
-                self._gateways[port] = gateway
-                _log.info("the gateway listens on port %d", gateway.port)
+                self._gateways[port] = await self._start(port)
             return self._gateways[port]
+
+    async def open_own(self) -> "Gateway":
+        """Return a new gateway for one lease alone, which is at the root of it.
+
+        Raises:
+            KeeperRequestError: this machine lets nobody listen.
+        """
+        gateway = await self._start(ANY_PORT)
+        self._own.add(gateway)
+        return gateway
+
+    def close_own(self, gateway: "Gateway") -> None:
+        """Begin to end a gateway that :meth:`open_own` returned."""
+        self._own.discard(gateway)
+        closing = spawn(gateway.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _start(self, port: int) -> "Gateway":
+        from ...gateway import HOST, Gateway
+
+        gateway = Gateway(request_timeout_s=self._request_timeout_s, recorder=self._recorder)
+        try:
+            await gateway.start(port)
+        except OSError as error:
+            raise KeeperRequestError(
+                "GATEWAY_PORT_TAKEN",
+                f"the gateway cannot listen on {HOST}:{port}, where the lease's connector "
+                f"brings its traffic: {error.strerror or error}",
+                "Stop what listens there (another test run with this provider does, until "
+                "it ends), or use another provider",
+            ) from None
+        _log.info("the gateway listens on port %d", gateway.port)
+        return gateway
 
     async def close(self) -> None:
         """End all of them."""
-        for gateway in self._gateways.values():
+        for gateway in (*self._gateways.values(), *self._own):
             await gateway.close()
+        await asyncio.gather(*self._closing)

@@ -63,6 +63,8 @@ class ProviderRoute:
         ledger_recorder: where a hosted lease is written down; ``None`` for the embedded backend.
         gateway_pool: of the run.
         connector_pool: of the run.
+        at_root: the lease has a gateway and a connector of its own, and its public URL is the
+            connector's origin, without a path.
 
     Attributes:
         lease: the lease.
@@ -78,7 +80,9 @@ class ProviderRoute:
         *,
         gateway_pool: GatewayPool,
         connector_pool: ConnectorPool,
+        at_root: bool = False,
     ) -> None:
+        self._at_root = at_root
         self.lease = BackendLeaseRecord(backend_client, provider, ledger_recorder)
         self.public_url = ""
         self.expires_at = ""
@@ -134,7 +138,10 @@ class ProviderRoute:
         if not (self._backend_client.embedded or brings_url):
             named = self._lease_facts.gateway_port
             port = GATEWAY_PORT if named is None else named
-        self._gateway = await self._gateway_pool.find(port)
+        if not self._at_root:
+            self._gateway = await self._gateway_pool.find(port)
+        elif self._gateway is None:
+            self._gateway = await self._gateway_pool.open_own()
         previous = self._connector
         self._connector = self._connector_pool.use(
             self._connector_name, self._gateway.url, self._answer
@@ -223,7 +230,7 @@ class ProviderRoute:
     def _named_prefix(self) -> str:
         """The path prefix that the backend gave, without the secret."""
         prefix = (self._lease_facts.route_prefix or "").strip("/")
-        return f"/{prefix}" if prefix else ""
+        return f"/{prefix}" if prefix and not self._at_root else ""
 
     @property
     def _prefix(self) -> str:
@@ -268,7 +275,10 @@ class ProviderRoute:
         self.refuse_callers()
         connector, self._connector = self._connector, None
         if connector is not None:
-            self._connector_pool.leave(connector)
+            self._connector_pool.leave(connector, keep=not self._at_root)
+        if self._at_root and self._gateway is not None:
+            self._gateway_pool.close_own(self._gateway)
+            self._gateway = None
 
     # --- its state, for people and heartbeats
 

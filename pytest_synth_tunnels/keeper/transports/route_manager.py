@@ -25,7 +25,7 @@ from ...sdk import requests
 from ...sdk.errors import TunnelError
 from ..backend_client import BackendClient
 from ..leases.backend_record import BackendLeaseRecord
-from ..leases.spec import LeaseSpec, is_gone
+from ..leases.spec import LeaseSpec, is_gone, no_origin
 from ..ports import HOST
 from .action_queue import CHECK_URL
 from .connector_pool import ConnectorPool
@@ -105,6 +105,8 @@ class RouteManager:
         name = connector_name(self._provider, embedded=self.backend_client.embedded)
         brings_url = self._context.connector_pool.kind(name).brings_url
         needs_none = brings_url and self._provider not in ACCOUNTS
+        if self._spec.url_style == "root" and not needs_none:
+            raise no_origin(self._provider)
         self.backend_client, ledger_recorder = await self._context.find_backend(needs_none)
         route = self.current = self._new_route(ledger_recorder)
         await route.create(self._create_request())
@@ -119,6 +121,7 @@ class RouteManager:
             ledger_recorder,
             gateway_pool=self._context.gateway_pool,
             connector_pool=self._context.connector_pool,
+            at_root=self._spec.url_style == "root",
         )
 
     def _create_request(self) -> requests.Request:

@@ -62,18 +62,19 @@ def test_an_embedded_lease_has_an_origin_unless_somebody_wants_a_path(
     assert choose_url_style(wanted, setting, provider="synthtunnel", embedded=True) == style
 
 
-@pytest.mark.parametrize(
-    ("provider", "embedded", "who"),
-    [
-        ("synthtunnel", False, "a hosted relay"),
-        ("ngrok", True, "the provider ngrok"),
-        ("ngrok", False, "the provider ngrok"),
-    ],
-)
-def test_others_have_a_path_and_refuse_an_origin(provider: str, embedded: bool, who: str) -> None:
-    assert choose_url_style(None, "root", provider=provider, embedded=embedded) == "path"
-    with pytest.raises(KeeperRequestError, match=who):
-        choose_url_style("root", None, provider=provider, embedded=embedded)
+def test_a_hosted_lease_has_a_path_and_refuses_an_origin() -> None:
+    assert choose_url_style(None, "root", provider="synthtunnel", embedded=False) == "path"
+    with pytest.raises(KeeperRequestError, match="a hosted relay gives every lease"):
+        choose_url_style("root", None, provider="synthtunnel", embedded=False)
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_provider_s_lease_has_an_origin_only_if_somebody_wants_one(embedded: bool) -> None:
+    def style(wanted: str | None, setting: str | None) -> str:
+        return choose_url_style(wanted, setting, provider="cloudflared-quick", embedded=embedded)
+
+    assert style(None, None) == style("path", "root") == "path"
+    assert style("root", None) == style(None, "root") == "root"
 
 
 def test_there_are_two_styles() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -120,5 +121,41 @@ def test_a_lease_begins_with_the_url_that_a_shared_connector_has_now(
         assert len(FakeConnector.made) == 1
         assert two.url("").startswith(f"http://localhost:{port}/")
         await asyncio.gather(one.release(5), two.release(5))
+
+    run(scenario)
+
+
+def test_a_lease_at_the_root_has_a_gateway_and_a_connector_of_its_own() -> None:
+    async def scenario(managed: ManagedLeases) -> None:
+        managed.now = time.time()
+        leases = [managed.lease("own-url", url_style=style) for style in ("root", "root", "path")]
+        for number, lease in enumerate(leases):
+            async with await serve(lease):
+                await lease.ready()
+                url = lease.url("")
+                assert bool(urlsplit(url).path) == (number == 2)
+                assert await ask(f"{url}/{number}?y") == (200, f"app /{number}?y".encode())
+                assert lease.transport.url_secret in url
+        assert len({urlsplit(lease.url("")).netloc for lease in leases}) == 3
+        # Each worker has a path below it, as there is one connector.
+        worker = Target("127.0.0.1", 9)
+        assert await leases[0].open_address("gw1", worker) == f"{leases[0].url('')}/~gw1"
+
+        first, url = FakeConnector.made[0], leases[0].url("")
+        await leases[0].release(5)
+        await first.stopped.wait()
+        with pytest.raises(OSError, match=r"."):
+            await ask(f"{url}/x")
+        await leases[1].release(5)
+        await leases[2].release(5)
+
+    run(scenario)
+
+
+def test_an_edge_with_paths_gives_no_origin() -> None:
+    async def scenario(managed: ManagedLeases) -> None:
+        failure = await failure_of(managed.lease("public", url_style="root"))
+        assert failure.code == "NO_ORIGIN"
+        assert failure.message == "the provider public gives every lease a URL with a path"
 
     run(scenario)
