@@ -10,6 +10,8 @@ on the way to the last one:
 - *exchanging* (``_connection`` is set): what comes of the body is written at once, and the app's
   answer is passed on as it comes. Request and answer end independently of each other: ``_ended``
   says that the relay has sent all, ``_responded`` that the head of the answer has come.
+- *uploading* (``_answered``): the answer was complete before the request, and the app goes on
+  reading that; only where the relay knows of this (``exact_http``).
 - *over*: the uplink has forgotten the request. The answer's end leads here
   (:meth:`ForwardedRequest.response_ended`), and so does every failure, through
   :meth:`ForwardedRequest._detach`. Nothing moves it any more.
@@ -74,6 +76,7 @@ class ForwardedRequest:
     """
 
     __slots__ = (
+        "_answered",
         "_arrived_s",
         "_body",
         "_caller",
@@ -165,6 +168,8 @@ class ForwardedRequest:
         """Whether the link waits for this request."""
 
         # The answer.
+        self._answered = False
+        """Whether all of the answer is sent, and the app goes on reading the request."""
         self._responded = False
         """Whether the head of the answer is sent, or waits in ``_head``."""
         self._head: RespHeaders | None = None
@@ -273,6 +278,10 @@ class ForwardedRequest:
             if self._chunked:
                 self._connection.write(b"0\r\n%b\r\n" % self._trailers)
             self._connection.request_ended()
+            if self._answered:
+                self._connection = None
+                self._leave()
+                return
         if self._received:
             self._touch()
 
@@ -444,10 +453,18 @@ class ForwardedRequest:
                 self._send_body(data)
 
     def response_ended(self, trailers: Headers) -> None:
-        """Pass the end on. What is still to come of the request's body is dropped."""
+        """Pass the end on. What is still to come of the request's body goes on to an app that
+        still reads it, and is dropped where the relay sends no more of it."""
+        connection, uplink = self._connection, self._uplink
+        if not self._ended and connection is not None and connection.goes_on:
+            if uplink.exact_http:
+                self._answered = True
+                self.response_paused()
+                uplink.send(RespEnd(self.rid, self.lease_id, trailers))
+                return
+            connection.abandon()
         self._connection = None
         self._ended = True
-        uplink = self._uplink
         if not uplink.exact_http:
             trailers = []
         elif trailers:
@@ -474,7 +491,23 @@ class ForwardedRequest:
         else:
             uplink.send(RespEnd(self.rid, self.lease_id, trailers))
 
+    def request_refused(self) -> None:
+        """Tell the relay that the app reads nothing more of the request, and end it."""
+        self._connection = None
+        self._leave()
+        message = f"the app at {self._rewriter.target.name} reads no more of the request"
+        self._uplink.send(RespError(self.rid, "LOCAL_REQUEST_FAILED", message, self.lease_id))
+
     # --- inside
+
+    def _leave(self) -> None:
+        """Be over, behind an answer that was complete before the request."""
+        self._ended = True
+        self._uplink.forget(self)
+        if self._stalled:
+            self._uplink.unstall(self)
+        if self._recorded is not None:
+            self._record_end(self._recorded)
 
     def _send_body(self, data: bytes) -> None:
         """Send a piece of the answer's body, and read the app no further once the window is

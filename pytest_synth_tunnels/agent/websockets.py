@@ -266,6 +266,9 @@ class AppWebSocket(TunnelledWebSocket):
                 )
             )
 
+    def request_refused(self) -> None:
+        """Do nothing: a handshake is complete before it is answered."""
+
     # --- the relay
 
     def message(self, frame: WsFrame) -> None:

@@ -23,7 +23,9 @@ parser has returned, never inside a callback. What always holds:
 
 - The handler is set exactly while a request is in flight. It hears ``response_ended``,
   ``response_upgraded`` or ``failed`` once, as the last thing, or nothing after
-  :meth:`ClientConnection.abandon`.
+  :meth:`ClientConnection.abandon`. One exception: where the response is complete before the
+  request is, the app may go on reading it. The handler then keeps the connection (``_answered``)
+  until :meth:`ClientConnection.request_ended`, or hears ``request_refused``.
 - The connection goes back to its owner only from ``DONE``, with the request written to its end
   and the app willing to keep the connection. In every other case it is closed.
 - What was read from a connection without a request in flight is never taken for a response.
@@ -131,11 +133,15 @@ class ResponseHandler(ConnectionWaiter, Protocol):
 
     def response_ended(self, trailers: Headers) -> None:
         """Take note that the response is complete. The connection is not this handler's any
-        more.
+        more, unless the request is not complete yet: then it goes on, or abandons the connection.
 
         Args:
             trailers: the fields that came behind the body, mostly none.
         """
+
+    def request_refused(self) -> None:
+        """Take note that the app, whose response is complete, has ended the connection and reads
+        nothing more of the request. The connection is not this handler's any more."""
 
     def pause_writing(self) -> None:
         """Stop sending body: the app is slow."""
@@ -608,6 +614,8 @@ class ClientConnection(asyncio.Protocol):
         self._write_paused = False
         self._idle_since_s = 0.0
         """When the last response ended, on the monotonic clock."""
+        self._answered = False
+        """The response is complete, and the app goes on reading the request."""
         self._half_closed = False
         """This side of the connection is ended."""
         self._socket: socket.socket | None = None
@@ -630,6 +638,11 @@ class ClientConnection(asyncio.Protocol):
     def last(self) -> bool:
         """Whether the app closes the connection behind the response whose head has come."""
         return not self._reader.keep
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the response is complete, and the app goes on reading the request."""
+        return self._answered
 
     # For the handler.
 
@@ -691,6 +704,10 @@ class ClientConnection(asyncio.Protocol):
     def request_ended(self) -> None:
         """Take note that the request is complete, so that the connection can be used again."""
         self._sent = True
+        if self._answered:
+            self._answered = False
+            self._reader.handler = None
+            self._let_go()
 
     def half_close(self) -> None:
         """End this side of the connection, behind a request that is complete. The response still
@@ -714,6 +731,7 @@ class ClientConnection(asyncio.Protocol):
 
     def abandon(self) -> None:
         """End the connection in the middle of a request; the handler hears nothing more."""
+        self._answered = False
         self._reader.handler = None
         self._unwritten = b""
         self._transport.abort()
@@ -739,6 +757,9 @@ class ClientConnection(asyncio.Protocol):
         if reader.handler is None:
             self._transport.abort()  # nobody asked: a server saying that it is about to close
             return
+        if self._answered:
+            self._refuse_request()
+            return
         reader.feed(data)
         handler = reader.handler
         if handler is None:  # it has abandoned its request meanwhile
@@ -762,12 +783,16 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """End a response that ends with its connection."""
-        if self._reader.handler is not None:
+        if self._answered:
+            self._refuse_request()
+        elif self._reader.handler is not None:
             self._ended_by_peer(None)
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is in flight."""
+        if self._answered:
+            self._refuse_request()
         if self._reader.handler is None:
             self._owner.forget(self)
             return
@@ -793,27 +818,56 @@ class ClientConnection(asyncio.Protocol):
     def _complete(self) -> None:
         """Give the connection back, then tell the handler, which may start the next request."""
         reader = self._reader
-        handler, reader.handler = reader.handler, None
+        handler = reader.handler
         trailers = reader.trailers
+        goes_on = not self._sent and reader.stage is _DONE
         reader.end()
         if self._read_paused:
             self.resume_reading()
-        kept = (
-            reader.keep
-            and self._sent
-            and not (self._half_closed or self._write_paused or self._unwritten)
-        )
-        if kept:
-            self.reused = True
-            self._idle_since_s = monotonic()
-            self._owner.release(self)
-        else:
-            self._unwritten = b""
-            self._transport.abort()
+        if handler is not None and goes_on:
+            self._answered = True
+            handler.response_ended(trailers)
+            return
+        reader.handler = None
+        kept = self._give_back()
         if handler is not None:
             handler.response_ended(trailers)
         if not kept:
             self._owner.forget(self)
+
+    def _give_back(self) -> bool:
+        """Give the connection back to its owner, or close it; return whether it was kept."""
+        if (
+            self._reader.keep
+            and self._sent
+            and not (self._half_closed or self._write_paused or self._unwritten)
+        ):
+            self.reused = True
+            self._idle_since_s = monotonic()
+            self._owner.release(self)
+            return True
+        self._unwritten = b""
+        self._transport.abort()
+        return False
+
+    def _let_go(self) -> None:
+        """End a request that went on behind its response."""
+        if self._write_paused or self._unwritten or not self._reader.keep:
+            self.flush()
+            self._transport.close()  # once the rest of the request is written
+            self._owner.forget(self)
+        elif not self._give_back():
+            self._owner.forget(self)
+
+    def _refuse_request(self) -> None:
+        """Tell the handler that the app reads nothing more of the request."""
+        self._answered = False
+        handler, self._reader.handler = self._reader.handler, None
+        self._unwritten = b""
+        self._transport.abort()
+        if handler is not None:
+            handler.request_refused()
+        self._owner.forget(self)
 
     def _ended_by_peer(self, exc: Exception | None) -> None:
         """Tell a response that ends with its connection from one that was cut off."""

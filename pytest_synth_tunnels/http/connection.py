@@ -422,6 +422,8 @@ class ServerConnection(asyncio.Protocol):
             self._handler.body_received(data)
         if ended and self._exchange is exchange and exchange is not None and not exchange.done:
             self._handler.body_ended()
+            if exchange.answered and exchange.lose():
+                self.exchange_ended()
 
     def _look(self) -> None:
         """See whether a caller that is not read is still there."""
@@ -433,12 +435,16 @@ class ServerConnection(asyncio.Protocol):
 
     # What the exchange calls (see ResponseSink).
 
-    def may_be_kept(self, head: RequestHead) -> bool:
+    @property
+    def body_open(self) -> bool:
+        """More of the request's body is to come."""
+        return self._body_left > 0 or self._chunks is not None
+
+    def may_be_kept(self, head: RequestHead, *, reads_on: bool) -> bool:
         """Whether another request can follow the one that is being answered now."""
         return (
             head.keep_alive
-            and not self._body_left
-            and self._chunks is None
+            and (reads_on or (not self._body_left and self._chunks is None))
             and not head.upgrade
             and not self._closing
         )
@@ -447,9 +453,9 @@ class ServerConnection(asyncio.Protocol):
         """Go on with the next request, or close."""
         if self._closing:
             return
-        if not self.keep:
+        if not self.keep or self.body_open:
             self.flush()
-            self._close(read_on=bool(self._body_left or self._chunks is not None))
+            self._close(read_on=self.body_open)
             return
         self._exchange = None
         self._handler = IGNORE

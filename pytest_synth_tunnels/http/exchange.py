@@ -91,8 +91,16 @@ class ResponseSink(Protocol):
     def body_at_hand(self) -> int:
         """See :attr:`Exchange.body_at_hand`."""
 
-    def may_be_kept(self, head: RequestHead) -> bool:
-        """Whether another request can follow the one with this head."""
+    @property
+    def body_open(self) -> bool:
+        """More of the request's body is to come."""
+
+    def may_be_kept(self, head: RequestHead, *, reads_on: bool) -> bool:
+        """Whether another request can follow the one with this head.
+
+        Args:
+            reads_on: all of its body is read, even behind the response.
+        """
 
     def collect(self, data: bytes) -> None:
         """Write ``data``, at the end of this tick of the loop or before."""
@@ -147,6 +155,8 @@ class Exchange:
     Attributes:
         head: the request's.
         started: the response's head is written.
+        reads_on: the handler takes all of the request's body, even behind the response.
+        answered: the response is complete, and more of the request is to come.
         trailers: the fields that came behind the request's body, once that has ended.
     """
 
@@ -156,7 +166,9 @@ class Exchange:
         "_last",
         "_left",
         "_sink",
+        "answered",
         "head",
+        "reads_on",
         "started",
         "trailers",
     )
@@ -164,6 +176,8 @@ class Exchange:
     def __init__(self, sink: ResponseSink, head: RequestHead) -> None:
         self.head = head
         self.started = False
+        self.reads_on = False
+        self.answered = False
         self.trailers: Headers = []
         self._sink: ResponseSink | None = sink
         """``None`` once the exchange is over."""
@@ -297,7 +311,8 @@ class Exchange:
         elif not bodiless and head.http_version == "1.1":
             chunked = True
             framing = "Transfer-Encoding: chunked\r\n"
-        keep = not self._last and sink.may_be_kept(head)
+        reads_on = self.reads_on and not head.expects_continue
+        keep = not self._last and sink.may_be_kept(head, reads_on=reads_on)
         if content_length is None and not bodiless and not chunked:
             keep = False
         if not keep:
@@ -369,6 +384,9 @@ class Exchange:
                 return
             if self._chunked:
                 sink.collect(b"0\r\n%b\r\n" % self._trailer_lines(trailers))
+        if sink.body_open and self._may_read_on():
+            self.answered = True
+            return
         self._sink = None
         sink.exchange_ended()
 
@@ -382,12 +400,23 @@ class Exchange:
             _log.warning("trailers that cannot travel in HTTP were left out of a response")
             return b""
 
+    def _may_read_on(self) -> bool:
+        """Tell whether the rest of the request is read behind the response: not where the caller
+        needs the connection's end to see that of the response, and not where it was never told to
+        send the body."""
+        return self.reads_on and not self.head.expects_continue and not self.ends_with_connection
+
     def abort(self) -> None:
-        """Cut the response off so that the caller sees it: without a clean end."""
+        """Cut the response off so that the caller sees it: without a clean end. Where the response
+        is complete, and the request is not, end the connection behind it."""
         sink = self._sink
         if sink is None:
             return
         self._sink = None
+        if self.answered:
+            sink.keep = False
+            sink.exchange_ended()
+            return
         sink.cut(with_reset=self.ends_with_connection)
 
     def close_afterwards(self) -> None:

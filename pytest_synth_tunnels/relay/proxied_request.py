@@ -6,6 +6,7 @@ The request is in one phase at a time:
 ``HELD``              no agent has it; it waits for one among the relay's ``held``
 ``FORWARDED``         an agent has it; the answer has not begun
 ``ANSWERING``         the answer's head is written to the caller
+``UPLOADING``         the answer is complete, and the app goes on reading the request
 ``DONE``              it is over, and in no register any more
 ====================  ============================================================================
 
@@ -87,11 +88,12 @@ class Phase(Enum):
     HELD = auto()
     FORWARDED = auto()
     ANSWERING = auto()
+    UPLOADING = auto()
     DONE = auto()
 
 
 # Plain globals, which cost less: they are looked up several times for each request.
-HELD, FORWARDED, ANSWERING, DONE = Phase
+HELD, FORWARDED, ANSWERING, UPLOADING, DONE = Phase
 
 
 class ProxiedRequest:
@@ -201,6 +203,7 @@ class ProxiedRequest:
         if session.caller_connections:
             self._tie(session)
         if session.exact_http:
+            exchange.reads_on = True
             frame.chunked = exchange.head.chunked
             frame.negotiated = exchange.head.negotiated
             if exchange.head.bare_query:
@@ -318,6 +321,8 @@ class ProxiedRequest:
             if self._session is not None and not self._frame.end:
                 trailers = self._exchange.trailers if self._session.exact_http else []
                 self._session.link.send(ReqEnd(self.rid, self.route.lease_id, trailers))
+            if self._phase is UPLOADING:
+                self._finish()
 
     def half_closed(self) -> bool:
         """Pass the end of the caller's side on to the app, where the agent can do that.
@@ -409,8 +414,8 @@ class ProxiedRequest:
     def response_body(self, chunk: bytes) -> None:
         """Pass a piece of the answer on."""
         window, session = self._receive_window, self._session
-        if window is None or session is None:
-            self.fail(unreachable("the agent sent a body before its headers"))
+        if window is None or session is None or self._phase is UPLOADING:
+            self.fail(unreachable("the agent sent a body before its headers, or behind its end"))
             return
         self._response_left -= len(chunk)
         if self._response_left < 0:
@@ -435,7 +440,13 @@ class ProxiedRequest:
         """End the answer."""
         if self._phase is not ANSWERING:
             self.fail(unreachable("the agent ended an answer that it had not begun"))
-        elif self._finish():
+            return
+        if self._request_open and self._exchange.reads_on:
+            self._exchange.end(trailers)
+            if not self._exchange.done:
+                self._phase = UPLOADING
+                return
+        if self._finish():
             if self._request_open:
                 # The rest of the request's body has no reader any more.
                 self._cancel()
@@ -444,6 +455,10 @@ class ProxiedRequest:
     def response_error(self, code: str, message: str) -> None:
         """Tell the caller that the app cannot be reached, or has broken off; or, where the app has
         ended the connection instead of answering, do the same."""
+        if self._phase is UPLOADING:
+            self._finish()
+            self._exchange.abort()
+            return
         failure = reported(code, message)
         if code in CONNECTION_ENDS and self._phase is FORWARDED:
             self._finish()
@@ -473,6 +488,7 @@ class ProxiedRequest:
             return
         if cancel:
             self._cancel()
+        self._exchange.reads_on = False
         if self._exchange.started:
             log_refusal(failure.status, failure.code, self.rid, self._exchange.head.peer_host)
             self._exchange.abort()
@@ -531,6 +547,8 @@ class ProxiedRequest:
     def _pass_on(self, frame: RespHeaders, headers: Headers, length: int | None) -> None:
         """Answer with all that the agent has sent in one frame."""
         # The head first: nothing of it may be wrong once this call is over.
+        if self._request_open:
+            self._exchange.reads_on = False  # the agent takes no more of it
         answer = self._exchange.prepare(frame.status, headers, length, frame.reason)
         session = self._session
         if self._finish():

@@ -3,6 +3,7 @@ against the app itself, over a link in memory and over a WebSocket."""
 
 import asyncio
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -176,6 +177,108 @@ def test_an_agent_that_cannot_ask_the_app_has_the_relay_decide(kind: str) -> Non
             talk.say(b"body")
             assert status_line(await talk.head()) == b"HTTP/1.1 200 OK"
             assert b"expect" not in seen[0].lower()
+
+    run(test)
+
+
+# Answers that are complete before the request is.
+
+EARLY = [
+    pytest.param(b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nok", id="length"),
+    pytest.param(
+        b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        id="chunked",
+    ),
+    pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", id="bodiless"),
+]
+
+
+@every_way
+@pytest.mark.parametrize("answer", EARLY)
+@pytest.mark.parametrize("framing", ["Content-Length: 300006", "Transfer-Encoding: chunked"])
+def test_an_app_that_answers_first_reads_the_upload_all_the_same(
+    kind: str, answer: bytes, framing: str
+) -> None:
+    read: asyncio.Queue[bytes] = asyncio.Queue()
+    chunked = framing.startswith("T")
+    first, rest = b"before", bytes(300_000)
+    if chunked:
+        first, rest = b"6\r\nbefore\r\n", b"493e0\r\n" + rest + b"\r\n0\r\n\r\n"
+
+    async def app(talk: Talk) -> None:
+        await talk.head()
+        assert await talk.exactly(len(first)) == first
+        talk.say(answer)
+        if chunked:  # pieces of any size arrive as chunks of any size
+            read.put_nowait(await talk.until(b"0\r\n\r\n"))
+        else:
+            read.put_nowait(await talk.exactly(len(rest)))
+        await talk.head()
+        talk.say(OK)
+        await talk.rest()
+
+    async def test() -> None:
+        async with way_to(kind, app) as way:
+            talk = await way.ask("POST", framing, body=first)
+            assert await talk.exactly(len(answer)) == answer
+            talk.say(rest)
+            assert (await read.get()).count(0) == 300_000
+            # The connection goes on: to the same connection of the app.
+            talk.say(way.request("GET"))
+            assert status_line(await talk.head()) == b"HTTP/1.1 200 OK"
+
+    run(test)
+
+
+@every_way
+def test_an_app_that_answers_and_leaves_ends_the_upload(kind: str) -> None:
+    async def app(talk: Talk) -> None:
+        await talk.head()
+        await talk.exactly(1)
+        talk.say(b"HTTP/1.1 413 Too much\r\nContent-Length: 2\r\n\r\nno")
+
+    async def test() -> None:
+        async with way_to(kind, app) as way:
+            talk = await way.ask("POST", "Content-Length: 1000000", body=b"x")
+            assert status_line(await talk.head()) == b"HTTP/1.1 413 Too much"
+            assert await talk.rest() == b"no"
+
+    run(test)
+
+
+@tunnelled
+def test_a_caller_that_leaves_behind_an_early_answer_leaves_the_app(kind: str) -> None:
+    left: asyncio.Queue[None] = asyncio.Queue()
+
+    async def app(talk: Talk) -> None:
+        await talk.head()
+        talk.say(OK)
+        with suppress(ConnectionError):
+            await talk.rest()
+        left.put_nowait(None)
+
+    async def test() -> None:
+        async with way_to(kind, app) as way:
+            talk = await way.ask("POST", "Content-Length: 9", body=b"x")
+            assert status_line(await talk.head()) == b"HTTP/1.1 200 OK"
+            talk.writer.transport.abort()
+            await left.get()
+
+    run(test)
+
+
+@tunnelled
+def test_an_agent_that_drops_uploads_ends_the_callers_connection(kind: str) -> None:
+    async def app(talk: Talk) -> None:
+        await talk.head()
+        talk.say(OK)
+        await talk.rest()
+
+    async def test() -> None:
+        async with way_to(kind, app, agent=PlainAgent) as way:
+            talk = await way.ask("POST", "Content-Length: 9", body=b"x")
+            assert b"\r\nConnection: close\r\n" in await talk.head()
+            assert await talk.rest() == b"ok"
 
     run(test)
 

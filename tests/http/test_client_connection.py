@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_synth_tunnels.http.client_connection import ClientConnection
+from pytest_synth_tunnels.http.client_connection import ClientConnection, normalize_head
 
 from ..support.responses import REQUEST, AppWire, Owner, Response
 
@@ -297,6 +297,147 @@ def test_a_handler_may_abandon_its_request_while_it_is_told(
     assert not response.over
     assert app.wire.aborted
     assert not app.owner.released
+
+
+# Responses that are complete before the request.
+
+
+def upload(app: App) -> Response:
+    """Begin a request of which more is to come, and answer it."""
+    connection, wire = app.connection, app.wire
+    app.response = Response()
+    connection.begin(app.response, b"head", head_only=False, complete=False, at_once=True)
+    wire.take()
+    app.say(ANSWER)
+    assert app.response.ended
+    return app.response
+
+
+def uploading() -> App:
+    app = App()
+    app.say(ANSWER)
+    app.owner.released.clear()
+    upload(app)
+    return app
+
+
+def test_a_request_goes_on_behind_its_response() -> None:
+    app = uploading()
+    assert app.connection.goes_on
+    assert not app.owner.released
+    app.connection.write(b"the rest")
+    assert app.wire.take() == b"the rest"
+    app.connection.request_ended()
+    assert app.kept
+    assert not app.response.refused
+
+
+@pytest.mark.parametrize("how", ["ends", "breaks", "speaks"])
+def test_an_app_that_reads_no_further_says_so_once(how: str) -> None:
+    app = uploading()
+    if how == "ends":
+        app.connection.eof_received()
+    elif how == "speaks":
+        app.connection.data_received(b"HTTP/1.1 408 Too late\r\n\r\n")
+    else:
+        app.connection.connection_lost(ConnectionResetError())
+    assert app.response.refused
+    assert app.wire.aborted
+    app.response.refused = False
+    app.connection.connection_lost(None)
+    assert not app.response.refused
+    assert not app.owner.released
+
+
+def test_an_upload_that_is_abandoned_ends_the_connection() -> None:
+    app = uploading()
+    app.connection.abandon()
+    assert app.wire.aborted
+    app.hang_up()
+    assert not app.response.refused
+
+
+def test_a_connection_that_the_app_will_close_is_not_kept_behind_an_upload() -> None:
+    app = App()
+    app.connection.begin(app.response, b"head", head_only=False, complete=False, at_once=True)
+    app.say(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    app.connection.request_ended()
+    assert not app.owner.released
+    assert app.wire.closed
+    assert not app.wire.aborted
+
+
+# What RFC 9112 lets a recipient accept.
+
+
+@pytest.mark.parametrize(
+    ("head", "normalized", "ambiguous"),
+    [
+        (b"HTTP/1.1 200 OK\nA: b\n\n", b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", False),
+        (b"\r\nHTTP/1.1 200 OK\r\nA \t: b\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nA: b\r\n\tc\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: b c\r\n\r\n", False),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\ncontent-length: 2\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+            False,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            True,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
+            False,
+        ),
+        (b"HTTP/1.1 200 OK\nno colon\n\n", b"HTTP/1.1 200 OK\nno colon\n\n", False),
+    ],
+)
+def test_a_head_is_normalized(head: bytes, normalized: bytes, ambiguous: bool) -> None:
+    assert normalize_head(head) == (normalized, ambiguous)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_interim_responses_are_told_once_where_the_head_is_read_again(size: int) -> None:
+    app = App()
+    data = (
+        b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 102 Processing\n\n"
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"
+    )
+    for at in range(0, len(data), size):
+        app.say(data[at : at + size])
+    assert app.response.interims == [(103, [("Link", "a")]), (102, [])]
+    assert app.response.ended
+    assert app.kept
+
+
+def test_trailers_come_with_the_end(app: App) -> None:
+    app.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-A: 1\r\nHost: b\r\n\r\n")
+    assert app.response.trailers == [("X-A", "1")]
+    second = begin(app.connection, REQUEST, at_once=True)
+    app.say(ANSWER)
+    assert second.trailers == []
+
+
+def test_trailers_without_end_are_bounded(app: App) -> None:
+    app.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    for _ in range(40):
+        app.say(b"X: " + b"x" * 2048 + b"\r\n")
+        if app.response.over:
+            break
+    assert "trailers" in str(app.response.error)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [(b"200 OK", None), (b"200 Fine", "Fine"), (b"404 ", ""), (b"299 \xe9", "é"), (b"413 x", "x")],
+)
+def test_a_reason_phrase_that_is_not_the_usual_one_is_told(
+    app: App, line: bytes, reason: str | None
+) -> None:
+    app.say(b"HTTP/1.1 " + line + b"\r\nContent-Length: 0\r\n\r\n")
+    assert app.response.reason == reason
 
 
 # The transport.

@@ -190,3 +190,106 @@ def test_a_declined_upgrade_closes(world):
     world.handler.exchange.respond(501, [], b"")
     assert b"Connection: close" in world.answer()
     assert world.wire.closed
+
+
+def upload(world, *, reads_on=True, expects=b""):
+    """Begin an upload, and answer it before its end."""
+    head = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n" + expects + b"\r\n"
+    exchange = world.feed(head).handler.exchange
+    exchange.reads_on = reads_on
+    exchange.start_response(200, [], 2)
+    exchange.write(b"ok")
+    exchange.end()
+    return exchange
+
+
+def test_a_request_is_read_on_behind_its_response(world):
+    exchange = upload(world)
+    answer = world.answer()
+    assert answer == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    assert exchange.answered
+    assert not exchange.done
+    world.feed(b"bo").feed(b"dy" + GET % b"next")
+    assert world.handlers[0].body == b"body"
+    assert world.handlers[0].events == ["body", "end"]
+    assert exchange.done
+    assert world.handler.head.path == "/next"
+
+
+def test_a_caller_that_leaves_while_it_is_read_on(world):
+    upload(world)
+    world.lose()
+    assert world.handler.events == ["aborted"]
+
+
+def test_reading_on_ends_with_the_handlers_wish_and_the_connection(world):
+    exchange = upload(world)
+    exchange.abort()
+    world.answer()
+    assert exchange.done
+    assert world.wire.ended
+    assert not world.wire.aborted
+    world.feed(b"body" + GET % b"smuggled")
+    assert len(world.handlers) == 1
+
+
+@pytest.mark.parametrize(
+    ("reads_on", "expects"), [(False, b""), (True, b"Expect: 100-continue\r\n")]
+)
+def test_a_request_that_is_not_read_on_ends_the_connection(world, reads_on, expects):
+    exchange = upload(world, reads_on=reads_on, expects=expects)
+    assert b"Connection: close\r\n" in world.answer()
+    assert exchange.done
+    assert world.wire.ended
+    world.feed(b"body" + GET % b"smuggled")
+    assert len(world.handlers) == 1
+
+
+def test_a_kept_connection_with_a_body_that_nobody_reads_ends(world):
+    exchange = world.feed(
+        b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n"
+    ).handler.exchange
+    exchange.reads_on = True
+    exchange.respond(200, [], b"whole")
+    world.feed(GET % b"smuggled")
+    assert len(world.handlers) == 1
+    assert world.wire.ended
+
+
+def test_interim_responses(world):
+    exchange = world.feed(GET % b"").handler.exchange
+    exchange.send_interim(103, [("Link", "a")])
+    with pytest.raises(ValueError, match="header"):
+        exchange.send_interim(103, [("Link", "a\r\nb")])
+    for status in (101, 200, 99):
+        with pytest.raises(ValueError, match="status"):
+            exchange.send_interim(status, [])
+    exchange.respond(200, [], b"", "Fine")
+    assert world.answer() == (
+        b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 Fine\r\nContent-Length: 0\r\n\r\n"
+    )
+
+
+def test_trailers(world):
+    for te, trailer in ((b"TE: trailers\r\n", b"X-A: 1\r\n"), (b"", b"")):
+        exchange = world.feed(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % te).handler.exchange
+        exchange.start_response(200, [])
+        exchange.end([("X-A", "1")])
+        assert world.answer().endswith(b"\r\n\r\n0\r\n" + trailer + b"\r\n")
+
+
+def test_the_trailers_of_a_request(world):
+    world.feed(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    world.feed(b"1\r\nx\r\n0\r\nX-A: 1\r\n\r\n")
+    assert world.handler.events == ["body", "end"]
+    assert world.handler.exchange.trailers == [("X-A", "1")]
+
+
+def test_who_waits_to_be_told_is_not_late(world):
+    world.feed(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    world.loop.advance(1000)
+    assert world.answer() == b""
+    world.handler.exchange.continue_()
+    assert world.answer() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    world.loop.advance(61)
+    assert world.answer().startswith(b"HTTP/1.1 408")

@@ -119,7 +119,7 @@ async def way_to(
         await asyncio.gather(*served, return_exceptions=True)
 
     async with AsyncExitStack() as stack:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20)
         stack.push_async_callback(stop)
         port = server.sockets[0].getsockname()[1]
         if kind == "direct":

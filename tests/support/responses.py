@@ -22,6 +22,7 @@ class Response:
         self.body = b""
         self.trailers: Headers = []
         self.ended = False
+        self.refused = False
         self.error: OriginError | None = None
         self.pauses = 0
         """How often the rest of a response that had begun did not come with it."""
@@ -52,6 +53,9 @@ class Response:
     def response_ended(self, trailers: Headers) -> None:
         assert not self.over
         self.ended, self.trailers = True, trailers
+
+    def request_refused(self) -> None:
+        self.refused = True
 
     def response_upgraded(
         self, headers: Headers, transport: asyncio.Transport, received: bytes
