@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 
 SUITE = Path(__file__).with_name("real_apps")
 
-QUICK = ("django_admin", "fastapi", "flask", "git", "socketio", "webdav")
+QUICK = ("django_admin", "fastapi", "flask", "git", "live_server", "socketio", "webdav")
 """Those that install quickly and need no browser; the project's own tests run them too."""
 QUICK_REQUIREMENTS = (
     *(
@@ -89,7 +89,8 @@ def table(found: dict[str, dict[str, set[str]]]) -> str:
     for test, outcomes in sorted(found.items()):
         cells = []
         for way in WAYS:
-            worst = [name for name in ("failed", "passed", "skipped") if name in outcomes[way]]
+            seen = outcomes.get(way) or outcomes.get("", set())
+            worst = [name for name in ("failed", "passed", "skipped") if name in seen]
             cells.append(worst[0] if worst else "")
         lines.append(f"| {test} | {' | '.join(cells)} |")
     return "\n".join(lines)

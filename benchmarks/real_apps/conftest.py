@@ -3,12 +3,17 @@ origin (the default of the embedded backend), and below a path (the form of a ho
 
 import json
 import os
+import re
+import shlex
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +21,8 @@ import pytest
 from pytest_synth_tunnels import Lease
 
 START_TIMEOUT_S = 90.0
+
+WAYS = ("direct", "root", "path")
 
 
 class Prefixed:
@@ -29,7 +36,7 @@ class Prefixed:
         return self._app(environ, start_response)
 
 
-@pytest.fixture(params=["direct", "root", "path"])
+@pytest.fixture(params=WAYS)
 def url(
     request: pytest.FixtureRequest,
     app: object,
@@ -47,23 +54,45 @@ def url(
             yield lease.public_url
 
 
-@pytest.fixture(params=["direct", "root", "path"])
-def url_before_app(
-    request: pytest.FixtureRequest,
-    exposed_port: int,
-    synth_lease: Lease,
-    synth_expose: Callable[..., Any],
-) -> Iterator[str]:
-    """The same for an app that has to know its base path when it starts, and wants to see it."""
-    if request.param == "direct":
-        yield f"http://127.0.0.1:{exposed_port}"
-    elif request.param == "root":
-        yield synth_lease.public_url
-    else:
-        with synth_expose(
-            exposed_port, url_style="path", strip_prefix=False, host_header="public"
-        ) as lease:
-            yield lease.public_url
+DOCUMENT = Path(__file__).parents[2] / "docs" / "frameworks.md"
+BLOCK = re.compile(r"^```ini\n\[pytest\]\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BELOW_A_PATH = re.compile(r' --base \S+| --ServerApp\.base_url=\S+"| GRADIO_ROOT_PATH=\S+')
+"""What the documented commands have at no root."""
+
+
+class Documented:
+    """A program's section of docs/frameworks.md: its command and its settings."""
+
+    def __init__(self, program: str) -> None:
+        blocks = BLOCK.findall(DOCUMENT.read_text("utf-8"))
+        (block,) = (block for block in blocks if f" {program} " in block)
+        settings = dict(line.split(" = ", 1) for line in block.splitlines())
+        self._command = settings["synth_tunnels_command"]
+        self._exposed = {
+            "url_style": settings["synth_tunnels_url_style"],
+            "strip_prefix": settings.get("synth_tunnels_strip_prefix") != "false",
+            "host_header": settings.get("synth_tunnels_host_header"),
+        }
+
+    @contextmanager
+    def running(
+        self, request: pytest.FixtureRequest, folder: Path, **environment: str
+    ) -> Iterator[str]:
+        """Start it in a folder, as the request's parameter says; give its URL."""
+        port = request.getfixturevalue("exposed_port")
+        command = self._command
+        if request.param == "path":
+            url = request.getfixturevalue("synth_expose")(port, **self._exposed).public_url
+        else:
+            command = BELOW_A_PATH.sub("", command)
+            direct = f"http://127.0.0.1:{port}"
+            tunnelled = request.getfixturevalue("synth_lease").public_url
+            url = direct if request.param == "direct" else tunnelled
+        filled = command.replace("{port}", str(port)).replace("{public_url}", url)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        known = os.environ | {"PATH": path, "SYNTH_PUBLIC_URL": url, "NO_PROXY": "*"} | environment
+        with running(*shlex.split(filled), port=port, cwd=folder, env=known):
+            yield url
 
 
 @contextmanager
@@ -85,11 +114,10 @@ def running(*command: str, port: int, **options: Any) -> Iterator[None]:
             wait_for_port(port, process)
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)  # npx and sh have children
+                    process.wait(10)
 
 
 def wait_for_port(port: int, process: "subprocess.Popen[bytes]") -> None:

@@ -1,38 +1,27 @@
 """JupyterLab: its page in Chromium, and a kernel that computes."""
 
 import json
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from browser import page
 from websockets.sync.client import connect
 
-from conftest import running
+from conftest import WAYS, Documented
 
 TOKEN = "t0ken"
 
 
-@pytest.fixture
-def url(url_before_app: str, exposed_port: int, tmp_path: Path) -> Iterator[str]:
-    options = {
-        "ServerApp.ip": "127.0.0.1",
-        "ServerApp.port": exposed_port,
-        "ServerApp.base_url": urlsplit(url_before_app).path + "/",
-        "IdentityProvider.token": TOKEN,
-        "ServerApp.open_browser": False,
-        "ServerApp.allow_root": True,
-        "ServerApp.port_retries": 0,
-        "ServerApp.log_level": "ERROR",
-    }
-    command = [sys.executable, "-m", "jupyterlab"]
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    with running(*command, *arguments, port=exposed_port, cwd=tmp_path):
-        yield url_before_app
+@pytest.fixture(params=WAYS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    config = {"allow_root": True, "port_retries": 0, "log_level": "ERROR"}
+    (tmp_path / "jupyter_server_config.json").write_text(json.dumps({"ServerApp": config}))
+    environment = {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_TOKEN": TOKEN}
+    with Documented("jupyter").running(request, tmp_path, **environment) as url:
+        yield url
 
 
 def test_page_and_kernel(url: str) -> None:

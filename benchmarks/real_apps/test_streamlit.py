@@ -1,13 +1,12 @@
 """Streamlit in Chromium: a button, whose press goes by a WebSocket."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from browser import page
 
-from conftest import running
+from conftest import WAYS, Documented
 
 SCRIPT = """
 import streamlit
@@ -17,15 +16,12 @@ if streamlit.button("Press"):
 """
 
 
-@pytest.fixture(scope="module")
-def app(exposed_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    script: Path = tmp_path_factory.mktemp("streamlit") / "script.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "streamlit", "run", str(script)]
-    options = {"port": exposed_port, "address": "127.0.0.1", "headless": "true"}
-    arguments = [f"--server.{name}={value}" for name, value in options.items()]
-    with running(*command, *arguments, "--browser.gatherUsageStats=false", port=exposed_port):
-        yield
+@pytest.fixture(params=WAYS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "app.py").write_text(SCRIPT)
+    environment = {"STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false"}
+    with Documented("run").running(request, tmp_path, **environment) as url:
+        yield url
 
 
 def test_a_button(url: str) -> None:

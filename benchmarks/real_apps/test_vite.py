@@ -1,15 +1,13 @@
 """Vite's development server in Chromium: the page, and a change that comes without a reload."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from browser import page
 
-from conftest import running
+from conftest import WAYS, Documented
 
 NODE_MODULES = Path(os.environ.get("REAL_APPS_NODE_MODULES", "/none"))
 
@@ -35,13 +33,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def url(url_before_app: str, exposed_port: int, folder: Path) -> Iterator[str]:
-    base = urlsplit(url_before_app).path + "/"
-    vite = [shutil.which("node") or "node", str(NODE_MODULES / "vite" / "bin" / "vite.js")]
-    options = ["--host", "127.0.0.1", "--port", str(exposed_port), "--strictPort", "--base", base]
-    with running(*vite, *options, port=exposed_port, cwd=folder):
-        yield url_before_app
+@pytest.fixture(params=WAYS)
+def url(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    with Documented("vite").running(request, folder) as url:
+        yield url
 
 
 def test_page_and_hot_change(url: str, folder: Path) -> None:
