@@ -257,6 +257,8 @@ def synth_traffic(request: pytest.FixtureRequest) -> "Iterator[Traffic]":
     to exposed_port; wait_for(…), expect(…), assert_none(…) look at what came there."""
     from .synth_traffic import open_traffic
 
+    if request.config.stash[SESSION].settings.app is not None:
+        request.getfixturevalue("synth_lease")  # which serves it
     yield from _test_traffic(request, open_traffic)
 
 

@@ -167,6 +167,29 @@ def test_a_hosted_backend(pytester: pytest.Pytester, runtime: RuntimeDirectory) 
     runtime.assert_nothing_left()
 
 
+def test_an_application_that_an_option_serves(
+    pytester: pytest.Pytester, runtime: RuntimeDirectory
+) -> None:
+    pytester.makeini("[pytest]\nsynth_tunnels_app = shop:app\npythonpath = .")
+    pytester.makepyfile(
+        shop="""
+        def app(environ, start_response):
+            start_response("204 No Content", [])
+            return []
+        """,
+        test_shop="""
+        from urllib.request import Request, urlopen
+
+        def test_first(synth_traffic):
+            call = Request(synth_traffic.url("/a"), data=b"x", headers=synth_traffic.headers)
+            assert urlopen(call, timeout=20).status == 204
+            assert synth_traffic.wait_for("POST").response.status == 204
+        """,
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+    runtime.assert_nothing_left()
+
+
 FAILING = """
 import pytest
 
