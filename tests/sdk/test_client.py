@@ -19,7 +19,7 @@ from pytest_synth_tunnels.sdk import (
     TunnelTimeoutError,
     requests,
 )
-from pytest_synth_tunnels.sdk.errors import TunnelAnswerError, TunnelConfigError, TunnelRequestError
+from pytest_synth_tunnels.sdk.errors import TunnelAnswerError, TunnelRequestError
 
 KEY = "sk-" + "5e" * 12
 
@@ -108,29 +108,6 @@ def test_one_pool_for_all_threads(recorder: Any) -> None:
             thread.join(10)
         assert len(pools) == 8
         assert len(set(map(id, pools))) == 1
-
-
-def test_constructor_arguments(recorder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SYNTH_API_KEY", "sk-env")
-    client = TunnelsClient(backend_base="https://a", base_url="https://b", timeout=5)
-    assert (client.backend_base, client.timeout_seconds) == ("https://a", 5)
-    assert client.api_key == "sk-env"
-    assert TunnelsClient(base_url="https://b").backend_base == "https://b"
-    assert TunnelsClient(timeout=5, timeout_seconds=6).timeout_seconds == 6
-    assert TunnelsClient().timeout_seconds == 30.0
-
-
-@pytest.mark.parametrize(
-    "options", [{"timeout": 0}, {"timeout": None}, {"timeout": "5"}, {"retries": -1}]
-)
-def test_arguments_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))):
-        TunnelsClient(api_key="k", **options)
-
-
-def test_a_url_that_httpx_cannot_use_is_refused_at_once() -> None:
-    with pytest.raises(TunnelConfigError, match="not a URL"):
-        TunnelsClient(api_key="k", base_url="https://a\x7fb")
 
 
 def test_the_front_door(recorder: Any) -> None:
