@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from typing import Final
 
+from .socket_table import TIME_WAIT, SocketEntry, is_listened_on, sockets_on
+
 __all__ = [
     "HOST",
     "LOOPBACK_HINT",
@@ -36,12 +38,8 @@ _EPHEMERAL_ELSEWHERE: Final = range(49_152, _MAX_PORT + 1)
 
 _CLEAR_ATTEMPTS: Final = 10
 _CLEAR_PAUSE_S: Final = 0.005
-_MAX_CLEARED: Final = 20_000
-_LISTEN_STATE, _TIME_WAIT_STATE = "0A", "06"
 _IP_LOCAL_PORT_RANGE: Final = 51
 """Of Linux; the socket module has no name for it."""
-_MAPPED_IPV4: Final = "0000000000000000FFFF0000"
-
 
 LOOPBACK_HINT: Final = (
     f"This machine, container or sandbox has no usable {HOST}: see that its loopback interface has "
@@ -156,41 +154,20 @@ def clear_time_wait(port: int) -> None:
     """
     if sys.platform != "linux":
         return
-    for _ in range(_CLEAR_ATTEMPTS):
-        if _is_free(port):
-            return
-        connections = list(_connections_of(port))
-        if any(state == _LISTEN_STATE for state, *_ in connections):
-            return
-        for state, host, remote_host, remote_port in connections[:_MAX_CLEARED]:
-            if state == _TIME_WAIT_STATE:
-                _reset(host, port, remote_host, remote_port)
-        if not _is_free(port):
-            # What is left may be in TIME_WAIT as soon as the agent has closed its end.
-            time.sleep(_CLEAR_PAUSE_S)
+    with suppress(OSError):  # a sandbox that lets nobody ask for sockets
+        for _ in range(_CLEAR_ATTEMPTS):
+            if _is_free(port) or is_listened_on(port):
+                return
+            for connection in sockets_on(port, TIME_WAIT):
+                _reset(connection)
+            if not _is_free(port):
+                # What is left may be in TIME_WAIT as soon as the agent has closed its end.
+                time.sleep(_CLEAR_PAUSE_S)
 
 
-def _connections_of(port: int) -> Iterator[tuple[str, str, str, int]]:
-    """Return the kernel's IPv4 sockets on a local port: their state, local address, remote address
-    and remote port."""
-    ending = f":{port:04X}"
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(OSError), open(table) as file:
-            for line in file:
-                _, local, remote, state, *_ = line.split()
-                if local.endswith(ending):
-                    host, (remote_host, remote_port) = local.split(":")[0], remote.split(":")
-                    yield state, _address(host), _address(remote_host), int(remote_port, 16)
-
-
-def _address(digits: str) -> str:
-    """Read an address as the kernel writes it; empty if it is none of IPv4."""
-    digits = digits.removeprefix(_MAPPED_IPV4)
-    return socket.inet_ntoa(struct.pack("=L", int(digits, 16))) if len(digits) == 8 else ""
-
-
-def _reset(host: str, port: int, remote_host: str, remote_port: int) -> None:
+def _reset(connection: SocketEntry) -> None:
     """End a connection in TIME_WAIT from its other end."""
+    host, port, remote_host, remote_port = connection
     with closing(socket.socket()) as other_end, suppress(OSError):
         other_end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other_end.setblocking(False)
