@@ -1,7 +1,8 @@
 """What this project's own code costs a request: the whole way from a caller's bytes to the app
 and back, through transports that copy nothing and call no system.
 
-    python benchmarks/agents/own_path.py embedded|websocket GET|POST [--style root] [--profile]
+    python benchmarks/agents/own_path.py embedded|websocket GET|POST
+        [--style root] [--record] [--profile]
 
 Prints microseconds of CPU time for each of several runs, as JSON. A lowest value that repeats is
 what the code costs; the rest is the machine's noise.
@@ -23,6 +24,8 @@ from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.http import pool
 from pytest_synth_tunnels.sdk import requests
+from pytest_synth_tunnels.traffic.log import TrafficLog
+from pytest_synth_tunnels.traffic.recorder import Recorder
 
 pool.connect_at_once = lambda *_: None  # type: ignore[assignment]  # by way of the loop below
 
@@ -161,7 +164,7 @@ class Caller:
 
 
 async def measure(
-    link: str, method: str, style: str, count: int, runs: int, profile: bool
+    link: str, method: str, style: str, count: int, runs: int, *, record: bool, profile: bool
 ) -> list[float]:
     """Return the CPU time of a request in each run, in microseconds."""
     loop = asyncio.get_running_loop()
@@ -178,7 +181,7 @@ async def measure(
             capabilities={"max_inflight": 1024},
         )
     )
-    agent = Agent()
+    agent = Agent(recorder=Recorder(TrafficLog(), body_bytes=65_536) if record else None)
     agent.leases.serve(lease["lease_id"], lease["public_url"], max_inflight=1024)
     agent.leases.set_target(lease["lease_id"], "", Target("127.0.0.1", APP_PORT))
     connect = lease["agent_connect"]
@@ -250,13 +253,16 @@ def main() -> None:
     parser.add_argument("--style", choices=("path", "root"), default="path")
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--record", action="store_true", help="record all requests")
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
     with asyncio.Runner(loop_factory=Loop) as runner:
         took_us = runner.run(
             measure(
                 *(given.link, given.method, given.style),
-                *(given.requests, given.runs, given.profile),
+                *(given.requests, given.runs),
+                record=given.record,
+                profile=given.profile,
             )
         )
     print(json.dumps(took_us))

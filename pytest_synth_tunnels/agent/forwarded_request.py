@@ -201,7 +201,8 @@ class ForwardedRequest:
                 recorded.take_body(self._whole_body)
             recorded.ended, recorded.reached = self._ended, self._reached
             if self._head is not None:
-                recorded.response_started(self._head.status, self._head.headers)
+                head = self._head
+                recorded.response_started(head.status, head.headers, head.reason)
         return recorded
 
     @property
@@ -425,7 +426,7 @@ class ForwardedRequest:
         if reason is not None and self._uplink.exact_http:
             head.reason = reason
         if self._recorded is not None:
-            self._recorded.response_started(status, headers)
+            self._recorded.response_started(status, headers, reason)
         if self._caller and self._connection is not None:
             self._head.close = self._connection.last
 
@@ -445,7 +446,7 @@ class ForwardedRequest:
         if head is not None:
             data, head.body = head.body, b""
             if self._recorded is None and (recorded := self.record()) is not None:
-                recorded.response_started(head.status, head.headers)
+                recorded.response_started(head.status, head.headers, head.reason)
             self._uplink.send(head)
             if self._uplink.flow_control:
                 self._send_window = SendWindow()
@@ -484,6 +485,7 @@ class ForwardedRequest:
                 head.status,
                 head.headers,
                 head.body,
+                head.reason,
             )
         if head is not None:
             head.end = True

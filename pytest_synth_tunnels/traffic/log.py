@@ -29,6 +29,9 @@ __all__ = [
 MAX_REQUESTS: Final = 10_000
 MAX_BYTES: Final = 32 << 20
 _MAX_LATE: Final = 100
+_MAX_TESTS: Final = 16_384
+"""The tests whose places are remembered."""
+
 _ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/]+)")
 
 
@@ -309,6 +312,11 @@ class TrafficLog:
         self._known.add(place)
         self._tests[place] = test
         self._ended.pop(place, None)
+        while len(self._tests) > _MAX_TESTS:
+            oldest = next(iter(self._tests))
+            del self._tests[oldest]
+            self._ended.pop(oldest, None)
+            self._known.discard(oldest)
 
     def end_test(self, place: Place, now_s: float) -> None:
         """Note that the test to which a place belongs is over. Harmless if it is no test's."""

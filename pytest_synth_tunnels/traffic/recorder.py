@@ -129,7 +129,8 @@ class RecordedRequest:
     """Of the answer; 0 while there is none."""
     _body: bytes | _Body = b""
     _body_size = 0
-    _response_reason = ""
+    _response_reason: str | None = None
+    """``None`` for the usual one of the status."""
     _response_headers: Headers = ()
     _response_body: bytes | _Body = b""
     _response_size = 0
@@ -180,13 +181,12 @@ class RecordedRequest:
 
     # --- the answer
 
-    def response_started(self, status: int, headers: Headers, reason: str = "") -> None:
-        """Record the head of the app's answer."""
+    def response_started(self, status: int, headers: Headers, reason: str | None = None) -> None:
+        """Record the head of the app's answer; without a reason it has the usual one."""
         self.answered_by = self._app.name
         self.status = status
         self._response_headers = headers
-        if reason:
-            self._response_reason = reason
+        self._response_reason = reason
         self.changed()
 
     def response_body(self, data: bytes) -> None:
@@ -356,7 +356,9 @@ class RecordedRequest:
         until_s = self._recorder.now() if self._ended_s is None else self._ended_s
         return {
             "status": self.status,
-            "reason": self._response_reason or _phrase(self.status),
+            "reason": (
+                _phrase(self.status) if self._response_reason is None else self._response_reason
+            ),
             "headers": self._response_headers,
             "body": body,
             "size_bytes": self._response_size,
@@ -414,7 +416,7 @@ class Recorder:
         status: int,
         headers: Headers,
         response_body: bytes,
-        reason: str = "",
+        reason: str | None = None,
     ) -> None:
         """Record a request that nobody has watched and that the app has answered, both in one
         piece.
@@ -427,7 +429,7 @@ class Recorder:
             status: of the answer.
             headers: of the answer.
             response_body: of the answer.
-            reason: of the answer; the standard one if empty.
+            reason: of the answer; ``None`` for the usual one of the status.
         """
         size = _REQUEST_COST_BYTES + len(head)
         limit = self.body_bytes

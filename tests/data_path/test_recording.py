@@ -211,6 +211,26 @@ def test_an_app_that_breaks_its_answer_off(websocket: bool) -> None:
 
 
 @both_links
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [("299 Quota Low", "Quota Low"), ("404 Not Found", "Not Found"), ("200 ", "")],
+)
+def test_the_apps_own_reason(websocket: bool, line: str, reason: str) -> None:
+    async def scenario(recorded: Recorded) -> None:
+        async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(f"HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n".encode())
+            await writer.drain()
+
+        lease = await recorded.serve(app, websocket=websocket)
+        await recorded.tunnels.send(lease.get("/", close=True))
+        (request,) = recorded.requests
+        assert request.response.reason == reason
+
+    run(scenario)
+
+
+@both_links
 def test_an_app_that_cannot_be_reached(websocket: bool) -> None:
     async def scenario(recorded: Recorded) -> None:
         async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

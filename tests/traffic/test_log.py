@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+import pytest
+
+from pytest_synth_tunnels.traffic import log as log_module
 from pytest_synth_tunnels.traffic.log import NOWHERE, Place, TrafficLog
 
 A = Place("lease", "a")
@@ -156,6 +159,18 @@ class TestLate:
         log.begin_test(A, "test_b")
         filled(log, 1)
         assert log.late == []
+
+    def test_the_oldest_tests_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(log_module, "_MAX_TESTS", 2)
+        log = TrafficLog()
+        places = [Place("lease", f"t{number}") for number in range(3)]
+        for place in places:
+            log.begin_test(place, place.address)
+            log.end_test(place, 0.0)
+        for place in places:
+            log.add(Entry(place, arrived_s=1.0))
+        assert [late.test for late in log.late] == ["t1", "t2"]
+        assert log.locate("lease", "/~t0/x") == (NOWHERE, "/~t0/x")
 
     def test_it_is_bounded(self) -> None:
         log = TrafficLog()
