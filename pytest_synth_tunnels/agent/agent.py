@@ -215,8 +215,9 @@ class Agent:
     # --- requests
 
     def _may_travel(self, frame: ReqHeaders | WsOpen) -> bool:
-        """Tell whether a target may go to the app as it is; if not, fail the request."""
-        if self.uplink.exact_http or (frame.path.isascii() and frame.query.isascii()):
+        """Tell whether the target of a relay without ``exact_http`` may go to the app as it is; if
+        not, fail the request."""
+        if frame.path.isascii() and frame.query.isascii():
             return True
         self.frame_failed(FrameError("path or query cannot travel in a request line", frame.rid))
         return False
@@ -230,7 +231,7 @@ class Agent:
         if rid in self._requests:
             self._requests[rid].abort("BAD_REQUEST_FRAME", "two requests with the same rid")
             return
-        if not self._may_travel(frame):
+        if not (self.uplink.exact_http or self._may_travel(frame)):
             return
         if lease.inflight >= lease.max_inflight:
             message = f"{lease.inflight} requests are under way, which is the lease's limit"
@@ -300,7 +301,7 @@ class Agent:
     def _take_end(self, frame: ReqEnd) -> None:
         request = self._requests.get(frame.rid)
         if request is not None:
-            request.end(frame.trailers)
+            request.end(frame.trailers or [])
 
     def _take_cancel(self, frame: Cancel) -> None:
         request = self._requests.get(frame.rid)
@@ -327,7 +328,7 @@ class Agent:
     # --- WebSockets
 
     def _open_websocket(self, frame: WsOpen) -> None:
-        if not self._may_travel(frame):
+        if not (self.uplink.exact_http or self._may_travel(frame)):
             return
         if self._websockets is None:
             # Most runs have no WebSocket, and never need the library.

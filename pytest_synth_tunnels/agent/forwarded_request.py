@@ -461,7 +461,7 @@ class ForwardedRequest:
             if uplink.exact_http:
                 self._answered = True
                 self.response_paused()
-                uplink.send(RespEnd(self.rid, self.lease_id, trailers))
+                uplink.send(RespEnd(self.rid, self.lease_id, trailers or None))
                 return
             connection.abandon()
         self._connection = None
@@ -491,7 +491,7 @@ class ForwardedRequest:
             head.end = True
             uplink.send(head, at_once=not uplink.inflight)
         else:
-            uplink.send(RespEnd(self.rid, self.lease_id, trailers))
+            uplink.send(RespEnd(self.rid, self.lease_id, trailers or None))
 
     def request_refused(self) -> None:
         """Tell the relay that the app reads nothing more of the request, and end it."""

@@ -258,7 +258,7 @@ class ResponseReader:
         failure: why there is no response, in ``FAILED``.
         framed: the response says itself where it ends; else the end of the connection does.
         keep: the app lets the connection carry another request.
-        head_bytes: what was read of the head, interim responses included.
+        head_bytes: what earlier reads brought of the head, interim responses included.
         headers: those of the response in flight.
         trailers: the fields that came behind its body.
         rest: what came behind a 101 response.
@@ -285,7 +285,8 @@ class ResponseReader:
 
         # The head.
         self._head: list[bytes] = []
-        """What was read of it, interim responses included, in case llhttp refuses it."""
+        """What earlier reads brought of it, interim responses included, in case llhttp refuses it
+        later."""
         self._normalizing = False
         """llhttp has refused it: it waits until it is complete, and is normalized."""
         self._ambiguous = False
@@ -321,7 +322,10 @@ class ResponseReader:
         self.handler = handler
         self._head_only = head_only
         self._upgrade = upgrade
-        self.head_bytes = self._taken = self._left = 0
+        self._taken = self._left = 0
+        if self._head:
+            self._head = []
+            self.head_bytes = 0
         if self._interims:
             self._interims = self._interims_told = 0
         if self.trailers:
@@ -334,20 +338,22 @@ class ResponseReader:
         if self._left:
             self._feed_long_body(data)
             return
-        if self.stage is _HEAD:
-            self._head.append(data)
-            self.head_bytes += len(data)
         if self._normalizing:
-            self._feed_normalized()
+            self._feed_normalized(data)
         else:
-            self._parse(data)
-        if self.stage is not _HEAD and self._head:
-            self._head.clear()
-        if self.stage is _BODY:
+            try:
+                self._parser.feed_data(data)
+            except Exception as error:
+                self._stopped(error, data)
+        stage = self.stage
+        if stage is _BODY:
             if self._length:
                 self._left = int(self._length) - self._taken
-        elif self.stage is _HEAD and self.head_bytes > _MAX_HEAD_BYTES:
-            self.fail(f"the head of its answer is over {_MAX_HEAD_BYTES >> 10} KiB")
+        elif stage is _HEAD:
+            self._head.append(data)
+            self.head_bytes += len(data)
+            if self.head_bytes > _MAX_HEAD_BYTES:
+                self.fail(f"the head of its answer is over {_MAX_HEAD_BYTES >> 10} KiB")
 
     def fail(self, why: str) -> None:
         """Give the response up."""
@@ -459,31 +465,41 @@ class ResponseReader:
                     self.handler.response_interim(status, self.headers)
 
     def _parse(self, data: bytes) -> None:
-        """Let llhttp read on, and act on what it refuses."""
+        """Let llhttp read on."""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
+        except Exception as error:
+            self._stopped(error, data)
+
+    def _stopped(self, error: Exception, data: bytes) -> None:
+        """Act on what made llhttp stop within ``data``."""
+        if isinstance(error, httptools.HttpParserUpgrade):
             if self.stage is _UPGRADED:
-                self.rest = data[upgrade.args[0] :]
-        except httptools.HttpParserCallbackError as error:
+                self.rest = data[error.args[0] :]
+        elif isinstance(error, httptools.HttpParserCallbackError):
             _log.error("a response from %s failed", self._name, exc_info=error.__context__)
             self.fail("the response could not be passed on")
-        except httptools.HttpParserError as error:
+        elif isinstance(error, httptools.HttpParserError):
             self.keep = False
-            if self.stage is _HEAD and not self._normalizing and self._looks_like_http():
-                self._feed_normalized()
+            if self.stage is _HEAD and not self._normalizing and self._looks_like_http(data):
+                self._feed_normalized(data)
             # A 101 that names no protocol is an error to the parser, and the handler's to judge.
             elif self.stage not in (_DONE, _SURPLUS, _UPGRADED):
                 self.fail(f"its answer is not HTTP/1.1 ({error})")
+        else:
+            raise error
 
-    def _looks_like_http(self) -> bool:
+    def _looks_like_http(self, data: bytes) -> bool:
         """Tell whether what was read begins like a response at all."""
-        return b"".join(self._head).lstrip(b"\r\n").startswith(b"HTTP/1.")
+        return b"".join([*self._head, data]).lstrip(b"\r\n").startswith(b"HTTP/1.")
 
-    def _feed_normalized(self) -> None:
-        """Read the head that was refused once more, normalized, as soon as it is complete."""
-        data = b"".join(self._head)
-        self._head = [data]
+    def _feed_normalized(self, data: bytes) -> None:
+        """Read the head that was refused once more, normalized, as soon as it is complete.
+
+        Args:
+            data: what came last of it.
+        """
+        data = b"".join([*self._head, data])
         self._normalizing = True
         self._interims = 0  # They are read again, too, but not told again.
         self._expect_head()

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from .headers import Headers, field_lines, interim_head, response_head
+from .headers import Headers, field_lines, response_head
 from .request import RequestHead
 
 __all__ = [
@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+_NO_TRAILERS: Final[Headers] = []
+"""Shared by all exchanges, and never changed."""
 
 
 class RequestHandler(Protocol):
@@ -178,7 +181,7 @@ class Exchange:
         self.started = False
         self.reads_on = False
         self.answered = False
-        self.trailers: Headers = []
+        self.trailers = _NO_TRAILERS
         self._sink: ResponseSink | None = sink
         """``None`` once the exchange is over."""
         self._left: int | None = None
@@ -252,7 +255,7 @@ class Exchange:
         sink = self._sink
         if sink is None or self.started or self.head.http_version == "1.0":
             return
-        sink.collect(interim_head(status, headers))
+        sink.collect(response_head(status, headers, "", interim=True))
         if status == 100 and self.head.expects_continue:
             self.head.expects_continue = False
             sink.await_body()

@@ -11,7 +11,6 @@ __all__ = [
     "Response",
     "end_to_end",
     "field_lines",
-    "interim_head",
     "may_be_trailer",
     "response_head",
 ]
@@ -79,7 +78,14 @@ class _StatusLines(dict[int, str]):
 _status_lines = _StatusLines()
 
 
-def response_head(status: int, headers: Headers, framing: str, reason: str | None = None) -> bytes:
+def response_head(
+    status: int,
+    headers: Headers,
+    framing: str,
+    reason: str | None = None,
+    *,
+    interim: bool = False,
+) -> bytes:
     """Return a response's head as it goes on the wire.
 
     Args:
@@ -87,31 +93,16 @@ def response_head(status: int, headers: Headers, framing: str, reason: str | Non
         headers: all but those that frame the message.
         framing: the lines that do, each with its line end.
         reason: the reason phrase; the usual one of the status unless given.
+        interim: the status is 100 to 199 instead, but not 101.
 
     Raises:
         ValueError: a header would change the message, or cannot be written at all.
     """
-    if not 200 <= status <= 999:
+    if interim:
+        if not 100 <= status <= 199 or status == 101:
+            raise ValueError(f"{status} is not an interim HTTP status")
+    elif not 200 <= status <= 999:
         raise ValueError(f"{status} is not a final HTTP status")
-    return _head(status, headers, framing, reason)
-
-
-def interim_head(status: int, headers: Headers) -> bytes:
-    """Return an interim response as it goes on the wire.
-
-    Args:
-        status: 100 to 199, but not 101.
-        headers: all of them.
-
-    Raises:
-        ValueError: a header would change the message, or cannot be written at all.
-    """
-    if not 100 <= status <= 199 or status == 101:
-        raise ValueError(f"{status} is not an interim HTTP status")
-    return _head(status, headers, "", None)
-
-
-def _head(status: int, headers: Headers, framing: str, reason: str | None) -> bytes:
     text = _status_lines[status] if reason is None else f"HTTP/1.1 {status} {reason}\r\n"
     for name, value in headers:
         text += f"{name}: {value}\r\n"

@@ -271,7 +271,7 @@ class AgentSession:
     def _response_end(self, frame: RespEnd) -> None:
         request = self.requests.get(frame.rid)
         if request is not None:
-            request.response_end(frame.trailers)
+            request.response_end(frame.trailers or [])
 
     def _response_error(self, frame: RespError) -> None:
         request = self.requests.get(frame.rid)

@@ -202,18 +202,21 @@ class ProxiedRequest:
         exchange, frame = self._exchange, self._frame
         if session.caller_connections:
             self._tie(session)
+        head = exchange.head
         if session.exact_http:
-            exchange.reads_on = True
-            frame.chunked = exchange.head.chunked
-            frame.negotiated = exchange.head.negotiated
-            if exchange.head.bare_query:
+            if head.negotiated:
+                frame.negotiated = head.negotiated
+            if head.bare_query:
                 frame.path = f"{frame.path.removesuffix('?')}?"
         elif not (frame.path.isascii() and frame.query.isascii()):
             frame.path, frame.query = as_ascii(frame.path), as_ascii(frame.query)
-        if not exchange.head.has_body:
+        if not head.has_body:
             frame.end = True
             session.link.send(frame, at_once=len(session.requests) == 1)
             return
+        if session.exact_http:
+            frame.chunked = head.chunked
+            exchange.reads_on = True
         if 0 < exchange.body_at_hand <= MAX_WHOLE_BYTES:
             frame.end = True  # its body comes next, in this same read
         else:
@@ -320,7 +323,7 @@ class ProxiedRequest:
             self._request_open = False
             if self._session is not None and not self._frame.end:
                 trailers = self._exchange.trailers if self._session.exact_http else []
-                self._session.link.send(ReqEnd(self.rid, self.route.lease_id, trailers))
+                self._session.link.send(ReqEnd(self.rid, self.route.lease_id, trailers or None))
             if self._phase is UPLOADING:
                 self._finish()
 

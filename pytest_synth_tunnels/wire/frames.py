@@ -181,7 +181,7 @@ class ReqHeaders(_Frame, tag="REQ_HEADERS", omit_defaults=True):
     conn: str = ""
     close: bool = False
     chunked: bool = False
-    negotiated: Headers = []
+    negotiated: Headers | None = None
 
 
 class ReqBody(_Frame, tag="REQ_BODY"):
@@ -197,7 +197,7 @@ class ReqEnd(_Frame, tag="REQ_END", omit_defaults=True):
 
     rid: str
     lease_id: str = ""
-    trailers: Headers = []
+    trailers: Headers | None = None
 
 
 class Cancel(_Frame, tag="CANCEL"):
@@ -263,7 +263,7 @@ class RespEnd(_Frame, tag="RESP_END", omit_defaults=True):
 
     rid: str
     lease_id: str = ""
-    trailers: Headers = []
+    trailers: Headers | None = None
 
 
 class RespError(_Frame, tag="RESP_ERROR"):
