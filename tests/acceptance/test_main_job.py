@@ -196,9 +196,17 @@ def test_more_leases_for_a_test(suite: pytest.Pytester, hosted: CountingBackend)
             lease = synth_expose(f"http://localhost:{exposed_port}")
             assert ask(lease)["headers"]["Host"] == f"localhost:{exposed_port}"
 
-        @pytest.mark.parametrize("target", ["http://192.0.2.1:80", "ftp://localhost", 0, "http://"])
-        def test_refused(synth_expose, target):
-            with pytest.raises(KeeperError):
+        @pytest.mark.parametrize(
+            ("target", "kind"),
+            [
+                ("http://192.0.2.1:80", KeeperError),
+                ("ftp://localhost", KeeperError),
+                ("http://", KeeperError),
+                (0, ValueError),
+            ],
+        )
+        def test_refused(synth_expose, target, kind):
+            with pytest.raises(kind):
                 synth_expose(target)
 
         def test_unknown_provider(synth_expose):
