@@ -145,6 +145,12 @@ def _program(text: str) -> str:
     return os.path.abspath(text) if os.path.dirname(text) else text
 
 
+def _folder(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must be a folder")
+    return text
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
@@ -252,6 +258,19 @@ OPTIONS = (
         _body_bytes,
         "how much of each body is recorded, in bytes",
         "BYTES",
+    ),
+    Option(
+        "har",
+        _one_of("off", "on", "retain-on-failure"),
+        "write what came through the tunnels as HAR files, one for each test that something came "
+        "for: off, on, or retain-on-failure",
+        "WHEN",
+    ),
+    Option(
+        "output",
+        _folder,
+        "the folder for files that a run writes, below pytest's root directory unless absolute",
+        "FOLDER",
     ),
     Option(
         "cloudflared",

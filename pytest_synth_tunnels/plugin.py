@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 TRAFFIC = pytest.StashKey["list[Traffic]"]()
 """What a test was given as ``synth_traffic`` and ``synth_inbox``."""
 
+FAILED = pytest.StashKey[bool]()
+"""Set for a test that uses tunnels and has failed, in its set-up and tear-down too."""
+
 _T = TypeVar("_T", bound="Traffic")
 
 
@@ -79,6 +82,11 @@ def pytest_configure_node(node: Any) -> None:
         node.workerinput["synth_tunnels"] = session.worker_input(node.workerinput["workerid"])
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not session.config.option.collectonly:
+        session.config.stash[SESSION].remove_old_har_files()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     hosted = [item for item in items if item.get_closest_marker("synth_hosted")]
     reason = config.stash[SESSION].why_not_hosted() if hosted else None
@@ -108,10 +116,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Tell what happened to leases between two tests, where nothing is patched."""
+    """Tell what happened to leases between two tests, and write what came for a test, where nothing
+    is patched."""
     done = yield
     if uses_tunnels(item):
-        item.config.stash[SESSION].tell()
+        session = item.config.stash[SESSION]
+        session.tell()
+        if session.settings.har != "off" and session.has_keeper:
+            _write_har(item, session)
     return done
 
 
@@ -127,6 +139,7 @@ def pytest_runtest_makereport(
         if report.when == "call":
             add_section(report, _happened(session))
         if report.failed and uses_tunnels(item):
+            item.stash[FAILED] = True
             add_section(report, _came(item, session), TRAFFIC_SECTION)
         clean(report, session.secrets())
     return report
@@ -136,14 +149,13 @@ def _came(item: pytest.Item, session: Session) -> list[str]:
     """Return what came through the tunnels of a test: to its own addresses and, since it began, to
     its lease."""
     from .keeper.ipc.errors import KeeperError
-    from .synth_traffic import traffic_of_lease
 
     texts = []
     try:
         own = item.stash.get(TRAFFIC, [])
         texts = [traffic.section() for traffic in own]
-        if session.lease_id and session.settings.traffic:
-            lease = traffic_of_lease(session.keeper, session.lease_id, since_s=session.test_began_s)
+        lease = _lease_traffic(session)
+        if lease is not None:
             text = lease.section()
             heading = "By the lease's own URL, since this test began:\n"
             texts.append(f"{heading}{text}" if own and text else text)
@@ -152,6 +164,47 @@ def _came(item: pytest.Item, session: Session) -> list[str]:
     except Exception as error:  # a report that cannot be completed must not end the run
         texts.append(f"what came cannot be shown: {error!r}")
     return [text for text in texts if text]
+
+
+def _lease_traffic(session: Session) -> "Traffic | None":
+    """Return what came to the lease's own URL since the running test began; ``None`` where nothing
+    is recorded."""
+    from .synth_traffic import traffic_of_lease
+
+    if not (session.lease_id and session.settings.traffic):
+        return None
+    return traffic_of_lease(session.keeper, session.lease_id, since_s=session.test_began_s)
+
+
+def _write_har(item: pytest.Item, session: Session) -> None:
+    """Write the HAR file of a test that has ended, if the settings want it."""
+    from .keeper.ipc.errors import KeeperError
+    from .traffic.har import HarRecord
+
+    if session.settings.har == "retain-on-failure" and not item.stash.get(FAILED, False):
+        return
+    try:
+        traffics = [*item.stash.get(TRAFFIC, []), _lease_traffic(session)]
+        requests = {
+            request.sequence: request
+            for traffic in traffics
+            if traffic is not None
+            for request in traffic.masked_requests()
+        }
+        session.har_files.write(
+            item.nodeid,
+            session.worker_id,
+            [
+                HarRecord(requests[number], item.nodeid, session.worker_id)
+                for number in sorted(requests)
+            ],
+        )
+    except KeeperError:
+        pass  # it is told elsewhere what became of the keeper
+    except OSError as error:
+        trouble = f"HAR files cannot be written to {session.settings.output}: {error}"
+        if trouble not in session.trouble:
+            session.trouble.append(trouble)
 
 
 def _happened(session: Session) -> list[str]:

@@ -16,6 +16,7 @@ from ._unpatched import unpatched
 from .options import API_KEY_VARIABLE, OPTIONS, Option
 
 if TYPE_CHECKING:
+    from .har_files import HarFiles
     from .hook_events import HookCaller
     from .keeper.ipc.client import KeeperClient
     from .keeper.ipc.messages import Event, Report
@@ -80,6 +81,7 @@ class Session:
         self._lock = unpatched.allocate_lock()
         """Held while ``_keeper`` is made."""
         self._settings: Settings | None = None
+        self._har_files: HarFiles | None = None
         self._keeper: KeeperClient | None = None
         self._hook_caller: HookCaller | None = None
 
@@ -87,6 +89,12 @@ class Session:
     def is_owner(self) -> bool:
         """Whether this process ends the run."""
         return self._owner_pid == unpatched.getpid()
+
+    @property
+    def worker_id(self) -> str:
+        """The name of this pytest-xdist worker; empty for a process that is none."""
+        name: str = getattr(self.config, "workerinput", {}).get("workerid", "")
+        return name
 
     @property
     def directory_path(self) -> str:
@@ -178,6 +186,31 @@ class Session:
                 sys_path=self.sys_path,
             )
         )
+
+    @property
+    def har_files(self) -> "HarFiles":
+        """The files to which this run's traffic is written."""
+        if self._har_files is None:
+            from pathlib import Path
+
+            from .har_files import HarFiles
+            from .reporting import redact
+
+            self._har_files = HarFiles(
+                self.config.rootpath / self.settings.output,
+                Path(self.directory_path),
+                lambda content: redact(content, self.secrets()),
+            )
+        return self._har_files
+
+    def remove_old_har_files(self) -> None:
+        """Remove the HAR files of earlier runs, if this process owns a run that writes some."""
+        if not (self.is_owner and self.has_settings() and self.settings.har != "off"):
+            return
+        try:
+            self.har_files.remove_old()
+        except OSError as error:
+            self.trouble.append(f"the HAR files of an earlier run cannot be removed: {error}")
 
     def _command_folder(self) -> str:
         """Return where the command runs: in the folder of the ini file that names it, or else where

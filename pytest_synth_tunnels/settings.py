@@ -67,6 +67,10 @@ class Settings:
         strip_prefix: whether apps see their paths without the path of the public URL.
         traffic: whether requests and answers are recorded.
         traffic_body_bytes: how much of each body is recorded, in bytes.
+        har: when a test's traffic is written as a HAR file: ``off``, ``on`` or
+            ``retain-on-failure``.
+        output: the folder for files that the run writes; a relative one is below pytest's root
+            directory.
         traffic_masked: names of headers, parameters, form fields and JSON keys whose values are
             keys, besides the usual ones, as globs such as ``x-internal-*``. No option; the hook
             ``pytest_synth_tunnels_settings`` gives them.
@@ -96,6 +100,8 @@ class Settings:
     strip_prefix: bool = True
     traffic: bool = True
     traffic_body_bytes: int = 65_536
+    har: str = "off"
+    output: str = "synth-tunnels-results"
     traffic_masked: tuple[str, ...] = ()
     cloudflared: str | None = None
     connectors: Mapping[str, str] = field(default_factory=dict)
@@ -174,6 +180,11 @@ def check_combinations(settings: Settings) -> None:
     if settings.app is not None and settings.command is not None:
         raise SettingsError(
             f"{source('app')} and {source('command')} each serve the exposed port: leave one out"
+        )
+    if settings.har != "off" and not settings.traffic:
+        raise SettingsError(
+            f"{source('har')} is {settings.har!r}, and {source('traffic')} is false, so that "
+            "nothing is recorded that could be written: leave one out"
         )
     embedded = settings.backend_url is None
     is_managed = settings.provider != "synthtunnel"

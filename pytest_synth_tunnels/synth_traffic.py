@@ -636,6 +636,12 @@ class Traffic:
         nothing did."""
         return section(self._fetch([self._place, _NOWHERE], self._since_s), self._masker)
 
+    def masked_requests(self) -> list[InboundRequest]:
+        """Return what came here since the test began, and what the tunnel answered itself, oldest
+        first, with all values masked that are keys: for files that leave the run."""
+        found = self._fetch([self._place, _NOWHERE], self._since_s)
+        return [self._masker.request(request) for request in found]
+
     def end(self) -> None:
         """Note that the test is over: what comes here from now on is late."""
         info = self._info

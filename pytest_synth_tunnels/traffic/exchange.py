@@ -131,6 +131,15 @@ class _Message:
         self.truncated = data["truncated"]
 
     @property
+    def content(self) -> bytes:
+        """The body without its content coding, as much as was recorded; as it was sent where the
+        coding is not known, or is not what it says."""
+        try:
+            return self._content(whole=False)
+        except ValueError:
+            return self.body
+
+    @property
     def content_type(self) -> str:
         """The media type alone, in lower case; empty where the sender gave none."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
