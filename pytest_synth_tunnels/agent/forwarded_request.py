@@ -85,7 +85,6 @@ class ForwardedRequest:
         "_connection",
         "_ended",
         "_head",
-        "_last",
         "_length",
         "_lines",
         "_method",
@@ -139,17 +138,16 @@ class ForwardedRequest:
         self._caller = frame.conn if tied else ""
         """The name of the caller's connection; empty where the request has a connection to the app
         of its own."""
-        self._last = frame.close or not self._caller
-        """Whether no other request comes on the same connection."""
         self._caller_ended = False
         """Whether the caller has ended its side of the connection."""
 
         # The request.
-        self._lines, self._length = rewriter.request_head(frame, path)
+        lines, self._length = rewriter.request_head(frame, path)
         if frame.negotiated:
-            self._lines += _negotiated_lines(frame.negotiated)
-        if self._last:
-            self._lines += "Connection: close\r\n"
+            lines += _negotiated_lines(frame.negotiated)
+        if frame.close or not self._caller:  # no other request comes on the same connection
+            lines += "Connection: close\r\n"
+        self._lines = lines
         self._body: list[bytes] = []
         """The pieces of the body that wait for the connection."""
         self._received = 0
@@ -374,7 +372,7 @@ class ForwardedRequest:
             data,
             head_only=self._method == "HEAD",
             complete=ended,
-            at_once=self._uplink.inflight == 1,
+            at_once=len(self._uplink.requests) == 1,
         )
         if self._caller_ended and ended:
             connection.half_close()
@@ -428,7 +426,7 @@ class ForwardedRequest:
         if self._recorded is not None:
             self._recorded.response_started(status, headers, reason)
         if self._caller and self._connection is not None:
-            self._head.close = self._connection.last
+            head.close = self._connection.last
 
     def response_body(self, data: bytes) -> None:
         """Pass a piece of the body on, and stop the app where the relay takes no more."""
@@ -489,7 +487,7 @@ class ForwardedRequest:
             )
         if head is not None:
             head.end = True
-            uplink.send(head, at_once=not uplink.inflight)
+            uplink.send(head, at_once=not uplink.requests)
         else:
             uplink.send(RespEnd(self.rid, self.lease_id, trailers or None))
 

@@ -118,11 +118,6 @@ class Uplink:
         """Whether there is a link."""
         return self._link is not None
 
-    @property
-    def inflight(self) -> int:
-        """The number of requests in flight."""
-        return len(self.requests)
-
     def connect(self, link: Link, capabilities: RelayCapabilities) -> None:
         """Use a link, on which nothing is in flight yet.
 

@@ -184,18 +184,15 @@ class UrlRewriter:
         length = ""
         length_at = 0
         connection = ""
-        callers_host = ""
         inward: list[tuple[int, str, str, str]] | None = None
-        said: set[str] = set()
+        said: dict[str, str] = {}
         for name, value in frame.headers:
             kind = kinds[name]
             if not kind:
                 lines.append(f"{name}: {value}\r\n")
             elif kind in _FORWARDED:
-                said.add(kind)
+                said[kind] = value
                 lines.append(f"{name}: {value}\r\n")
-                if kind == "x-forwarded-host":
-                    callers_host = value
             elif kind == "content-length":
                 if not length_at:
                     length, length_at = value.strip(), len(lines)
@@ -209,6 +206,7 @@ class UrlRewriter:
                     inward = []
                 inward.append((len(lines), kind, name, value))
                 lines.append("")
+        callers_host = said.get("x-forwarded-host", "")
         if callers_host and self._callers_host:
             lines[1] = f"Host: {callers_host}\r\n{self._prefix_line}"
         if inward is not None:

@@ -283,10 +283,11 @@ class Backend:
 
     def _route(self, exchange: Exchange) -> RequestHandler:
         """Return the handler of a request."""
-        running = self._running
+        parts = self._parts
         path = exchange.head.path
-        if path[:3] in _PUBLIC:
-            return running.ingress(exchange)
+        if parts is not None and path[:3] in _PUBLIC:
+            return parts.ingress(exchange)
+        running = self._running
         if path == AGENT_PATH:
             self._accept_agent(exchange)
             return IGNORE

@@ -68,9 +68,11 @@ _MAX_INTERIMS: Final = 64
 _MAX_TRAILER_BYTES: Final = 65_536
 _WRITE_BUFFER_BYTES: Final = 128 * 1024
 _SMALL_BYTES: Final = 65_536
-_SETTLED_S: Final = 0.0005
-"""How soon after a response an app may be trusted not to have closed the connection: asking the
-system costs as much as a tenth of a request, and who sends many has no such pause between two."""
+_IDLE_S: Final = 0.5
+"""How long after its last request began a connection is used again without asking the system
+whether the app has ended it. Apps end those that wait for seconds, and what comes sooner the event
+loop tells, unless it comes in this very tick. To ask takes system calls, which a busy caller would
+pay for with each request."""
 
 
 class OriginError(Exception):
@@ -628,8 +630,8 @@ class ClientConnection(asyncio.Protocol):
         """The request is written to its end."""
         self._read_paused = False
         self._write_paused = False
-        self._idle_since_s = 0.0
-        """When the last response ended, on the monotonic clock."""
+        self._used_at_s = 0.0
+        """When it was made, or given to a request, on the monotonic clock."""
         self._answered = False
         """The response is complete, and the app goes on reading the request."""
         self._half_closed = False
@@ -641,14 +643,13 @@ class ClientConnection(asyncio.Protocol):
         """Whether a request is in flight."""
         return self._reader.handler is not None
 
-    @property
-    def usable(self) -> bool:
-        """Whether another request may begin: none is in flight, and the app has not ended the
-        connection, as far as the system knows."""
+    def use(self) -> bool:
+        """Return whether another request may begin: none is in flight, and the app has not ended
+        the connection, as far as is known."""
         if self._reader.handler is not None or self._transport.is_closing():
             return False
-        # What the event loop has not told yet can only be what came of late.
-        return monotonic() - self._idle_since_s < _SETTLED_S or not has_ended(self._transport)
+        used_at_s, self._used_at_s = self._used_at_s, monotonic()
+        return self._used_at_s - used_at_s < _IDLE_S or not has_ended(self._transport)
 
     @property
     def last(self) -> bool:
@@ -765,6 +766,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         self._socket = transport.get_extra_info("socket")
+        self._used_at_s = monotonic()
         self._owner.connected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -859,7 +861,6 @@ class ClientConnection(asyncio.Protocol):
             and not (self._half_closed or self._write_paused or self._unwritten)
         ):
             self.reused = True
-            self._idle_since_s = monotonic()
             self._owner.release(self)
             return True
         self._unwritten = b""

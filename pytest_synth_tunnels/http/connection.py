@@ -453,7 +453,7 @@ class ServerConnection(asyncio.Protocol):
         """Go on with the next request, or close."""
         if self._closing:
             return
-        if not self.keep or self.body_open:
+        if not self.keep or self._body_left or self._chunks is not None:
             self.flush()
             self._close(read_on=self.body_open)
             return

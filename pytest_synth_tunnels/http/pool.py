@@ -120,7 +120,7 @@ class ConnectionPool:
         """
         tied = self._tied.get(caller)
         if tied is not None:
-            if tied.usable:
+            if tied.use():
                 waiter.connected(tied)
                 return
             if tied.busy:  # nobody sends two requests at a time on one connection

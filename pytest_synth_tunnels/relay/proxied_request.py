@@ -200,9 +200,9 @@ class ProxiedRequest:
         session.requests[self.rid] = self
         relay.deadlines.set(self, relay.loop.time() + self._timeout_s)
         exchange, frame = self._exchange, self._frame
+        head = exchange.head
         if session.caller_connections:
             self._tie(session)
-        head = exchange.head
         if session.exact_http:
             if head.negotiated:
                 frame.negotiated = head.negotiated
@@ -543,8 +543,9 @@ class ProxiedRequest:
             if not exchange.head.keep_alive:
                 return
             tied = connection.observer = CallerConnection(self._relay.new_conn(), connection)
-        tied.use(session)
-        frame.conn = tied.conn
+        conn = frame.conn = tied.conn
+        if conn not in session.tied:
+            tied.use(session)
         frame.close = not exchange.head.keep_alive
 
     def _pass_on(self, frame: RespHeaders, headers: Headers, length: int | None) -> None:

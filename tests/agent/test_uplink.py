@@ -82,7 +82,7 @@ def test_a_request_counts_from_add_to_forget() -> None:
     bench = Bench()
     uplink = bench.uplink
     first, second = bench.request("r1"), bench.request("r2")
-    assert (uplink.inflight, bench.lease.inflight, len(uplink.deadlines)) == (2, 2, 2)
+    assert (len(uplink.requests), bench.lease.inflight, len(uplink.deadlines)) == (2, 2, 2)
     uplink.forget(first)
     uplink.forget(first)
     assert uplink.requests == {"r2": second}
