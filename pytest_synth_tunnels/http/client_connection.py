@@ -197,17 +197,20 @@ class _Kind(Enum):
     DROPPED = auto()
 
 
+# Plain globals: looked up for each header that is not plain.
+_LOCATION, _LENGTH, _CODING, _CONNECTION, _DROPPED = _Kind
+
 _KINDS: Final = {
-    **dict.fromkeys(HOP_BY_HOP - {"trailer"}, _Kind.DROPPED),
-    "connection": _Kind.CONNECTION,
-    "transfer-encoding": _Kind.CODING,
-    "content-length": _Kind.LENGTH,
-    "location": _Kind.LOCATION,
-    "content-location": _Kind.LOCATION,
-    "link": _Kind.LOCATION,
-    "refresh": _Kind.LOCATION,
-    "set-cookie": _Kind.LOCATION,
-    "access-control-allow-origin": _Kind.LOCATION,
+    **dict.fromkeys(HOP_BY_HOP - {"trailer"}, _DROPPED),
+    "connection": _CONNECTION,
+    "transfer-encoding": _CODING,
+    "content-length": _LENGTH,
+    "location": _LOCATION,
+    "content-location": _LOCATION,
+    "link": _LOCATION,
+    "refresh": _LOCATION,
+    "set-cookie": _LOCATION,
+    "access-control-allow-origin": _LOCATION,
 }
 
 
@@ -542,18 +545,18 @@ class ResponseReader:
 
     def _take_note(self, kind: _Kind, value: bytes) -> bool:
         """Learn from a header what concerns the connection, and tell whether it is passed on."""
-        if kind is _Kind.LENGTH:
+        if kind is _LENGTH:
             self.framed = True
             self._length = value
             return True
-        if kind is _Kind.LOCATION:
+        if kind is _LOCATION:
             self._located = True
             return True
-        if kind is _Kind.CODING:
+        if kind is _CODING:
             coding = value.lower().strip()
             self._coding = self._coding + b", " + coding if self._coding else coding
             self.framed = coding.endswith(b"chunked")
-        elif kind is _Kind.CONNECTION:
+        elif kind is _CONNECTION:
             options = value.decode("latin-1").lower().split(",")
             self._options.update(option.strip() for option in options)
         return False

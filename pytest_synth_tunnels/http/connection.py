@@ -130,6 +130,40 @@ class ServerConnection(asyncio.Protocol):
         write_paused: the caller reads slowly.
     """
 
+    __slots__ = (
+        "_advancing",
+        "_body_kept",
+        "_body_left",
+        "_body_paused",
+        "_chunks",
+        "_closing",
+        "_deadlines",
+        "_ended",
+        "_exchange",
+        "_handler",
+        "_head_begun",
+        "_held",
+        "_limiter",
+        "_limits",
+        "_out",
+        "_out_bytes",
+        "_parser",
+        "_router",
+        "_searched_bytes",
+        "_secure",
+        "_stranger",
+        "_time",
+        "_unread_bytes",
+        "_write_soon",
+        "context",
+        "due_at",
+        "keep",
+        "made_at",
+        "observer",
+        "transport",
+        "write_paused",
+    )
+
     transport: asyncio.Transport
 
     def __init__(self, context: ServerContext) -> None:
@@ -357,7 +391,7 @@ class ServerConnection(asyncio.Protocol):
         else:
             self.due_at = inf
         handler = self._router(exchange)
-        if not exchange.done:
+        if exchange.connection is not None:
             if self._stranger:
                 self._stranger = False
                 self._limiter.let_in(self)

@@ -157,6 +157,7 @@ class Exchange:
 
     Attributes:
         head: the request's.
+        connection: the caller's; ``None`` once the exchange is over.
         started: the response's head is written.
         reads_on: the handler takes all of the request's body, even behind the response.
         answered: the response is complete, and more of the request is to come.
@@ -168,8 +169,8 @@ class Exchange:
         "_chunked",
         "_last",
         "_left",
-        "_sink",
         "answered",
+        "connection",
         "head",
         "reads_on",
         "started",
@@ -182,8 +183,7 @@ class Exchange:
         self.reads_on = False
         self.answered = False
         self.trailers = _NO_TRAILERS
-        self._sink: ResponseSink | None = sink
-        """``None`` once the exchange is over."""
+        self.connection: ResponseSink | None = sink
         self._left: int | None = None
         """Response bytes still due; ``None`` where the length was not told."""
         self._chunked = False
@@ -192,25 +192,20 @@ class Exchange:
         """No request may follow, whatever the caller wants."""
 
     @property
-    def connection(self) -> ResponseSink | None:
-        """The caller's connection; ``None`` once the exchange is over."""
-        return self._sink
-
-    @property
     def done(self) -> bool:
         """Whether the exchange is over, one way or another."""
-        return self._sink is None
+        return self.connection is None
 
     @property
     def writable(self) -> bool:
         """False from ``pause_writing`` to ``resume_writing``."""
-        sink = self._sink
+        sink = self.connection
         return sink is not None and not sink.write_paused
 
     @property
     def unread_bytes(self) -> int:
         """How much of what was written waits for the caller to read, in bytes."""
-        sink = self._sink
+        sink = self.connection
         return 0 if sink is None else sink.unread_bytes
 
     @property
@@ -222,7 +217,7 @@ class Exchange:
     def body_at_hand(self) -> int:
         """The length of the request's body if the handler gets all of it in one piece before
         control goes back to the loop, in bytes; else, or if there is none, 0."""
-        sink = self._sink
+        sink = self.connection
         return 0 if sink is None else sink.body_at_hand
 
     def respond(
@@ -252,7 +247,7 @@ class Exchange:
         Raises:
             ValueError: a header cannot travel in HTTP; nothing was sent.
         """
-        sink = self._sink
+        sink = self.connection
         if sink is None or self.started or self.head.http_version == "1.0":
             return
         sink.collect(response_head(status, headers, "", interim=True))
@@ -279,9 +274,9 @@ class Exchange:
             ValueError: a header cannot travel in HTTP; nothing was sent.
         """
         data = self.prepare(status, headers, content_length, reason)
-        if self._sink is not None:
+        if self.connection is not None:
             self.started = True
-            self._sink.collect(data)
+            self.connection.collect(data)
 
     def prepare(
         self,
@@ -301,7 +296,7 @@ class Exchange:
         Raises:
             ValueError: a header cannot travel in HTTP.
         """
-        sink = self._sink
+        sink = self.connection
         if sink is None:
             return b""
         head = self.head
@@ -337,12 +332,12 @@ class Exchange:
             body: all of it. Where another length was announced, the response is cut off.
             at_once: nobody else is to be answered in this tick of the loop.
         """
-        sink = self._sink
+        sink = self.connection
         if sink is None:
             return
         self.started = True
         if self._left == len(body) and not self._bodiless:
-            self._sink = None
+            self.connection = None
             if at_once:
                 sink.write(head + body)
             else:
@@ -355,7 +350,7 @@ class Exchange:
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body, together with what follows in this tick of the loop."""
-        sink = self._sink
+        sink = self.connection
         if sink is None or self._bodiless or not data:
             return
         if self._left is not None:
@@ -378,7 +373,7 @@ class Exchange:
         Args:
             trailers: fields to send behind it, if the caller takes them.
         """
-        sink = self._sink
+        sink = self.connection
         if sink is None:
             return
         if not self._bodiless:
@@ -390,7 +385,7 @@ class Exchange:
         if sink.body_open and self._may_read_on():
             self.answered = True
             return
-        self._sink = None
+        self.connection = None
         sink.exchange_ended()
 
     def _trailer_lines(self, trailers: Headers | None) -> bytes:
@@ -412,10 +407,10 @@ class Exchange:
     def abort(self) -> None:
         """Cut the response off so that the caller sees it: without a clean end. Where the response
         is complete, and the request is not, end the connection behind it."""
-        sink = self._sink
+        sink = self.connection
         if sink is None:
             return
-        self._sink = None
+        self.connection = None
         if self.answered:
             sink.keep = False
             sink.exchange_ended()
@@ -432,7 +427,7 @@ class Exchange:
         Args:
             with_reset: as a reset, and not with a clean end.
         """
-        sink, self._sink = self._sink, None
+        sink, self.connection = self.connection, None
         if sink is not None:
             sink.cut(with_reset=with_reset)
 
@@ -442,13 +437,13 @@ class Exchange:
         Args:
             keep: what is read already waits too; else it still comes.
         """
-        if self._sink is not None:
-            self._sink.pause_body(keep=keep)
+        if self.connection is not None:
+            self.connection.pause_body(keep=keep)
 
     def resume_body(self) -> None:
         """Go on after :meth:`pause_body`."""
-        if self._sink is not None:
-            self._sink.resume_body()
+        if self.connection is not None:
+            self.connection.resume_body()
 
     def continue_(self) -> None:
         """Tell a caller that waits for it to send the body."""
@@ -465,10 +460,10 @@ class Exchange:
         Raises:
             ConnectionError: the exchange is over.
         """
-        sink = self._sink
+        sink = self.connection
         if sink is None:
             raise ConnectionResetError("the caller is gone")
-        self._sink = None
+        self.connection = None
         return sink.detach()
 
     def lose(self) -> bool:
@@ -477,7 +472,7 @@ class Exchange:
         Returns:
             False if it was over already.
         """
-        sink, self._sink = self._sink, None
+        sink, self.connection = self.connection, None
         return sink is not None
 
 

@@ -28,6 +28,7 @@ _TARGET = re.compile(r"[!-~\x80-\xff]+")
 _HOST = re.compile(r"[^\s/?#@\\,]*")
 _COMMON_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _NO_CALLBACKS: Final = object()
+_NOTHING: Final[Headers] = []
 
 _EMPTY_LINE: Final = b"\r\n\r\n"
 _MAX_OVERHEAD_BYTES: Final = 65_536
@@ -84,15 +85,24 @@ class RequestHead:
             whose caller goes on in HTTP/1.1 where it is not agreed on (HTTP/2 and TLS).
     """
 
-    http_version = "1.1"
-    bare_query = False
-    secure = False
-    content_length = 0
-    chunked = False
-    expects_continue = False
-    takes_trailers = False
-    negotiated: Headers = []
-    upgrade = ""
+    __slots__ = (
+        "bare_query",
+        "chunked",
+        "content_length",
+        "expects_continue",
+        "headers",
+        "host",
+        "http_version",
+        "keep_alive",
+        "method",
+        "negotiated",
+        "path",
+        "peer_host",
+        "query",
+        "secure",
+        "takes_trailers",
+        "upgrade",
+    )
 
     def __init__(
         self, method: str, path: str, query: str, headers: Headers, host: str, peer_host: str
@@ -104,6 +114,15 @@ class RequestHead:
         self.host = host
         self.peer_host = peer_host
         self.keep_alive = True
+        self.http_version = "1.1"
+        self.bare_query = False
+        self.secure = False
+        self.content_length = 0
+        self.chunked = False
+        self.expects_continue = False
+        self.takes_trailers = False
+        self.negotiated: Headers = _NOTHING
+        self.upgrade = ""
 
     @property
     def has_body(self) -> bool:

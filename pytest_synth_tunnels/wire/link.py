@@ -68,8 +68,9 @@ class MemoryLink:
         """The other end; ``None`` once the link is closed."""
 
     def send(self, frame: Frame, *, at_once: bool = False) -> None:
-        if self._peer is not None and self._peer.handler is not None:
-            self._peer.handler.frame_received(frame)
+        peer = self._peer
+        if peer is not None and (handler := peer.handler) is not None:
+            handler.frame_received(frame)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         peer, self._peer = self._peer, None

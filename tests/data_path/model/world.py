@@ -310,7 +310,7 @@ class World:
             if forward is None or rid in self.repeated or self.tags[rid] in self.spoilt:
                 continue
             assert isinstance(call, ProxiedRequest)
-            caller = call._exchange._sink
+            caller = call._exchange.connection
             assert caller is not None
             if call._request_open and not caller.transport.is_reading():
                 assert session.writing_paused or _used_up(call)
