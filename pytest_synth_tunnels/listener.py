@@ -1,9 +1,6 @@
 """Listening sockets of the pytest process."""
 
-import errno
 import socket
-import struct
-import sys
 from typing import TYPE_CHECKING
 
 from ._unpatched import unpatched
@@ -13,14 +10,9 @@ if TYPE_CHECKING:
 else:
     python_socket = unpatched.python_socket
 
-__all__ = ["Listener", "can_bind", "has_listener", "listen"]
+__all__ = ["Listener", "can_bind", "listen"]
 
 _BACKLOG = 128
-
-_NETLINK_TIMEOUT_S = 1.0
-_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
-_REQUEST = 1
 
 
 class Listener(python_socket):
@@ -67,7 +59,7 @@ def listen(port: int) -> Listener:
 
 
 def can_bind(port: int) -> bool:
-    """Whether a server that sets no SO_REUSEADDR could bind a port of 127.0.0.1."""
+    """Return whether a server that sets no SO_REUSEADDR could bind a port of 127.0.0.1."""
     probe = unpatched.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         probe.bind(("127.0.0.1", port))
@@ -76,34 +68,3 @@ def can_bind(port: int) -> bool:
     finally:
         probe.close()
     return True
-
-
-def has_listener(port: int) -> bool | None:
-    """Whether a socket listens on a port of 127.0.0.1; ``None`` where that costs more than this.
-
-    Asks the kernel for the one socket that would take a connection (Linux, sock_diag(7)), which
-    takes the same few microseconds however many sockets the machine has. No server notices.
-    """
-    if sys.platform != "linux":
-        return None
-    loopback = socket.inet_aton("127.0.0.1") + bytes(12)
-    # struct nlmsghdr, inet_diag_req_v2 and inet_diag_sockid; no connection has the port 0.
-    query = struct.pack("=BBBxI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0xFFFF_FFFF)
-    query += struct.pack("!HH", port, 0) + 2 * loopback + struct.pack("=I", 0) + b"\xff" * 8
-    head = struct.pack("=IHHII", 16 + len(query), _SOCK_DIAG_BY_FAMILY, _REQUEST, 0, 0)
-    try:
-        kernel = unpatched.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG)
-    except OSError:
-        return None  # a sandbox without it
-    try:
-        kernel.settimeout(_NETLINK_TIMEOUT_S)
-        kernel.send(head + query)
-        answer = kernel.recv(4096)
-    except OSError:
-        return None
-    finally:
-        kernel.close()
-    kind, error = struct.unpack_from("=4xH10xi", answer)
-    if kind == _SOCK_DIAG_BY_FAMILY:
-        return True
-    return False if -error == errno.ENOENT else None

@@ -293,10 +293,11 @@ class Session:
         """
         if self.port is None:
             return
-        from .listener import can_bind, has_listener
+        from .listener import can_bind
+        from .socket_table import has_loopback_listener
 
-        # Where a server listens there is nothing to free, and to find that out is dear.
-        if not can_bind(self.port) and not has_listener(self.port):
+        # Where a server listens there is nothing to free, and the keeper finds that out slowly.
+        if not can_bind(self.port) and not has_loopback_listener(self.port):
             self.reserve_port()
 
     def tell(self) -> None:
@@ -364,10 +365,10 @@ def _installed_providers(from_hooks: "Mapping[str, str]") -> list[str]:
 
 def _import_all() -> None:
     """Import, before the first test, all that a test process needs of us."""
-    from . import hook_events, lease, listener, reporting, synth_traffic
+    from . import hook_events, lease, listener, reporting, socket_table, synth_traffic
     from .keeper.ipc import client
 
-    _ = client, hook_events, lease, listener, reporting, synth_traffic
+    _ = client, hook_events, lease, listener, reporting, socket_table, synth_traffic
 
 
 def _runtime_base(environ: dict[str, str]) -> str:

@@ -1,10 +1,8 @@
 import socket
-import sys
 
 import pytest
 
-from pytest_synth_tunnels._unpatched import unpatched
-from pytest_synth_tunnels.listener import Listener, can_bind, has_listener, listen
+from pytest_synth_tunnels.listener import Listener, can_bind, listen
 
 
 def port_of(listener: Listener) -> int:
@@ -56,28 +54,10 @@ def test_a_port_can_be_listened_on_again_at_once() -> None:
             caller.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
-def test_whether_a_port_has_a_listener(host: str) -> None:
-    family = socket.AF_INET6 if host == "::" else socket.AF_INET
-    with socket.socket(family) as server:
-        server.bind((host, 0))
-        port = server.getsockname()[1]
-        assert has_listener(port) is False
-        server.listen()
-        assert has_listener(port) is True
-        with socket.create_connection(("127.0.0.1", port), 10), server.accept()[0] as accepted:
-            server.close()
+def test_what_keeps_a_plain_server_from_binding() -> None:
+    with listen(0) as listener:
+        port = port_of(listener)
+        assert not can_bind(port)
+        with socket.create_connection(("127.0.0.1", port), 10), listener.accept()[0]:
+            listener.close()
             assert not can_bind(port), "a connection is left"
-            assert has_listener(port) is False
-            accepted.close()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
-def test_a_sandbox_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(unpatched, "socket", refuse)
-
-    assert has_listener(1) is None

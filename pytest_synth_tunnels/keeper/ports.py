@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from typing import Final
 
-from .socket_table import TIME_WAIT, SocketEntry, is_listened_on, sockets_on
+from ..socket_table import TIME_WAIT, SocketEntry, has_listener, sockets_on
 
 __all__ = [
     "HOST",
@@ -156,7 +156,7 @@ def clear_time_wait(port: int) -> None:
         return
     with suppress(OSError):  # a sandbox that lets nobody ask for sockets
         for _ in range(_CLEAR_ATTEMPTS):
-            if _is_free(port) or is_listened_on(port):
+            if _is_free(port) or has_listener(port):
                 return
             for connection in sockets_on(port, TIME_WAIT):
                 _reset(connection)
