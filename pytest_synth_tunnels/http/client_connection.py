@@ -31,8 +31,8 @@ parser has returned, never inside a callback. What always holds:
 - What was read from a connection without a request in flight is never taken for a response.
 
 llhttp is strict. RFC 9112 lets a recipient be lenient in a few things, and the clients that an app
-is usually asked by are. So a head that llhttp refuses is normalized, by :func:`normalize_head`,
-and read again. Heads that llhttp takes cost nothing more.
+is usually asked by are. So a head that llhttp refuses is normalized, by :func:`normalize_head` of
+:mod:`.head_normalization`, and read again. Heads that llhttp takes cost nothing more.
 """
 
 import asyncio
@@ -47,6 +47,7 @@ from typing import Final, Protocol, cast
 
 import httptools
 
+from .head_normalization import normalize_head
 from .headers import HOP_BY_HOP, Headers, HeaderTable, may_be_trailer
 from .sockets import acknowledge_quickly, has_ended
 
@@ -57,7 +58,6 @@ __all__ = [
     "OriginError",
     "ResponseHandler",
     "UpgradeHandler",
-    "normalize_head",
 ]
 
 _log = logging.getLogger(__name__)
@@ -228,7 +228,6 @@ _USUAL_REASONS: Final = {
     if status.value not in (413, 414, 416, 422)  # Python's versions differ here
 }
 _HEAD_END: Final = re.compile(rb"\n\r?\n")
-_WHITESPACE: Final = b" \t"
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -566,48 +565,6 @@ class ResponseReader:
         named = self._options - {"keep-alive", "close"}
         if named:
             self.headers = [header for header in self.headers if header[0].lower() not in named]
-
-
-def normalize_head(head: bytes) -> tuple[bytes, bool]:
-    """Write a response's head as strictly as llhttp wants it, where RFC 9112 lets a recipient be
-    lenient with an app.
-
-    Lines may end in LF alone (section 2.2), a field's name may have whitespace before its colon
-    (5.1), a field may be folded (5.2), ``Content-Length`` may be told several times with one value
-    (6.3), and beside ``Transfer-Encoding`` it does not count (6.3). What stays malformed, or really
-    ambiguous, is left for llhttp to refuse.
-
-    Args:
-        head: from the status line to the empty line, both included.
-
-    Returns:
-        The head, and whether it told its length in two ways: then the connection is not to be
-        used again.
-    """
-    lines = head.lstrip(b"\r\n").replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
-    fields: list[tuple[bytes, bytes]] = []
-    lengths: set[bytes] = set()
-    coded = False
-    for line in lines[1:]:
-        if fields and line[:1] in (b" ", b"\t"):
-            name, value = fields[-1]
-            fields[-1] = name, value + b" " + line.strip(_WHITESPACE)
-            continue
-        name, colon, value = line.partition(b":")
-        if not colon:
-            return head, False
-        fields.append((name.rstrip(_WHITESPACE), value.strip(_WHITESPACE)))
-    for name, value in fields:
-        if name.lower() == b"content-length":
-            lengths.update(part.strip(_WHITESPACE) for part in value.split(b","))
-        elif name.lower() == b"transfer-encoding":
-            coded = True
-    if coded or len(lengths) == 1:
-        fields = [field for field in fields if field[0].lower() != b"content-length"]
-        if not coded:
-            fields.append((b"Content-Length", lengths.pop()))
-    text = [lines[0], *(name + b": " + value for name, value in fields), b"", b""]
-    return b"\r\n".join(text), coded and bool(lengths)
 
 
 class ClientConnection(asyncio.Protocol):

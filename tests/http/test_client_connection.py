@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_synth_tunnels.http.client_connection import ClientConnection, normalize_head
+from pytest_synth_tunnels.http.client_connection import ClientConnection
 
 from ..support.responses import REQUEST, AppWire, Owner, Response
 
@@ -368,34 +368,6 @@ def test_a_connection_that_the_app_will_close_is_not_kept_behind_an_upload() -> 
 
 
 # What RFC 9112 lets a recipient accept.
-
-
-@pytest.mark.parametrize(
-    ("head", "normalized", "ambiguous"),
-    [
-        (b"HTTP/1.1 200 OK\nA: b\n\n", b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", False),
-        (b"\r\nHTTP/1.1 200 OK\r\nA \t: b\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nA: b\r\n\tc\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: b c\r\n\r\n", False),
-        (
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\ncontent-length: 2\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
-            False,
-        ),
-        (
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-            True,
-        ),
-        (
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
-            False,
-        ),
-        (b"HTTP/1.1 200 OK\nno colon\n\n", b"HTTP/1.1 200 OK\nno colon\n\n", False),
-    ],
-)
-def test_a_head_is_normalized(head: bytes, normalized: bytes, ambiguous: bool) -> None:
-    assert normalize_head(head) == (normalized, ambiguous)
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
