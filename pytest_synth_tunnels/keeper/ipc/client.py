@@ -36,6 +36,8 @@ from .question_pool import QuestionPool
 
 __all__ = ["KeeperClient"]
 
+__tracebackhide__ = True  # pytest shows a failed request at the line of the test that made it
+
 _FATAL_CODES = ("KEEPER_NOT_STARTED", "KEEPER_DIED")
 
 _DEATH_TIMEOUT_S = 1.0

@@ -29,6 +29,8 @@ from .messages import (
 
 __all__ = ["SLACK_S", "KeeperConnection"]
 
+__tracebackhide__ = True  # pytest shows a failed request at the line of the test that made it
+
 SLACK_S = 5.0
 """The keeper keeps each deadline itself; its silence counts this much later."""
 

@@ -24,6 +24,8 @@ from .errors import KeeperError
 
 __all__ = ["MAX_CONNECTIONS", "QuestionPool"]
 
+__tracebackhide__ = True  # pytest shows a failed request at the line of the test that made it
+
 MAX_CONNECTIONS = 64
 """Requests of one process that wait for their answers at the same time; others queue."""
 

@@ -384,3 +384,13 @@ def _in_a_child(work: Callable[[], bool]) -> bool:
         finally:
             os._exit(4)
     return os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_refused_request_is_shown_where_it_was_made(start: Callable[..., Any]) -> None:
+    _, client = start()
+
+    with pytest.raises(KeeperError) as refused:
+        client.ask(ReservePort(), Port)
+
+    shown = refused.traceback.filter(refused)
+    assert [str(entry.path) for entry in shown] == [__file__]
