@@ -255,7 +255,14 @@ class ConnectionPool:
             self._in_making.add(connection)
         else:
             self._dials.add(task)
-            task.add_done_callback(self._dials.discard)
+            task.add_done_callback(self._made)
+
+    def _made(self, task: "asyncio.Task[Any]") -> None:
+        """Count a dial as over, whose connection may have been given away some time before, and
+        serve who came in between."""
+        self._dials.discard(task)
+        if self._retry is None:
+            self._dial()
 
     async def _connect(self) -> None:
         """Dial one connection."""

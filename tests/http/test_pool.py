@@ -256,6 +256,33 @@ def test_a_connection_made_for_nobody_is_closed() -> None:
     run(scenario)
 
 
+def test_a_request_that_comes_while_the_last_dial_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a transport takes a task, as with uvloop, the task ends after the connection is in use:
+    who comes in between must not be left waiting for it."""
+
+    async def test(bench: Bench) -> None:
+        end = asyncio.Event()
+
+        def make_transport(
+            loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.Protocol
+        ) -> "asyncio.Task[None]":
+            async def make() -> None:
+                await loop.create_connection(lambda: protocol, sock=sock)
+                await end.wait()
+
+            return loop.create_task(make())
+
+        monkeypatch.setattr(pool_module, "make_transport", make_transport)
+        first, second = Request(), Request()
+        bench.pool.acquire(first)
+        await first.done
+        bench.pool.acquire(second)
+        end.set()
+        await second.done
+
+    run(test)
+
+
 def test_a_withdrawn_request_leaves_its_connection_to_the_next() -> None:
     async def scenario(bench: Bench) -> None:
         gone, request = Request(), Request()
