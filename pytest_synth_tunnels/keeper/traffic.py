@@ -294,6 +294,8 @@ class RunTraffic:
             assert isinstance(request, RecordedRequest)  # noqa: S101 - only those come late
             method, path, _ = request.request_line
             answer = f", answered {request.status}" if request.status else ""
+            # One that came in the last tick of its test began before it was told of the end.
+            after_s = max(0.0, after_s)
             lines.append(f"{test}: {method} {path} came {after_s:.2f} s after the test{answer}")
         if self.log.late_number > len(lines):
             lines.append(f"and {self.log.late_number - len(lines)} more came after their tests")

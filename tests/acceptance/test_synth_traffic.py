@@ -387,9 +387,9 @@ def test_callbacks_of_many_tests(
 ) -> None:
     """No test sees another one's callbacks, none is lost, and the late ones are told.
 
-    ``SYNTH_TUNNELS_TEST_CALLBACKS`` says how many tests there are; with 200 eight workers run them.
+    ``CALLBACK_TESTS`` says how many tests there are; with 200 eight workers run them.
     """
-    number = int(os.environ.get("SYNTH_TUNNELS_TEST_CALLBACKS", "12"))
+    number = int(os.environ.get("CALLBACK_TESTS", "12"))
     workers = 8 if number >= 100 else 2
     arguments = ["-n", str(workers), "--dist", "load", "-q"]
     pytester.makeconftest(APP)
