@@ -250,8 +250,8 @@ class Agent:
             return
         rewriter, pool, path = found
         timeout_s = self._timeout_s
-        if frame.deadline_ms > 0:
-            timeout_s = min(timeout_s, frame.deadline_ms / 1000)
+        if 0 < frame.deadline_ms < timeout_s * 1000:
+            timeout_s = frame.deadline_ms / 1000
         request = ForwardedRequest(self.uplink, frame, lease, rewriter, pool, path, timeout_s)
         self.uplink.add(request, self.uplink.now() + timeout_s)
         if frame.end:

@@ -425,8 +425,8 @@ class ForwardedRequest:
             head.reason = reason
         if self._recorded is not None:
             self._recorded.response_started(status, headers, reason)
-        if self._caller and self._connection is not None:
-            head.close = self._connection.last
+        if self._caller and self._connection is not None and self._connection.last:
+            head.close = True
 
     def response_body(self, data: bytes) -> None:
         """Pass a piece of the body on, and stop the app where the relay takes no more."""

@@ -400,10 +400,11 @@ class ProxiedRequest:
         try:
             keep_trailer = self._exchange.head.takes_trailers
             headers, length = end_to_end(frame.headers, keep_trailer=keep_trailer)
-            if max(length or 0, len(frame.body)) > self._response_left and (
+            left = self._response_left
+            if (len(frame.body) > left or (length is not None and length > left)) and (
                 frame.status not in _BODILESS and self._exchange.head.method != "HEAD"
             ):
-                self.fail(too_large("response", self._response_left))
+                self.fail(too_large("response", left))
             elif frame.end:
                 self._pass_on(frame, headers, length)
             else:
@@ -546,7 +547,8 @@ class ProxiedRequest:
         conn = frame.conn = tied.conn
         if conn not in session.tied:
             tied.use(session)
-        frame.close = not exchange.head.keep_alive
+        if not exchange.head.keep_alive:
+            frame.close = True
 
     def _pass_on(self, frame: RespHeaders, headers: Headers, length: int | None) -> None:
         """Answer with all that the agent has sent in one frame."""
