@@ -119,7 +119,10 @@ class Gateway:
         attach_in_process(self._relay, agent, _AGENT_TOKEN)
 
     def remove(self, lease_id: str) -> None:
-        """Forget a lease; what is under way ends, and its paths are 404. Harmless if unknown."""
+        """Forget a lease: its requests in flight end, and its paths are 404.
+
+        Nothing happens where the lease is unknown.
+        """
         self._relay.remove(lease_id)
         for table in (self._routes, self._ready_paths):
             for key in [key for key, route in table.items() if route.lease_id == lease_id]:

@@ -75,7 +75,7 @@ class HarFiles:
         content = har_log(found, version=__version__, comment=test, run_id=self._run_id)
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path_for(test, worker)
-        # Whoever reads the folder meanwhile finds a whole file, or none.
+        # A program that reads the folder meanwhile finds a whole file, or none.
         unfinished = path.with_name(f".{path.name}.{self._run_id}")
         unfinished.write_text(json.dumps(self._redact(content), ensure_ascii=False), "utf-8")
         unfinished.replace(path)

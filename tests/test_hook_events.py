@@ -71,9 +71,9 @@ def test_an_error_is_told_once_and_the_next_lease_is_told_all_the_same() -> None
         calls.append(lease.lease_id)
         raise OSError("no disk")
 
-    teller = HookCaller(config(pytest_synth_lease_created=fail))
-    lines = teller.tell([event("created"), event("created", lease_id="lease_2")])
-    lines += teller.tell([event("created", lease_id="lease_3")])
+    caller = HookCaller(config(pytest_synth_lease_created=fail))
+    lines = caller.tell([event("created"), event("created", lease_id="lease_2")])
+    lines += caller.tell([event("created", lease_id="lease_3")])
 
     assert calls == ["lease_1", "lease_2", "lease_3"]
     assert len(lines) == 1

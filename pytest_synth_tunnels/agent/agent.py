@@ -234,7 +234,7 @@ class Agent:
         if not (self.uplink.exact_http or self._may_travel(frame)):
             return
         if lease.inflight >= lease.max_inflight:
-            message = f"{lease.inflight} requests are under way, which is the lease's limit"
+            message = f"{lease.inflight} requests are in flight, which is the lease's limit"
             self._refuse(frame, 429, "TOO_MANY_IN_FLIGHT_REQUESTS", message)
             return
         if OWN_PATH in frame.path and self._answer_itself(frame, lease):

@@ -30,7 +30,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 def allow_many_files() -> None:
     """Raise the process's own limit as far as the system lets it, and as far as it is needed.
 
-    A request under way has a caller's connection and one to the app. Many systems begin with 1024
+    A request in flight has a caller's connection and one to the app. Many systems begin with 1024
     files, or 256, which is less than the 1024 requests that one lease may have.
     """
     try:

@@ -1,4 +1,4 @@
-"""Work beside whoever started it: tasks that are kept, and threads that keep nobody."""
+"""Tasks that the event loop does not forget, and threads that the interpreter does not wait for."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ _tasks: set[asyncio.Task[Any]] = set()
 
 
 def spawn(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-    """Run something whose outcome is told to whoever waits for it, if anybody does."""
+    """Run a coroutine as a task; its exception is not logged if nobody awaits the task."""
     task = asyncio.create_task(work)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
@@ -45,7 +45,7 @@ async def in_thread(function: Callable[[], _T]) -> _T:
         result, failed = None, None
         try:
             result = function()
-        except Exception as error:  # it belongs to whoever waits
+        except Exception as error:  # it is raised where the result is awaited
             failed = error
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, failed)

@@ -69,7 +69,7 @@ class HttpLimits:
     """What a caller may cost.
 
     Attributes:
-        max_connections: open connections of callers whom the router has let in; further ones get
+        max_connections: open connections of callers whom the router has admitted; further ones get
             503.
         max_unauthenticated: those beside them. The one that waits longest makes room for another
             if it has had a moment to say who it is; else the newcomer gets 503.

@@ -25,7 +25,7 @@ def error_response(
         status: the HTTP status.
         code: the stable code (protocol, section 1).
         message: for people: what failed, and what to do.
-        request_id: for whoever looks into the log.
+        request_id: names the request in the log, too.
         detail: what clients match words in; ``message`` unless given.
         headers: further ones.
         details: further fields of the body.

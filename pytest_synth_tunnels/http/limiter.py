@@ -37,11 +37,11 @@ class Admission(Enum):
 class ConnectionLimiter:
     """The open connections of one server.
 
-    A connection is a stranger until the router has let a request of it in. Strangers have a limit
+    A connection is a stranger until the router has admitted a request of it. Strangers have a limit
     of their own, so that those who may not use the server cannot take it from those who may.
 
     Args:
-        max_known: how many connections may be open whose callers the router has let in.
+        max_known: how many connections may be open whose callers the router has admitted.
         max_strangers: how many others may be open beside them.
     """
 

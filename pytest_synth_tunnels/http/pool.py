@@ -202,7 +202,7 @@ class ConnectionPool:
         self.end_callers()
 
     async def aclose(self) -> None:
-        """Close, fail whoever waits, and wait for the dialling to end."""
+        """Close, fail the requests that wait, and wait for the dialling to end."""
         self.close()
         if self._retry is not None:
             self._retry.cancel()

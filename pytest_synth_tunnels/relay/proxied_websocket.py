@@ -76,7 +76,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
 
     Args:
         exchange: the caller's request.
-        relay: where it is under way.
+        relay: the relay that the caller has asked.
         route: its lease, among whose WebSockets it counts from now on.
         rid: its name.
         accept: completes the caller's handshake.

@@ -135,8 +135,8 @@ class TrafficLog:
     Attributes:
         dropped: how many requests were dropped so far.
         size_bytes: what is held now.
-        watched: the places that somebody watches. Whoever changes a request looks here first, so
-            that nothing is done for nobody.
+        watched: the places that somebody watches. The code that changes a request looks here
+            first, so that nothing is done for nobody.
         unfold: makes a request of one that was logged when it was finished.
     """
 

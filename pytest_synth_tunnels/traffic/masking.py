@@ -2,7 +2,7 @@
 
 A test reads everything as it came. A report, a section of it or a file does not say the value of a
 header, a query parameter, a form field or a JSON key whose name says that it is a key. Signatures
-are no keys: whoever looks for the reason why a webhook was refused needs them.
+are no keys: a reader who looks for the reason why a webhook was refused needs them.
 """
 
 import json

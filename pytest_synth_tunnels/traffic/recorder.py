@@ -1,7 +1,7 @@
 """Records what passes, into the log: requests at the agent, refusals at the relay.
 
-A recorded request is filled by whoever carries it, as it goes. It keeps references to what is there
-already, and nothing waits for it. What costs time, such as taking a head apart, is done when
+A recorded request is filled by the agent or the relay as it goes. It keeps references to what is
+there already, and nothing waits for it. What costs time, such as taking a head apart, is done when
 somebody wants to see the request (:meth:`RecordedRequest.data`), which for most is never.
 
 Nobody looks at most requests while they are in flight, and most are answered in one piece. Such a

@@ -1,8 +1,8 @@
 """What a test waits for, decided request by request. No I/O, and no clock.
 
-Whoever drives a wait feeds it with requests as they come or change, says when all that was there
-at the beginning has been fed (``caught_up``), and when the time is up. A request may be fed again:
-what counts is its latest state.
+The code that drives a wait feeds it with requests as they come or change, says when all that was
+there at the beginning has been fed (``caught_up``), and when the time is up. A request may be fed
+again: what counts is its latest state.
 """
 
 from collections.abc import Collection, Sequence

@@ -13,7 +13,7 @@ message in one frame (``end``, with ``body``, on :class:`ReqHeaders` and :class:
 only to a peer that announced ``whole_messages``: most requests and answers are short, and a frame
 costs more than what is in it. Relay and agent always write whole messages where they can; the link
 takes them apart, with :func:`in_pieces`, for a peer that does not know them. What says which
-caller's connection a request came on, and how that connection fares (``conn`` and ``close`` on
+caller's connection a request came on, and how that connection ends (``conn`` and ``close`` on
 :class:`ReqHeaders`, ``close`` on :class:`RespHeaders`, :class:`CallerEof`, :class:`ConnClosed`),
 goes only to a peer that announced ``caller_connections``.
 """
@@ -83,7 +83,7 @@ CONNECTION_ENDS: Final = frozenset({CONNECTION_CLOSED, CONNECTION_RESET})
 """Both of these codes."""
 
 WINDOW_BYTES: Final = 262_144
-"""What a sender may have under way for one stream before the receiver has taken it."""
+"""What a sender may have in flight for one stream before the receiver has taken it."""
 
 WORKER_TOKEN_HEADER: Final = "x-synthtunnel-worker-token"  # noqa: S105  # a header's name
 """Where a caller shows the worker token if it needs ``Authorization`` for the app (protocol,

@@ -90,7 +90,7 @@ class WebSocketLink(Endpoint):
         self._heard = True
         """Something arrived since the last ping."""
         self._timer: asyncio.TimerHandle | None = None
-        """The next ping, or the end of patience once a close is under way."""
+        """The next ping, or, after a close frame was sent, the end of the wait for the answer."""
 
     # --- Link
 

@@ -1,4 +1,4 @@
-"""What the library reads with and without the slicer in front of it."""
+"""What the library reads with and without the splitter in front of it."""
 
 from itertools import pairwise
 
@@ -85,21 +85,21 @@ def test_the_same_is_read_with_it_and_without(
     data += bytes(16)  # for the last header, which is judged once it is whole
     ends = sorted({0, len(data), *(cut for cut in cuts if 0 < cut < len(data))})
     pieces = [data[start:end] for start, end in pairwise(ends)]
-    slicer = FrameSplitter(MAX_BYTES)
+    splitter = FrameSplitter(MAX_BYTES)
 
     plain = read(pieces, masked=masked)
-    sliced = read([slicer.feed(piece) for piece in pieces], masked=masked)
+    split = read([splitter.feed(piece) for piece in pieces], masked=masked)
 
-    assert messages(sliced) == messages(plain)
+    assert messages(split) == messages(plain)
     # Of a frame that is wrong in two ways another one may be seen first.
-    assert (sliced.parser_exc is None) is (plain.parser_exc is None)
-    assert sliced.close_rcvd == plain.close_rcvd
+    assert (split.parser_exc is None) is (plain.parser_exc is None)
+    assert split.close_rcvd == plain.close_rcvd
 
 
 def test_no_frame_is_longer_than_a_chunk() -> None:
-    slicer = FrameSplitter(MAX_BYTES)
+    splitter = FrameSplitter(MAX_BYTES)
     data = frame(0x81, 2 * MAX_CHUNK_BYTES + 7, masked=True)
-    protocol = read([slicer.feed(data)], masked=True)
+    protocol = read([splitter.feed(data)], masked=True)
     frames = [event for event in protocol.events_received() if isinstance(event, Frame)]
     assert [(event.opcode, len(event.data), event.fin) for event in frames] == [
         (Opcode.TEXT, MAX_CHUNK_BYTES, False),
@@ -112,9 +112,9 @@ def test_no_frame_is_longer_than_a_chunk() -> None:
 def test_reads_that_end_where_fragments_do(more: int) -> None:
     data = frame(0x82, 3 * MAX_CHUNK_BYTES, masked=True)
     ends = [0, *(14 + part * MAX_CHUNK_BYTES + more for part in range(3)), len(data)]
-    slicer = FrameSplitter(MAX_BYTES)
-    sliced = [slicer.feed(data[start:end]) for start, end in pairwise(ends)]
-    assert messages(read(sliced, masked=True)) == messages(read([data], masked=True))
+    splitter = FrameSplitter(MAX_BYTES)
+    split = [splitter.feed(data[start:end]) for start, end in pairwise(ends)]
+    assert messages(read(split, masked=True)) == messages(read([data], masked=True))
 
 
 @pytest.mark.parametrize("length", [0, 125, 126, MAX_CHUNK_BYTES, MAX_BYTES + 1])

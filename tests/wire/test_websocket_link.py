@@ -99,7 +99,7 @@ class Upgrader(asyncio.Protocol):
 
 
 class Pair:
-    """A server that accepts links, and the parts of a conversation over it."""
+    """A server that accepts links, and the two ends of a link to it."""
 
     def __init__(self) -> None:
         self.far, self.near = Recorder(), Recorder()

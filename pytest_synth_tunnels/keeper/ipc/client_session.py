@@ -98,7 +98,7 @@ class ClientSession:
             )
         if not _is_address(hello.address) or not 0 < hello.pid <= _MAX_PID:
             raise ValueError(
-                f"Hello: address {hello.address[:_MAX_ADDRESS]!r} or pid {hello.pid} cannot be"
+                f"Hello: address {hello.address[:_MAX_ADDRESS]!r} or pid {hello.pid} is not valid"
             )
         self._wants_events = hello.wants_events
         self.holder = self._holders.join(hello.pid, hello.address, self)

@@ -239,7 +239,7 @@ class KeeperConnection:
             pass  # gone the hard way, or too slow: nothing depends on it
 
     def shut_down(self) -> None:
-        """End the conversation; a thread that waits for an answer learns it at once."""
+        """End the connection; a thread that waits for an answer learns it at once."""
         with suppress(OSError):  # it has ended already
             self._socket.shutdown(_socket.SHUT_RDWR)
 

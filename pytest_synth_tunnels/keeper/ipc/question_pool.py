@@ -48,7 +48,8 @@ class QuestionPool:
         self._slots = MAX_CONNECTIONS
         """How many more threads may have a connection."""
         self._queue: deque[Lock] = deque()
-        """A locked lock for each thread that waits for a slot; whoever hands it one unlocks it."""
+        """A locked lock for each thread that waits for a slot. The thread that hands its slot on
+        unlocks the lock."""
         self._is_closed = False
         self._opening = unpatched.allocate_lock()
         """Held while a connection is being opened: the keeper's backlog is short on some

@@ -108,10 +108,10 @@ def test_both_prove_that_they_know_the_secret() -> None:
     ("fields", "logged"),
     [
         ({"proof": "0" * 64}, "does not know this run's secret"),
-        ({"pid": 0}, "pid 0 cannot be"),
-        ({"pid": 1 << 40}, "cannot be"),
+        ({"pid": 0}, "pid 0 is not valid"),
+        ({"pid": 1 << 40}, "is not valid"),
         ({"address": "a/b"}, "address 'a/b'"),
-        ({"address": "a" * 65}, "cannot be"),
+        ({"address": "a" * 65}, "is not valid"),
     ],
 )
 def test_who_proves_nothing_is_not_heard(
