@@ -145,6 +145,12 @@ def _program(text: str) -> str:
     return os.path.abspath(text) if os.path.dirname(text) else text
 
 
+def _file(text: str) -> str:
+    if not text.strip() or text.endswith(("/", os.sep)):
+        raise ValueError("must be a file such as traffic.html")
+    return text
+
+
 def _folder(text: str) -> str:
     if not text.strip():
         raise ValueError("must be a folder")
@@ -271,6 +277,12 @@ OPTIONS = (
         _folder,
         "the folder for files that a run writes, below pytest's root directory unless absolute",
         "FOLDER",
+    ),
+    Option(
+        "report",
+        _file,
+        "write what came through the tunnels in this run as one HTML page",
+        "FILE",
     ),
     Option(
         "cloudflared",

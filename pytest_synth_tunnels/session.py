@@ -212,6 +212,38 @@ class Session:
         except OSError as error:
             self.trouble.append(f"the HAR files of an earlier run cannot be removed: {error}")
 
+    def _write_report(self) -> None:
+        """Write the page with the run's traffic, if the settings name one."""
+        if not self.has_settings() or self.settings.report is None:
+            return
+
+        from .keeper.ipc.errors import KeeperError
+        from .traffic_report import write_report
+
+        in_ini = self.settings.is_from_ini("report")
+        path = (
+            self.config.rootpath if in_ini else self.config.invocation_params.dir
+        ) / self.settings.report
+        try:
+            records = []
+            if self._is_keeper_up():
+                from .synth_traffic import run_traffic
+
+                records = run_traffic(self.keeper)
+            write_report(path, records, self.secrets())
+        except KeeperError as error:
+            self.trouble.append(f"the traffic report {path} was not written: {error}")
+        except OSError as error:
+            self.trouble.append(f"the traffic report cannot be written: {error}")
+
+    def _is_keeper_up(self) -> bool:
+        """Whether any process of this run has ever needed a tunnel."""
+        try:
+            unpatched.lstat(self.directory_path)
+        except OSError:
+            return False
+        return True
+
     def _command_folder(self) -> str:
         """Return where the command runs: in the folder of the ini file that names it, or else where
         pytest was started."""
@@ -326,10 +358,10 @@ class Session:
         """End the run, if this process owns it and any process of it needed a keeper."""
         if not self.is_owner:
             return
-        try:
-            unpatched.lstat(self.directory_path)
-        except OSError:
-            return  # no process of this run ever needed a tunnel
+        if not self.config.getoption("collectonly"):
+            self._write_report()
+        if not self._is_keeper_up():
+            return
         from .keeper.ipc.errors import KeeperError
 
         try:

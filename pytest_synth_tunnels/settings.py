@@ -71,6 +71,9 @@ class Settings:
             ``retain-on-failure``.
         output: the folder for files that the run writes; a relative one is below pytest's root
             directory.
+        report: the file for a page with the run's traffic, or ``None``; a relative one is below the
+            folder where pytest was started, or below pytest's root directory where the ini file
+            names it.
         traffic_masked: names of headers, parameters, form fields and JSON keys whose values are
             keys, besides the usual ones, as globs such as ``x-internal-*``. No option; the hook
             ``pytest_synth_tunnels_settings`` gives them.
@@ -102,6 +105,7 @@ class Settings:
     traffic_body_bytes: int = 65_536
     har: str = "off"
     output: str = "synth-tunnels-results"
+    report: str | None = None
     traffic_masked: tuple[str, ...] = ()
     cloudflared: str | None = None
     connectors: Mapping[str, str] = field(default_factory=dict)
@@ -181,11 +185,12 @@ def check_combinations(settings: Settings) -> None:
         raise SettingsError(
             f"{source('app')} and {source('command')} each serve the exposed port: leave one out"
         )
-    if settings.har != "off" and not settings.traffic:
-        raise SettingsError(
-            f"{source('har')} is {settings.har!r}, and {source('traffic')} is false, so that "
-            "nothing is recorded that could be written: leave one out"
-        )
+    for name, wanted in (("har", settings.har != "off"), ("report", settings.report is not None)):
+        if wanted and not settings.traffic:
+            raise SettingsError(
+                f"{source(name)} is {getattr(settings, name)!r}, and {source('traffic')} is false, "
+                "so that nothing is recorded that could be written: leave one out"
+            )
     embedded = settings.backend_url is None
     is_managed = settings.provider != "synthtunnel"
     # The keeper knows which of the other providers make URLs of their own.

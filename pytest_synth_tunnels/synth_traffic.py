@@ -22,9 +22,11 @@ from .keeper.ipc.messages import (
     EndTraffic,
     GetTraffic,
     InboxRespond,
+    ListTraffic,
     Message,
     OpenTraffic,
     ReplayRequest,
+    RunRecord,
     TargetAccepts,
     TrafficAddress,
     TrafficCaughtUp,
@@ -34,6 +36,7 @@ from .keeper.ipc.messages import (
 )
 from .sdk.models import Secret
 from .traffic.exchange import InboundRequest
+from .traffic.har import HarRecord
 from .traffic.masking import Masker
 from .traffic.matching import METHODS, Matcher, path_pattern
 from .traffic.text import Came, failure, section
@@ -47,7 +50,15 @@ from .traffic.waits import (
     checked_until,
 )
 
-__all__ = ["Expectation", "Inbox", "Traffic", "open_inbox", "open_traffic", "traffic_of_lease"]
+__all__ = [
+    "Expectation",
+    "Inbox",
+    "Traffic",
+    "open_inbox",
+    "open_traffic",
+    "run_traffic",
+    "traffic_of_lease",
+]
 
 _MAX_WAIT_S: Final = 86_400.0
 _MAX_LINE_BYTES: Final = 96 << 20
@@ -843,6 +854,26 @@ def traffic_of_lease(keeper: KeeperClient, lease_id: str, *, since_s: float = 0.
     _note_secrets(keeper, info)
     masker = Masker(keeper.run.settings.traffic_masked)
     return Traffic(keeper, info, since_s=since_s, masker=masker)
+
+
+def run_traffic(keeper: KeeperClient) -> list[HarRecord]:
+    """Return all that the run has recorded, oldest first, with all values masked that are keys: for
+    a page about the whole run.
+
+    Raises:
+        KeeperError: the keeper is gone, or nothing is recorded.
+    """
+    masker = Masker(keeper.run.settings.traffic_masked)
+    found = []
+    with _Connection(keeper) as connection:
+        connection.send(ListTraffic())
+        while True:
+            message = connection.receive(Message, _ASKED_AT_ONCE_S)
+            if isinstance(message, RunRecord):
+                request = masker.request(InboundRequest.from_data(message.request))
+                found.append(HarRecord(request, message.test, message.worker, message.is_late))
+            elif isinstance(message, TrafficCaughtUp):
+                return found
 
 
 def _note_secrets(keeper: KeeperClient, info: TrafficAddress) -> None:

@@ -35,6 +35,7 @@ from .ipc.messages import (
     GetTraffic,
     InboxRespond,
     LeaseInfo,
+    ListTraffic,
     Message,
     OpenLease,
     OpenTraffic,
@@ -376,6 +377,9 @@ class KeeperService:
     async def _watch_traffic(self, _: Holder, request: WatchTraffic) -> AsyncGenerator[bytes, None]:
         return self._traffic.watch(request)
 
+    async def _list_traffic(self, _: Holder, __: ListTraffic) -> AsyncGenerator[bytes, None]:
+        return self._traffic.list_all()
+
     async def _replay(self, _: Holder, request: ReplayRequest) -> AsyncGenerator[bytes, None]:
         recorded = self._traffic.find(request.sequence)
         lease = self._leases.find(recorded.place.lease_id)
@@ -404,6 +408,7 @@ class KeeperService:
         TargetAccepts: _target_accepts,
         InboxRespond: _inbox_respond,
         WatchTraffic: _watch_traffic,
+        ListTraffic: _list_traffic,
         ReplayRequest: _replay,
     }
 

@@ -130,7 +130,7 @@ class RunTraffic:
         await lease.open_address(address, target, permanent=False)
         self.place(lease, own_address)
         place = self.place(lease, address)
-        self.log.begin_test(place, test)
+        self.log.begin_test(place, test, own_address)
         self._open[place] = lease
         if inbox:
             self._inbox_places.add(place)
@@ -253,6 +253,20 @@ class RunTraffic:
             yield encode(TrafficTimeUp())
         finally:
             watch.close()
+
+    async def list_all(self) -> AsyncGenerator[bytes, None]:
+        """Tell all that is recorded, oldest first, as lines of the keeper's protocol.
+
+        Raises:
+            KeeperRequestError: nothing is recorded.
+        """
+        _ = self._on
+        for request in list(self.log):
+            assert isinstance(request, RecordedRequest)  # noqa: S101 - the keeper's log has no others
+            test, worker, is_late = self.log.owner_of(request)
+            record = {"request": request.data(), "test": test, "worker": worker, "is_late": is_late}
+            yield msgspec.json.encode({"type": "RunRecord", **record}) + b"\n"
+        yield encode(TrafficCaughtUp(dropped=self.log.dropped))
 
     # --- sending again
 

@@ -29,11 +29,13 @@ class HarRecord(NamedTuple):
         request: one whose keys are masked.
         test: the id of the test that it belongs to; empty for none.
         worker: the xdist worker of that test; empty for none.
+        is_late: whether it came after that test.
     """
 
     request: InboundRequest
     test: str = ""
     worker: str = ""
+    is_late: bool = False
 
 
 def har_log(

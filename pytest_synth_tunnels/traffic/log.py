@@ -21,6 +21,7 @@ __all__ = [
     "Finished",
     "LateArrival",
     "Logged",
+    "Owner",
     "Place",
     "TrafficLog",
     "Watch",
@@ -101,6 +102,20 @@ class LateArrival(NamedTuple):
     request: Logged
 
 
+class Owner(NamedTuple):
+    """Whose a request is.
+
+    Attributes:
+        test: the test's name; empty for none.
+        worker: the pytest-xdist worker that ran it, or whose address it is; empty for none.
+        is_late: whether the request came after the test.
+    """
+
+    test: str
+    worker: str
+    is_late: bool
+
+
 class Watch:
     """Is told of each request that is new or has changed at some places.
 
@@ -151,8 +166,8 @@ class TrafficLog:
         self._known: set[Place] = set()
         self._same_lease: dict[str, str] = {}
         """Later ids of leases that were made anew, each with the first one."""
-        self._tests: dict[Place, str] = {}
-        """The test that each place belongs to, where it does."""
+        self._tests: dict[Place, tuple[str, str]] = {}
+        """The test that each place belongs to, where it does, and the worker that runs it."""
         self._ended: dict[Place, float] = {}
         """When it ended, where it has."""
         self._late: list[LateArrival] = []
@@ -195,7 +210,7 @@ class TrafficLog:
         if ended_s is not None:
             self._late_number += 1
             if len(self._late) < _MAX_LATE:
-                test = self._tests[request.place]
+                test, _ = self._tests[request.place]
                 self._late.append(LateArrival(test, request.arrived_s - ended_s, request))
 
     def resize(self, request: Logged, size_bytes: int) -> None:
@@ -307,10 +322,10 @@ class TrafficLog:
 
     # --- the tests
 
-    def begin_test(self, place: Place, test: str) -> None:
-        """Have a place belong to a test."""
+    def begin_test(self, place: Place, test: str, worker: str = "") -> None:
+        """Have a place belong to a test, and to the worker that runs it."""
         self._known.add(place)
-        self._tests[place] = test
+        self._tests[place] = test, worker
         self._ended.pop(place, None)
         while len(self._tests) > _MAX_TESTS:
             oldest = next(iter(self._tests))
@@ -322,6 +337,15 @@ class TrafficLog:
         """Note that the test to which a place belongs is over. Harmless if it is no test's."""
         if place in self._tests:
             self._ended.setdefault(place, now_s)
+
+    def owner_of(self, request: Logged) -> Owner:
+        """Say whose a request is."""
+        place = request.place
+        # pytest-xdist calls its workers so, and a worker's address has its name.
+        worker = place.address if place.address.startswith("gw") else ""
+        test, worker = self._tests.get(place, ("", worker))
+        ended_s = self._ended.get(place)
+        return Owner(test, worker, ended_s is not None and request.arrived_s > ended_s)
 
     @property
     def late(self) -> list[LateArrival]:

@@ -33,6 +33,7 @@ __all__ = [
     "InboxRespond",
     "LeaseEvents",
     "LeaseInfo",
+    "ListTraffic",
     "Message",
     "OpenLease",
     "OpenTraffic",
@@ -41,6 +42,7 @@ __all__ = [
     "ReplayRequest",
     "Report",
     "ReservePort",
+    "RunRecord",
     "Status",
     "StatusInfo",
     "TakeLeaseEvents",
@@ -236,6 +238,11 @@ class WatchTraffic(Message):
     timeout_s: float | None
 
 
+class ListTraffic(Message):
+    """Asks for all that the run has recorded. → a RunRecord for each request, oldest first, then
+    TrafficCaughtUp"""
+
+
 class ReplayRequest(Message):
     """Sends a recorded request to its app again. → TrafficRecord"""
 
@@ -330,6 +337,16 @@ class TrafficRecord(Message):
     """A request as it is now (see :meth:`...traffic.exchange.InboundRequest.from_data`)."""
 
     request: dict[str, Any]
+
+
+class RunRecord(Message):
+    """A request, the test and the worker that it belongs to, as far as it does, and whether it came
+    after that test."""
+
+    request: dict[str, Any]
+    test: str
+    worker: str
+    is_late: bool
 
 
 class TrafficCaughtUp(Message):

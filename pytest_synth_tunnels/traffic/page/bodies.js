@@ -1,0 +1,182 @@
+// How a body is shown. It is always data: text goes into text nodes, and an image is drawn from a
+// blob with a fixed image type, so that nothing in a body is ever run or fetched.
+
+import { bytesOf } from "./source.js";
+
+const IMAGE_TYPES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp"]);
+const HEX_BYTES = 4096;
+const OPEN_MEMBERS = 100;
+const DEEPEST = 64;
+
+// Shows the body of a request or a response; gives an element.
+export function bodyElement(message) {
+  const element = document.createElement("div");
+  const bytes = bytesOf(message.body);
+  if (message.truncated) {
+    element.append(note(`Only the first ${bytes.length} of ${message.size_bytes} bytes were recorded.`));
+  }
+  if (bytes.length === 0) {
+    element.append(note(message.size_bytes ? `${message.size_bytes} bytes` : "No body."));
+    return element;
+  }
+  const type = headerValue(message.headers, "content-type").split(";")[0].trim().toLowerCase();
+  const coded = headerValue(message.headers, "content-encoding").toLowerCase();
+  if (coded && coded !== "identity") {
+    inflate(bytes, coded).then(
+      (plain) => element.append(contentElement(plain, type)),
+      () => element.append(note(`Compressed with ${coded}.`), hexElement(bytes)),
+    );
+  } else {
+    element.append(contentElement(bytes, type));
+  }
+  return element;
+}
+
+async function inflate(bytes, coding) {
+  const format = { gzip: "gzip", "x-gzip": "gzip", deflate: "deflate" }[coding];
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+export function contentElement(bytes, type) {
+  if (IMAGE_TYPES.has(type)) return imageElement(bytes, type);
+  const text = textOf(bytes);
+  if (text === null) return hexElement(bytes);
+  if (type === "application/x-www-form-urlencoded") return tableElement([...new URLSearchParams(text)]);
+  const json = /[{[]/.test(text.trimStart()[0] ?? "") ? parsed(text) : undefined;
+  return json === undefined ? textElement(text) : jsonElement(json);
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+// The bytes as text, or null if they are none.
+function textOf(bytes) {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return /[\0-\x08\x0e-\x1f]/.test(text) ? null : text;
+  } catch {
+    return null;
+  }
+}
+
+export function headerValue(headers, wanted) {
+  const found = headers.find(([name]) => name.toLowerCase() === wanted);
+  return found ? found[1] : "";
+}
+
+export function note(text) {
+  const element = document.createElement("p");
+  element.className = "note";
+  element.textContent = text;
+  return element;
+}
+
+function textElement(text) {
+  const element = document.createElement("pre");
+  element.tabIndex = 0;
+  element.textContent = text;
+  return element;
+}
+
+function imageElement(bytes, type) {
+  const image = document.createElement("img");
+  image.alt = `The body, an image of ${bytes.length} bytes`;
+  image.src = URL.createObjectURL(new Blob([bytes], { type }));
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+  return image;
+}
+
+export function tableElement(pairs) {
+  const table = document.createElement("table");
+  const body = table.createTBody();
+  for (const [name, value] of pairs) {
+    const row = body.insertRow();
+    const head = document.createElement("th");
+    head.scope = "row";
+    head.textContent = name;
+    row.append(head);
+    row.insertCell().textContent = value;
+  }
+  return table;
+}
+
+function hexElement(bytes) {
+  const lines = [];
+  for (let start = 0; start < Math.min(bytes.length, HEX_BYTES); start += 16) {
+    const part = [...bytes.subarray(start, start + 16)];
+    const hex = part.map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
+    const shown = part.map((byte) => (byte > 31 && byte < 127 ? String.fromCharCode(byte) : ".")).join("");
+    lines.push(`${start.toString(16).padStart(6, "0")}  ${hex.padEnd(47)}  ${shown}`);
+  }
+  if (bytes.length > HEX_BYTES) lines.push(`… ${bytes.length - HEX_BYTES} more bytes`);
+  return textElement(lines.join("\n"));
+}
+
+// A value of JSON, folded: an object or a list is a <details>, filled when it is first opened.
+export function jsonElement(value) {
+  const element = document.createElement("div");
+  element.className = "json";
+  element.tabIndex = 0;
+  element.append(jsonNode(value, 0, true));
+  return element;
+}
+
+function jsonNode(value, depth, open) {
+  if (value === null || typeof value !== "object") return jsonLeaf(value);
+  const isList = Array.isArray(value);
+  const entries = Object.entries(value);
+  if (entries.length === 0) return document.createTextNode(isList ? "[]" : "{}");
+  const details = document.createElement("details");
+  const summary = document.createElement("summary");
+  const size = document.createElement("span");
+  size.className = "size";
+  size.textContent = ` ${entries.length} ${isList ? "items" : "members"}`;
+  summary.append(isList ? "[…]" : "{…}", size);
+  details.append(summary);
+  let filled = false;
+  const fill = () => {
+    if (filled || !details.open) return;
+    filled = true;
+    addMembers(details, entries, 0, isList, depth);
+  };
+  details.addEventListener("toggle", fill);
+  details.open = open && depth < DEEPEST;
+  fill();
+  return details;
+}
+
+function addMembers(details, entries, from, isList, depth) {
+  for (const [name, member] of entries.slice(from, from + OPEN_MEMBERS)) {
+    const line = document.createElement("div");
+    line.className = "member";
+    const label = document.createElement("span");
+    label.className = "name";
+    label.textContent = isList ? name : JSON.stringify(name);
+    line.append(label, ": ", jsonNode(member, depth + 1, depth < 2 && entries.length <= OPEN_MEMBERS));
+    details.append(line);
+  }
+  const next = from + OPEN_MEMBERS;
+  if (next >= entries.length) return;
+  const more = document.createElement("button");
+  more.type = "button";
+  more.textContent = `${entries.length - next} more`;
+  more.addEventListener("click", () => {
+    more.remove();
+    addMembers(details, entries, next, isList, depth);
+  });
+  details.append(more);
+}
+
+function jsonLeaf(value) {
+  const element = document.createElement("span");
+  const kinds = { string: "string", number: "number" };
+  element.className = kinds[typeof value] ?? "word";
+  element.textContent = JSON.stringify(value);
+  return element;
+}
