@@ -17,6 +17,7 @@ from .keeper.ipc.client import KeeperClient
 from .keeper.ipc.connection import SLACK_S, KeeperConnection
 from .keeper.ipc.errors import KeeperError
 from .keeper.ipc.messages import (
+    MAX_LINE_BYTES,
     Accepts,
     Done,
     EndTraffic,
@@ -33,6 +34,7 @@ from .keeper.ipc.messages import (
     TrafficRecord,
     TrafficTimeUp,
     WatchTraffic,
+    encode,
 )
 from .sdk.models import Secret
 from .traffic.exchange import InboundRequest
@@ -64,6 +66,8 @@ _MAX_WAIT_S: Final = 86_400.0
 _MAX_LINE_BYTES: Final = 96 << 20
 """Of a request with bodies and messages as long as a run may record them."""
 
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _REPLAY_TIMEOUT_S: Final = 60.0
 _ASKED_AT_ONCE_S: Final = 10.0
 """How long the keeper may take to tell what is there already."""
@@ -768,7 +772,7 @@ class Inbox(Traffic):
             method: of the requests; any by default.
             path: of the requests, as in :meth:`Traffic.wait_for`; any by default.
             status: of the answer.
-            headers: of the answer.
+            headers: of the answer; its length is not among them.
             json: the answer's body, which is sent as JSON.
             body: the answer's body, instead of ``json``; text is sent as UTF-8.
             delay_s: how long the answer waits, in seconds.
@@ -780,7 +784,7 @@ class Inbox(Traffic):
         """
         __tracebackhide__ = True
         content, content_type = _answer_body(json, body)
-        pairs = [[name, str(value)] for name, value in (headers or {}).items()]
+        pairs = [_checked_header(name, str(value)) for name, value in (headers or {}).items()]
         if content_type and not any(name.lower() == "content-type" for name, _ in pairs):
             pairs.append(["Content-Type", content_type])
         pattern = path_pattern(path)
@@ -790,20 +794,24 @@ class Inbox(Traffic):
             raise ValueError(f"status must be 200 to 599, not {status!r}")
         if times is not None and _checked_number(times) == 0:
             raise ValueError("times must be 1 or more, or None for always")
-        self._keeper.ask(
-            InboxRespond(
-                address=self._info.address,
-                method=None if method is None else method.upper(),
-                path=None if pattern is None else pattern.pattern,
-                path_flags=0 if pattern is None else int(pattern.flags),
-                status=status,
-                headers=pairs,
-                body=content.decode("latin-1"),
-                delay_s=_checked_time("delay_s", delay_s),
-                times=times,
-            ),
-            Done,
+        message = InboxRespond(
+            address=self._info.address,
+            method=None if method is None else method.upper(),
+            path=None if pattern is None else pattern.pattern,
+            path_flags=0 if pattern is None else int(pattern.flags),
+            status=status,
+            headers=pairs,
+            body=content.decode("latin-1"),
+            delay_s=_checked_time("delay_s", delay_s),
+            times=times,
         )
+        if len(encode(message)) > MAX_LINE_BYTES:
+            raise ValueError(
+                f"an answer with a body of {len(content)} bytes is too long for an inbox: as JSON "
+                f"it may have {MAX_LINE_BYTES >> 20} MiB, where some bytes take six. Serve it with "
+                "synth_serve and use synth_traffic"
+            )
+        self._keeper.ask(message, Done)
 
 
 def open_traffic(
@@ -973,6 +981,20 @@ def _checked_number(number: int) -> int:
     if number < 0:
         raise ValueError(f"a number of requests must be 0 or more, not {number}")
     return number
+
+
+def _checked_header(name: str, value: str) -> list[str]:
+    """Return a header of an inbox's answer."""
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no header name")
+    if name.lower() in ("content-length", "transfer-encoding"):
+        raise ValueError(f"an inbox writes {name} itself")
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ValueError(
+            f"the value of the header {name} has a line break, another control character or one "
+            "that is not in Latin-1"
+        )
+    return [name, value]
 
 
 def _answer_body(json: Any, body: bytes | str | None) -> tuple[bytes, str]:

@@ -419,7 +419,16 @@ class TestInbox:
             {"json": 1, "body": "x"},
             {"times": 0},
             {"delay_s": -1},
+            {"headers": {"X-A": "1\r\nX-B: 2"}},
+            {"headers": {"X-A": "\u65e5"}},
+            {"headers": {"X A": "1"}},
+            {"headers": {"": "1"}},
+            {"headers": {"content-length": "1"}},
+            {"headers": {"Transfer-Encoding": "chunked"}},
+            {"body": "x" * (1 << 20)},
+            {"body": b"\xff" * 200_000},
         ],
+        ids=lambda arguments: str(arguments)[:40],
     )
     def test_what_cannot_be(self, world: TrafficWorld, arguments: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=r"."):
