@@ -261,6 +261,9 @@ class ConnectionPool:
         """Count a dial as over, whose connection may have been given away some time before, and
         serve who came in between."""
         self._dials.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, OSError):
+            self._refused(error)
         if self._retry is None:
             self._dial()
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pytest_synth_tunnels.http import client_connection
+from pytest_synth_tunnels.http import client_connection, sockets
 from pytest_synth_tunnels.http import pool as pool_module
 from pytest_synth_tunnels.http.client_connection import OriginError
 from pytest_synth_tunnels.http.headers import Headers
@@ -120,6 +120,27 @@ def test_the_requests_of_one_caller_have_one_connection() -> None:
         assert [await bench.get("b") for _ in range(2)] == [b"2"] * 2
         assert await bench.get("a") == b"1"
         assert bench.pool.holds("a")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("with_task", [False, True])
+def test_many_requests_at_once_all_get_a_connection(
+    monkeypatch: pytest.MonkeyPatch, with_task: bool
+) -> None:
+    if with_task:  # as on uvloop
+        monkeypatch.setattr(sockets, "getattr", lambda *_: None, raising=False)
+
+    async def scenario(bench: Bench) -> None:
+        bench.gate.clear()
+        requests = [Request() for _ in range(50)]
+        for number, request in enumerate(requests):
+            bench.pool.acquire(request, caller=f"c{number}")
+        await bench.until(lambda: bench.requests == 50)
+        bench.gate.set()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(request.done for request in requests))
+        assert len({request.body for request in requests}) == 50
 
     run(scenario)
 
