@@ -32,6 +32,7 @@ QUICK_REQUIREMENTS = (
         "flask>=3.0",
         "flask-socketio",
         "httpx",
+        "pytest-django",
         "pytest-timeout",
     ),
     *("python-socketio[client]", "simple-websocket", "uvicorn", "websockets", "wsgidav"),

@@ -173,7 +173,7 @@ async def crosstalk(callers: int) -> tuple[Counter[str], int]:
     outcomes: Counter[str] = Counter()
     peak = 0
     numbers = iter(range(REQUESTS))
-    async with Tunnels(request_timeout_s=60) as tunnels:
+    async with Tunnels(request_timeout_s=300) as tunnels:
         served = [Served(tunnels, f"app{n}", over_websocket=n % 2 == 0) for n in range(LEASES)]
         for one in served:
             await one.start()
