@@ -109,7 +109,7 @@ def test_a_get_reaches_the_app_as_it_was_sent(tunnel: Tunnel, app: str) -> None:
     assert headers["x-mine"] == "1"
     assert headers["x-forwarded-host"] == public.netloc
     assert headers["x-forwarded-proto"] == "http"
-    assert headers["x-forwarded-for"] == "127.0.0.1"
+    assert headers["x-forwarded-for"] == "6.6.6.6, 127.0.0.1"
     assert headers["x-forwarded-prefix"] == public.path
     assert headers["x-synthtunnel-lease-id"] == tunnel.lease["lease_id"]
     assert headers["x-synthtunnel-request-id"]
