@@ -98,7 +98,7 @@ def url(url: str) -> Iterator[str]:
 
 def test_login_and_links(url: str) -> None:
     origin = re.match(r"http://[^/]+", url)[0]
-    with httpx.Client(follow_redirects=True, timeout=20) as browser:
+    with httpx.Client(follow_redirects=True, timeout=60) as browser:
         page = browser.get(f"{url}/admin/")
         assert page.status_code == 200
         token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page.text)[1]

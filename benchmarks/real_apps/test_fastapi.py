@@ -43,7 +43,7 @@ def app(exposed_port: int) -> Iterator[None]:
 
 
 def test_docs_and_links(url: str) -> None:
-    with httpx.Client(timeout=20) as browser:
+    with httpx.Client(timeout=60) as browser:
         page = browser.get(f"{url}/docs")
         schema = re.search(r"url: '([^']+)'", page.text)[1]
         found = browser.get(urljoin(str(page.url), schema)).json()

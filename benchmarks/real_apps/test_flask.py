@@ -36,7 +36,7 @@ def app(exposed_port: int) -> Iterator[None]:
 
 
 def test_links_redirects_and_sessions(url: str) -> None:
-    with httpx.Client(follow_redirects=True, timeout=20) as browser:
+    with httpx.Client(follow_redirects=True, timeout=60) as browser:
         link = browser.get(f"{url}/").text
         assert link == f"{url}/counted"
         assert [browser.get(link).text, browser.get(f"{url}/go").text] == ["1", "2"]

@@ -39,6 +39,6 @@ def test_as_documented(tmp_path: Path, name: str, text: str) -> None:
         env=kept,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
     )
     assert "1 passed" in done.stdout, done.stdout + done.stderr

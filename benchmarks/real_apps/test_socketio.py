@@ -36,7 +36,7 @@ def test_messages_both_ways(url: str, transport: str) -> None:
         client.connect(url, transports=[transport], socketio_path=f"{prefix}/socket.io")
         for text in ("one", "two"):
             client.emit("say", text)
-            event, answer = client.receive(timeout=20)
+            event, answer = client.receive(timeout=60)
             assert event == "said"
             said.put(answer)
         assert client.transport == transport

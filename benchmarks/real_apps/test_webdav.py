@@ -49,7 +49,7 @@ def test_copy_and_move(app: str, url: str) -> None:
     auth = httpx.BasicAuth(*USER) if app == "basic" else httpx.DigestAuth(*USER)
     if app == "digest" and "/s/" in url:
         pytest.skip("Digest hashes the path that the caller sees: it needs a root")
-    with httpx.Client(auth=auth, timeout=20) as client:
+    with httpx.Client(auth=auth, timeout=60) as client:
         assert client.put(f"{url}/one.txt", content=b"one").status_code in (201, 204)
         for method, source, target in (("COPY", "one", "two"), ("MOVE", "one", "three")):
             done = client.request(
@@ -67,7 +67,7 @@ def test_copy_and_move(app: str, url: str) -> None:
 def test_curl_digest(app: str, url: str) -> None:
     if app == "basic" or "/s/" in url or not shutil.which("curl"):
         pytest.skip("Digest at a root, with curl")
-    curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "20", "--noproxy", "*"]
+    curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "60", "--noproxy", "*"]
     user = ["--digest", "--user", ":".join(USER)]
     subprocess.run([*curl, *user, "--data-binary", "x", "-X", "PUT", f"{url}/curl.txt"], check=True)
     done = subprocess.run([*curl, *user, f"{url}/curl.txt"], capture_output=True, check=True)
