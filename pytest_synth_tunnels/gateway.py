@@ -58,15 +58,15 @@ class Gateway:
         self._http = HttpServer(self._route, loop=loop)
         self._listening: asyncio.Server | None = None
         self._routes: dict[str, Route] = {}
-        """By prefix."""
+        """The leases' routes, by prefix."""
         self._lengths: list[int] = []
-        """Of the prefixes, longest first."""
+        """The lengths of the prefixes, longest first."""
         self._ready_paths: dict[str, Route] = {}
         """Where the backend asks whether a lease is ready."""
 
     @property
     def url(self) -> str:
-        """Its origin."""
+        """The gateway's origin."""
         return f"http://{HOST}:{self.port}"
 
     async def start(self, port: int = 0) -> None:

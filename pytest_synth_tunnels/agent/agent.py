@@ -87,7 +87,7 @@ class Agent:
         self.leases = ServedLeases(patience_s, self._app_closed)
         """What it serves."""
         self.uplink = Uplink(loop, self.deadlines, recorder)
-        """Its end of the link, and what is in flight on it."""
+        """The agent's end of the link, and what is in flight on it."""
         self._timeout_s = timeout_s
         self._probes = ReadinessProbes(self.uplink)
         self._websockets: AppWebSockets | None = None

@@ -178,7 +178,7 @@ class ForwardedRequest:
         # The record.
         self._recorder = recorder = uplink.recorder
         self._recorded: RecordedRequest | None = None
-        """Its record, once it is recorded while it is in flight."""
+        """The request's record; ``None`` while the request is only to be logged at its end."""
         self._reached = False
         """Whether it has had a connection."""
         self._whole_body = b""

@@ -30,7 +30,7 @@ class InflightRequest(Expiring, Pausable, Protocol):
     """A request on its way to an app. Nothing here may raise or block."""
 
     rid: str
-    """Its name on the link."""
+    """The request's name on the link."""
 
     lease: ServedLease
     """The lease against whose limit it counts."""

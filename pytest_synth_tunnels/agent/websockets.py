@@ -171,7 +171,7 @@ class AppWebSocket(TunnelledWebSocket):
         self._body = bytearray()
         """What the app answers, where it refuses."""
         self._recorded: RecordedRequest | None = None
-        """Its record, if anything is recorded."""
+        """The WebSocket's record, if traffic is recorded."""
         if uplink.recorder is not None:
             now_s = uplink.recorder.now()
             self._recorded = uplink.recorder.begin(rewriter.recorded_app, head, now_s)

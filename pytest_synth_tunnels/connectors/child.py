@@ -188,7 +188,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id, 0 before it was started."""
+        """The child's process id; 0 before it was started."""
         return self._transport.get_pid() if self._transport is not None else 0
 
     async def wait(self) -> str:

@@ -10,7 +10,7 @@ The reader's stages
     ``IDLE``      No request is in flight.
     ``HEAD``      A request is in flight, and no final response head has come.
     ``INTERIM``   Inside a 1xx response; ``HEAD`` follows.
-    ``BODY``      The head was told to the handler; the body comes.
+    ``BODY``      The handler has the head; the body comes.
     ``DONE``      The response is complete.
     ``SURPLUS``   Bytes follow a complete response. Nobody asked for them.
     ``UPGRADED``  The app agreed to leave HTTP (101); what follows is not HTTP.
@@ -181,7 +181,8 @@ class ConnectionOwner(Protocol):
         """Take back a connection whose response is complete, for the next request."""
 
     def forget(self, connection: "ClientConnection") -> None:
-        """Take note that a connection has ended, or is about to. It may be told twice."""
+        """Take note that a connection has ended, or is about to. A second call for the same
+        connection is harmless."""
 
     def flush_soon(self, connection: "ClientConnection") -> None:
         """Call :meth:`ClientConnection.flush` at the end of this tick of the event loop."""
@@ -285,20 +286,20 @@ class ResponseReader:
         self._head_only = False
         """The method is HEAD: the response ends with its headers, whatever they say."""
         self._upgrade = False
-        """It asks to leave HTTP: 101 is a final status, and all headers are told."""
+        """The request asks to leave HTTP: 101 is a final status, and no header is dropped."""
 
         # The head.
         self._head: list[bytes] = []
-        """What earlier reads brought of it, interim responses included, in case llhttp refuses it
-        later."""
+        """What earlier reads brought of the head, interim responses included, in case llhttp
+        refuses it later."""
         self._normalizing = False
-        """llhttp has refused it: it waits until it is complete, and is normalized."""
+        """llhttp has refused the head, which is normalized as soon as it is complete."""
         self._ambiguous = False
-        """It said two things of its length, so that the connection is not kept."""
+        """The head said two things of the body's length, so that the connection is not kept."""
         self._interims = 0
         """How many interim responses were read."""
         self._interims_told = 0
-        """How many of them were told to the handler, or left out as too many."""
+        """How many interim responses were given to the handler, or left out as too many."""
         self._reason = b""
         self._located = False
         self._options: set[str] = set()
@@ -310,9 +311,9 @@ class ResponseReader:
 
         # The body.
         self._taken = 0
-        """How much of it the parser has seen, in bytes."""
+        """How much of the body the parser has seen, in bytes."""
         self._left = 0
-        """How much of a long one is still to come, which the parser need not see, in bytes."""
+        """How much of a long body is still to come, which the parser need not see, in bytes."""
         self._trailer_bytes = 0
 
     def expect(self, handler: ResponseHandler, *, head_only: bool, upgrade: bool = False) -> None:

@@ -291,7 +291,7 @@ class InboundRequest(_Message):
         self._data = data
         self._replayer = replayer
         self.sequence: int = data["sequence"]
-        """Its place among all requests of the run, in the order of arrival."""
+        """The request's place among all requests of the run, in the order of arrival."""
         self.lease_id: str = data["lease_id"]
         self.address: str = data["address"]
         """The part of the URL that names whose it is."""

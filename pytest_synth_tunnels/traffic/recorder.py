@@ -147,7 +147,7 @@ class RecordedRequest:
         self._recorder = recorder
         self._app = app
         self.head = head
-        """Its head as the app gets it."""
+        """The request's head as the app gets it."""
 
     # --- the request
 

@@ -35,13 +35,14 @@ class FrameSplitter:
         self._passes = 0
         """How many bytes more pass as they are."""
         self._left = 0
-        """Those of a long frame, behind them."""
+        """How many bytes of a long frame follow them."""
         self._first = 0
         """The first byte of the long frame's next fragment, but for the last one's end mark."""
         self._fin = 0
-        """The long frame's own."""
+        """The end mark of the long frame."""
         self._key = b""
-        """Its mask's, if it has one. Fragments of a multiple of its length all begin with it."""
+        """The key of the long frame's mask, if it has one. The fragments are multiples of its
+        length, so that each begins with its first byte."""
 
     def feed(self, data: bytes) -> bytes:
         """Return what is to be read instead of ``data``."""

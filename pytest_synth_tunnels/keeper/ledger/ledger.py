@@ -113,7 +113,7 @@ class KeeperLiveness(StrEnum):
     LIVE = "live"
     STALE = "stale"
     UNKNOWN = "unknown"
-    """It ran on another machine, before a reboot or in another container."""
+    """The keeper ran on another machine, before a reboot or in another container."""
 
 
 class Ledger:
