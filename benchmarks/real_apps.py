@@ -67,6 +67,8 @@ def run(
         environment = child_environment(
             PYTHONPATH=str(REPOSITORY), REAL_APPS_REPORT=str(report), GIT_TERMINAL_PROMPT="0"
         )
+        for name in [name for name in environment if name.startswith("PYTEST_")]:
+            del environment[name]  # of the run that this one is a test of
         if node_modules is not None:
             environment["REAL_APPS_NODE_MODULES"] = str(node_modules)
         files = [str(SUITE / f"test_{name}.py") for name in names]
