@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .shortage import ShortageLog
 
-__all__ = ["allow_many_files", "run"]
+__all__ = ["allow_many_files", "open_files_allowed", "run"]
 
 _LARGER_THAN_ANY_READ_BYTES: Final = 2 << 20
 _OPEN_FILES: Final = 8192
@@ -43,6 +43,16 @@ def allow_many_files() -> None:
         return
     with suppress(OSError, ValueError):  # a system that allows less than it says
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def open_files_allowed() -> int:
+    """Return how many files this process may have open, at most as many as it has a use for."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return _OPEN_FILES
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _OPEN_FILES if limit == resource.RLIM_INFINITY else min(_OPEN_FILES, limit)
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from ..agent.target import Target
+from ..aio.runtime import open_files_allowed
 from ..aio.tasks import in_thread
 from ..settings import Settings
 from ..traffic.log import MAX_BYTES, MAX_REQUESTS, Logged, Place, TrafficLog
@@ -125,7 +126,8 @@ class RunTraffic:
                 raise KeeperRequestError(
                     "NO_INBOX", f"an inbox cannot listen: {error.strerror or error}"
                 ) from None
-        while len(self._open) >= _MAX_ADDRESSES:
+        # Connections need the other half of the files where the system allows few.
+        while len(self._open) >= min(_MAX_ADDRESSES, open_files_allowed() // 2):
             self._close_oldest()
         await lease.open_address(address, target, permanent=False)
         self.place(lease, own_address)

@@ -330,8 +330,12 @@ class FakeLease:
         return Info()
 
 
-def test_the_oldest_address_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traffic_module, "_MAX_ADDRESSES", 2)
+@pytest.mark.parametrize("few", ["addresses", "files"])
+def test_the_oldest_address_makes_room(monkeypatch: pytest.MonkeyPatch, few: str) -> None:
+    if few == "addresses":
+        monkeypatch.setattr(traffic_module, "_MAX_ADDRESSES", 2)
+    else:
+        monkeypatch.setattr(traffic_module, "open_files_allowed", lambda: 4)
 
     async def main() -> None:
         traffic = RunTraffic(10)
