@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from ..aio.runtime import open_files_allowed
 from ..http.exchange import Exchange, RequestHandler
 from ..http.server import HttpListener, HttpServer
 from ..relay.ingress import Ingress
@@ -72,7 +73,8 @@ class Origins:
     Args:
         ingress: takes what comes to them.
         http: the server whose limits hold for all of them together.
-        max_origins: the most origins at a time.
+        max_origins: the most origins at a time; fewer where the system allows few open files, since
+            each is one, and connections need some too.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Origins:
     ) -> None:
         self._ingress = ingress
         self._http = http
-        self._max_origins = max_origins
+        self._max_origins = min(max_origins, open_files_allowed() * 2 // 3)
         self._origins: dict[tuple[str, str], _Origin] = {}
         """By lease id and address, oldest first."""
         self._retired: dict[int, None] = {}

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pytest_synth_tunnels.backend import origins as origins_module
 from pytest_synth_tunnels.backend.origins import HOST, Origins
 from pytest_synth_tunnels.http.exchange import IGNORE
 from pytest_synth_tunnels.http.server import HttpServer
@@ -198,6 +199,17 @@ def test_one_whose_lease_is_over_makes_room_first() -> None:
         assert [listens(url) for url in (test_address, over, new)] == [True, False, True]
 
     with_ports(test, max_origins=2)
+
+
+def test_few_allowed_files_mean_few_origins(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(ports: Ports) -> None:
+        route = ports.route("l")
+        urls = [await ports.origins.open(route, f"t{i}", permanent=False) for i in range(3)]
+
+        assert [listens(url) for url in urls] == [False, True, True]
+
+    monkeypatch.setattr(origins_module, "open_files_allowed", lambda: 3)
+    with_ports(test)
 
 
 def test_permanent_ones_of_live_leases_stay() -> None:
