@@ -149,7 +149,8 @@ def test_a_dead_keeper_fails_all_threads_with_one_cause(
         """
     )
 
-    result = suite.runpytest_subprocess("-p", "no:xdist", "test_death.py")
+    # Without the short summary, which in CI has the whole message again.
+    result = suite.runpytest_subprocess("-p", "no:xdist", "-rN", "test_death.py")
 
     result.assert_outcomes(passed=1, errors=1)
     assert result.stdout.str().count("the tunnel keeper of this run is gone") == 2

@@ -87,9 +87,9 @@ class AppWire(ModelWire):
     """The agent's transport of a connection to an app, which says itself when it is full."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return no socket that could be read once the connection is lost."""
+        """Return no socket that could be asked, or be read once the connection is lost."""
         if name == "socket":
-            return mock.Mock(dup=mock.Mock(side_effect=OSError))
+            return mock.Mock(dup=mock.Mock(side_effect=OSError), fileno=mock.Mock(return_value=-1))
         return super().get_extra_info(name, default)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
