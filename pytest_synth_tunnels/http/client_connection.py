@@ -701,6 +701,11 @@ class ClientConnection(asyncio.Protocol):
         self._read_paused = True
         self._transport.pause_reading()
 
+    def pause_again(self) -> None:
+        """Have the transport paused if it should be, where it may not have listened."""
+        if self._read_paused:
+            self._transport.pause_reading()
+
     def resume_reading(self) -> None:
         """Go on after :meth:`pause_reading`."""
         if self._read_paused:

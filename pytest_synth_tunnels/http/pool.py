@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from ..aio.tick_writer import TickWriter
 from .client_connection import ClientConnection, ConnectionWaiter, OriginError
-from .sockets import connect_at_once, make_transport
+from .sockets import adopts_sockets, connect_at_once, make_transport
 
 __all__ = ["ConnectionPool"]
 
@@ -101,6 +101,7 @@ class ConnectionPool:
         name that is resolved, the one that has accepted a connection last."""
         self._resolves = not self._addresses
         """The host is a name that only a resolver knows."""
+        self._adopts_sockets = adopts_sockets(self._loop)
         self._in_making: set[ClientConnection] = set()
         """The connections that are made, and get their transport in the next tick."""
         self._dials: set[asyncio.Task[Any]] = set()
@@ -171,6 +172,9 @@ class ConnectionPool:
             connection.caller = caller
             self._tied[caller] = connection
         waiter.connected(connection)
+        if not self._adopts_sockets:
+            # uvloop begins to read after it has told of a connection, paused or not.
+            self._loop.call_soon(connection.pause_again)
         if self._retry is None:
             self._dial()
 
@@ -230,6 +234,8 @@ class ConnectionPool:
     def _connect_at_once(self) -> bool:
         """Connect to an app of this machine, without waiting; return whether it has answered, one
         way or the other."""
+        if not self._adopts_sockets:
+            return False
         refusals: list[OSError] = []
         for family, address in self._addresses:
             try:
@@ -239,33 +245,15 @@ class ConnectionPool:
             else:
                 if sock is None:
                     return False
-                self._make(sock)
+                connection = ClientConnection(self)
+                self._in_making.add(connection)
+                make_transport(self._loop, sock, connection)
                 return True
         if self._resolves:  # the name may mean another address by now
             self._addresses = []
             return False
         self._refused(refusals[0])
         return True
-
-    def _make(self, sock: socket.socket) -> None:
-        """Let a connection come about."""
-        connection = ClientConnection(self)
-        task = make_transport(self._loop, sock, connection)
-        if task is None:
-            self._in_making.add(connection)
-        else:
-            self._dials.add(task)
-            task.add_done_callback(self._made)
-
-    def _made(self, task: "asyncio.Task[Any]") -> None:
-        """Count a dial as over, whose connection may have been given away some time before, and
-        serve who came in between."""
-        self._dials.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, OSError):
-            self._refused(error)
-        if self._retry is None:
-            self._dial()
 
     async def _connect(self) -> None:
         """Dial one connection."""

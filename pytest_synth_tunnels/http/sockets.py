@@ -9,10 +9,11 @@ import socket
 import struct
 import sys
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 __all__ = [
     "acknowledge_quickly",
+    "adopts_sockets",
     "connect_at_once",
     "has_ended",
     "has_unread",
@@ -78,27 +79,26 @@ def connect_at_once(family: int, address: tuple[Any, ...]) -> socket.socket | No
     raise OSError(code, os.strerror(code))
 
 
+def adopts_sockets(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether :func:`make_transport` works on an event loop. It does on asyncio's own; other
+    loops, such as uvloop, have another way inside."""
+    return hasattr(loop, "_make_socket_transport")
+
+
 def make_transport(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.Protocol
-) -> "asyncio.Task[Any] | None":
+) -> None:
     """Give a connected socket a transport, and its protocol that transport in the next tick.
 
+    It is what asyncio itself ends up with, for each connection of its own. The way there takes a
+    task and two futures, which cost more than the transport.
+
     Args:
-        loop: the event loop.
+        loop: the event loop, one that :func:`adopts_sockets`.
         sock: connected, and not blocking.
         protocol: what talks on it.
-
-    Returns:
-        The task that does it, if it takes one.
     """
-    make = getattr(loop, "_make_socket_transport", None)
-    if make is not None:
-        # It is what asyncio itself ends up with, for each connection of its own. The way there
-        # takes a task and two futures, which cost more than the transport. Other loops, such as
-        # uvloop, have no such method.
-        make(sock, protocol)
-        return None
-    return loop.create_task(loop.create_connection(lambda: protocol, sock=sock))
+    cast("Any", loop)._make_socket_transport(sock, protocol)
 
 
 def has_ended(transport: asyncio.Transport) -> bool:
