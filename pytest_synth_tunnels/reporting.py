@@ -112,8 +112,9 @@ def clean(report: pytest.TestReport, secrets: set[str]) -> None:
     # A subtest is named by what it was given.
     for owner in (report, getattr(report, "context", None)):
         for name in _SHOWN:
-            if hasattr(owner, name):
-                object.__setattr__(owner, name, redact(getattr(owner, name), secrets))
+            # Most reports say nothing, and there are six of them for each test.
+            if said := getattr(owner, name, None):
+                object.__setattr__(owner, name, redact(said, secrets))
 
 
 def redact(value: Any, secrets: Iterable[str]) -> Any:

@@ -280,14 +280,21 @@ class Session:
         """
         names = {name for item in items for name in getattr(item, "fixturenames", ())}
         if not FIXTURES.isdisjoint(names):
-            _import_all()
             if "synth_serve" in names:
                 from . import serving
 
                 _ = serving
-            self.keeper.start()
+            self.start_keeper()
         elif "request" in names:
             _import_all()
+
+    def start_keeper(self) -> None:
+        """Start the run's keeper now, or find that it is started, without waiting for it.
+
+        That it cannot be started is told by the first request that needs it.
+        """
+        _import_all()
+        self.keeper.start()
 
     def check(self) -> "list[Event]":
         """Return what happened to this process's tunnels since the last call.

@@ -19,7 +19,7 @@ from ..._unpatched import unpatched
 from ...settings import find_missing_key
 from ..process.launch import Run, launch
 from ..process.run_directory import RunDirectoryError
-from .connection import SLACK_S, KeeperConnection
+from .connection import KeeperConnection
 from .errors import KeeperError
 from .messages import (
     MAX_LINE_BYTES,
@@ -211,7 +211,9 @@ class KeeperClient:
         return self.ask(TakeLeaseEvents(), LeaseEvents).lease_events
 
     def finish(self, timeout_s: float) -> Report | None:
-        """End the run, as its owner: release everything and wait until the keeper is gone.
+        """End the run, as its owner: have everything released and the run directory removed.
+
+        The keeper sends its report after that, and ends by itself.
 
         Threads that still wait for an answer are told that the run is over.
 
@@ -230,7 +232,6 @@ class KeeperClient:
             assert holding is not None  # noqa: S101 - made by _hold, closed by this method alone
             with connections.lock:
                 report = holding.ask(Finish(), Report, timeout_s)
-                holding.wait_closed(SLACK_S)
         except TimeoutError:
             self.run.directory.remove()
             raise KeeperError(

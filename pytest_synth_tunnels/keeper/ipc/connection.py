@@ -229,15 +229,6 @@ class KeeperConnection:
         del self._buffer[: end + 1]
         return line
 
-    def wait_closed(self, timeout_s: float) -> None:
-        """Wait until the keeper has gone, which closes its end."""
-        self._socket.settimeout(timeout_s)
-        try:
-            while self._socket.recv(4096):
-                pass
-        except OSError:
-            pass  # gone the hard way, or too slow: nothing depends on it
-
     def shut_down(self) -> None:
         """End the connection; a thread that waits for an answer learns it at once."""
         with suppress(OSError):  # it has ended already

@@ -255,8 +255,8 @@ class TakeLeaseEvents(Message):
 
 
 class Finish(Message):
-    """The run's owner tells the keeper to release everything and to end. → Report, and the
-    connection closes when the keeper is gone"""
+    """The run's owner tells the keeper to release everything and to end. → Report, when
+    nothing is left but the keeper's process, which then ends"""
 
 
 # --- what the keeper answers

@@ -42,6 +42,9 @@ sys.path[:] = config.pop("sys_path")
 try:
     from pytest_synth_tunnels.keeper.process.main import main
     main(config)
+    # Nothing is left to do: taking the interpreter apart would only let the process live longer.
+    sys.stderr.flush()
+    os._exit(0)
 except Exception:
     import traceback
     traceback.print_exc()

@@ -9,9 +9,10 @@ Theory of operation. A keeper process is a *candidate*, *serving*, *finishing* o
   owner asks for it (:class:`~..ipc.messages.Finish`); a signal; the owner is dead and no process
   holds a lease; or the owner has been dead for ten seconds. Everything is then released once,
   however many causes there are, and the owner gets the report if it is still there.
-- Gone: the run directory is removed while the lock is held, so that nobody ever finds a run
-  directory without a keeper that is on its way out or has crashed. After a crash it stays, for
-  its log says why; :mod:`.stale_runs` removes it later.
+- Gone: once everything is released the run directory is removed, while the lock is held, so that
+  nobody ever finds a run directory without a keeper that is on its way out or has crashed. Then
+  the owner gets the report, and the process ends at once; nobody waits for that. After a crash
+  the directory stays, for its log says why; :mod:`.stale_runs` removes it later.
 """
 
 import asyncio
@@ -165,12 +166,19 @@ class KeeperProcess:
         )
         await self._hand_over_report()
 
-    async def _hand_over_report(self) -> None:
-        """Wait until the owner has its report, and remove the run directory.
+    async def _release(self) -> Report:
+        """Release everything and remove the run directory, so that nothing but this process is left
+        when the owner gets its report.
 
         The lock's file goes with the directory while the lock is held. A process that can take
-        the lock, or finds it gone, so knows that this keeper has ended.
+        the lock, or finds it gone, so knows that this keeper holds nothing any more.
         """
+        report = await self._service.finish()
+        self._directory.remove()
+        return report
+
+    async def _hand_over_report(self) -> None:
+        """Wait until the owner has its report."""
         owners = [
             session
             for session in self._sessions
@@ -181,7 +189,6 @@ class KeeperProcess:
             await asyncio.wait(waits, timeout=_REPORT_TIMEOUT_S)
         for session in owners:
             session.keep_open_until_exit()
-        self._directory.remove()
 
     # --- the listener
 
@@ -252,7 +259,7 @@ class KeeperProcess:
 
     def _finish(self) -> "asyncio.Task[Report]":
         if self._finished is None:
-            self._finished = spawn(self._service.finish())
+            self._finished = spawn(self._release())
         return self._finished
 
     def _catch_signals(self) -> None:
