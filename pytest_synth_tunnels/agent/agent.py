@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from ..aio.deadlines import Deadlines
+from ..http.pool import PATIENCE_S
 from ..http.refusal_log import log_refusal
 from ..traffic.recorder import Recorder
 from ..wire.flow_control import FairResume
@@ -77,7 +78,7 @@ class Agent:
         *,
         agent_id: str | None = None,
         timeout_s: float = 3600.0,
-        patience_s: float = 5.0,
+        patience_s: float = PATIENCE_S,
         recorder: Recorder | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()

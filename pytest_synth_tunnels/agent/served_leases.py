@@ -193,11 +193,12 @@ class ServedLeases:
                 lease.lead(address, target, current.pool, origin)
             return
         self.remove_target(lease_id, address)
+        place = (target.host, target.port)
         pool = ConnectionPool(
-            target.host,
-            target.port,
+            *place,
             patience_s=self._patience_s,
             on_app_closed=self._on_app_closed,
+            same_app=next((each for each in self.pools if (each.host, each.port) == place), None),
         )
         self.pools.add(pool)
         if private:

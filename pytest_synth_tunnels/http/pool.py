@@ -29,7 +29,11 @@ from ..aio.tick_writer import TickWriter
 from .client_connection import ClientConnection, ConnectionWaiter, OriginError
 from .sockets import adopts_sockets, connect_at_once, make_transport
 
-__all__ = ["ConnectionPool"]
+__all__ = ["PATIENCE_S", "ConnectionPool"]
+
+PATIENCE_S: Final = 4.0
+"""How long an app that never accepted a connection is waited for, in seconds. Callers often give up
+after 5 s (httpx does), and should hear of the app before."""
 
 RETRY_EVERY_S: Final = 0.05
 """Between attempts while an app that never accepted refuses, in seconds."""
@@ -44,6 +48,15 @@ _MAX_TIED: Final = 4096
 
 _Address = tuple[int, tuple[Any, ...]]
 """A socket's family, and an address as such a socket takes it."""
+
+
+class _AppStart:
+    """Whether an app has ever accepted a connection, as all pools to its host and port know it."""
+
+    __slots__ = ("accepted",)
+
+    def __init__(self) -> None:
+        self.accepted = False
 
 
 class _Waiting(NamedTuple):
@@ -65,12 +78,12 @@ class ConnectionPool:
             long as the app has never accepted one: it may be starting.
         on_app_closed: called with the name of a caller whose connection to the app has ended by
             the app's doing.
+        same_app: another pool to the same host and port; what it knows of the app is shared.
 
     Attributes:
         host: name or address.
         port: TCP port.
         name: both, for people.
-        accepted: the app has accepted a connection before.
         flush_soon: lets a connection write at the end of this tick of the loop.
     """
 
@@ -79,12 +92,13 @@ class ConnectionPool:
         host: str,
         port: int,
         *,
-        patience_s: float = 5.0,
+        patience_s: float = PATIENCE_S,
         on_app_closed: Callable[[str], None] | None = None,
+        same_app: "ConnectionPool | None" = None,
     ) -> None:
         self.host, self.port = host, port
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.accepted = False
+        self._start: _AppStart = _AppStart() if same_app is None else same_app._start
         self._patience_s = patience_s
         self._on_app_closed = on_app_closed
         self._loop = asyncio.get_running_loop()
@@ -108,6 +122,12 @@ class ConnectionPool:
         """The connections that are being dialled."""
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the app has accepted a connection before, of this pool or of one that shares
+        what is known of it."""
+        return self._start.accepted
 
     # --- for the requests
 
@@ -160,7 +180,7 @@ class ConnectionPool:
 
     def connected(self, connection: ClientConnection) -> None:
         """Give a new connection to the request that waits longest."""
-        self.accepted = True
+        self._start.accepted = True
         self._in_making.discard(connection)
         if not self._waiting:  # it was cancelled meanwhile
             connection.close()
@@ -225,7 +245,7 @@ class ConnectionPool:
         """Have as many connections in the making as requests wait, or one while the app refuses."""
         self._retry = None
         while self._retry is None:
-            wanted = len(self._waiting) if self.accepted else min(len(self._waiting), 1)
+            wanted = len(self._waiting) if self._start.accepted else min(len(self._waiting), 1)
             if len(self._dials) + len(self._in_making) >= wanted:
                 break
             if not self._connect_at_once():
@@ -299,7 +319,7 @@ class ConnectionPool:
         """Try again for as long as the first request has patience, or give it up."""
         now = self._loop.time()
         why = _explain(error)
-        if self.accepted:
+        if self._start.accepted:
             self._give_up(why)
             return
         while self._waiting and next(iter(self._waiting.values())).patience_ends_at <= now:

@@ -103,3 +103,21 @@ def test_a_name_of_this_machine_leads_here_without_a_resolver() -> None:
         assert bench.seen[-1].get("host") == [f"shop.localhost:{port}"]
 
     run(scenario)
+
+
+def test_an_app_that_accepted_at_one_address_is_not_waited_for_at_another() -> None:
+    async def scenario(bench: AgentBench) -> None:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        bench.agent.leases.set_target("l1", "before", Target("127.0.0.1", port))
+        bench.agent.leases.set_target("l1", "first", Target("127.0.0.1", port))
+        await bench.ask(path="/~first/")
+        server.close()
+        await server.wait_closed()
+        bench.agent.leases.set_target("l1", "after", Target("127.0.0.1", port))
+        for address in ("before", "first", "after"):
+            answer = await bench.ask(path=f"/~{address}/")
+            assert (answer.status, answer.code) == (502, "TUNNEL_ENDPOINT_UNREACHABLE")
+            assert "tried for" not in answer.body.decode()
+
+    run(scenario)
