@@ -202,6 +202,13 @@ OPTIONS = (
         "run|worker",
     ),
     Option(
+        "start",
+        _one_of("collection", "session"),
+        "collection: the tunnel is opened once a collected test needs it; session: before any "
+        "conftest is imported, with its URL in SYNTH_PUBLIC_URL",
+        "collection|session",
+    ),
+    Option(
         "start_timeout_s",
         _positive_seconds,
         "how long a fixture waits for the keeper and its lease, in seconds",

@@ -12,7 +12,7 @@ import pytest
 
 from ._unpatched import unpatched
 from .options import OPTIONS
-from .session import SESSION, Session, uses_tunnels
+from .session import SESSION, Session, is_early_start, uses_tunnels
 
 if TYPE_CHECKING:
     import socket
@@ -45,11 +45,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser.addini(option.ini, f"{option.help} (also ${option.variable})", default="")
 
 
+# As a wrapper it runs before all other plugins, some of which import the app's settings here.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config,
+) -> Generator[None, object, object]:
+    """Open the tunnel before any conftest is imported, if the settings say so."""
+    if is_early_start(early_config):
+        from .early_start import start_early
+
+        start_early(early_config)
+    return (yield)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "synth_hosted: needs the hosted Synth backend; skipped where none is configured"
     )
-    session = config.stash[SESSION] = Session(config, _register_redaction)
+    session = config.stash.get(SESSION, None)
+    if session is None:
+        session = config.stash[SESSION] = Session(config, _register_redaction)
+    session.settle()
     if session.has_settings():
         # A wrong value is told now, not in the middle of the run.
         _check_workers(config, session.settings)
@@ -82,7 +98,19 @@ def pytest_configure_node(node: Any) -> None:
         node.workerinput["synth_tunnels"] = session.worker_input(node.workerinput["workerid"])
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Let workers find the run before they import a conftest."""
+    session = config.stash[SESSION]
+    if session.is_early:
+        from .early_start import hand_on_run
+
+        hand_on_run(session)
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.stash[SESSION].is_early:
+        _register_redaction(session.config.stash[SESSION])
     if not session.config.option.collectonly:
         session.config.stash[SESSION].remove_old_har_files()
 

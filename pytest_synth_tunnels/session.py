@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .keeper.ipc.messages import Event, Report
     from .settings import Settings
 
-__all__ = ["FIXTURES", "SESSION", "Session", "uses_tunnels"]
+__all__ = ["FIXTURES", "SESSION", "Session", "is_early_start", "runs_tests", "uses_tunnels"]
 
 FIXTURES = frozenset(
     {
@@ -47,6 +48,8 @@ class Session:
     Args:
         config: of pytest.
         on_first_use: called once with this session, before the first test that needs a tunnel.
+        inherited: the run that this process is a worker of, where that is known already.
+        get_option: returns an option of the command line; by default ``config.getoption``.
 
     Attributes:
         config: see above.
@@ -59,10 +62,19 @@ class Session:
         port: the port of this process's app, once a test has asked for ``exposed_port``.
         lease_id: the lease of this process, once a test has asked for ``synth_lease``.
         test_began_s: when the running test began, by :func:`time.monotonic`.
+        is_early: whether the tunnel was opened before any conftest was imported.
     """
 
-    def __init__(self, config: pytest.Config, on_first_use: "Callable[[Session], None]") -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        on_first_use: "Callable[[Session], None]",
+        *,
+        inherited: Mapping[str, Any] | None = None,
+        get_option: "Callable[[str], Any] | None" = None,
+    ) -> None:
         self.config = config
+        self.is_early = False
         self.environ = dict(os.environ)
         self.sys_path = [os.path.join(config.invocation_params.dir, entry) for entry in sys.path]
         self.report: Report | None = None
@@ -72,7 +84,10 @@ class Session:
         self.port: int | None = None
         self.lease_id = ""
         self.test_began_s = 0.0
-        given: dict[str, Any] = getattr(config, "workerinput", {}).get("synth_tunnels", {})
+        given: Mapping[str, Any] = inherited or getattr(config, "workerinput", {}).get(
+            "synth_tunnels", {}
+        )
+        self._get_option = get_option or config.getoption
         self._run_id: str = given.get("run_id") or os.urandom(8).hex()
         self._base: str = given.get("base") or _runtime_base(self.environ)
         self._owner_pid: int = given.get("owner_pid") or unpatched.getpid()
@@ -142,8 +157,38 @@ class Session:
         return adjusted
 
     def _command_line(self, option: Option) -> str | None:
-        value: str | None = self.config.getoption(option.ini)
+        value: str | None = self._get_option(option.ini)
         return value
+
+    def settle(self) -> None:
+        """Take in what conftests have set, once they are imported.
+
+        Raises:
+            pytest.UsageError: it comes too late for the tunnel, or cannot be used.
+        """
+        self._get_option = self.config.getoption
+        if self.is_early:
+            from dataclasses import replace
+
+            from .settings import SettingsError, check_late_changes
+
+            early, self._settings = self.settings, None
+            try:
+                check_late_changes(early, self.settings)
+            except SettingsError as error:
+                raise pytest.UsageError(f"synth-tunnels: {error}") from None
+            self.keeper.run = replace(self.keeper.run, settings=self.settings)
+        elif (
+            self.has_settings()
+            and self.settings.start == "session"
+            and runs_tests(self.config.option)
+        ):
+            source = self.settings.sources.get("start", "synth_tunnels_start")
+            raise pytest.UsageError(
+                f"synth-tunnels: {source} is 'session', which came too late, with a conftest: set "
+                "it on the command line, in the environment or in the ini file, and let pytest "
+                "load this plugin by itself or with -p"
+            )
 
     def _ini(self, option: Option) -> str | None:
         value: str = self.config.getini(option.ini)
@@ -382,6 +427,15 @@ class Session:
             self.trouble += self.report.traffic
             self.trouble += self._caller().tell(self.report.lease_events)
 
+    def abandon(self) -> None:
+        """Let go of the keeper, and end the run if this process owns it and has not ended it."""
+        if self.is_owner and self._keeper is not None and self._is_keeper_up():
+            from .keeper.ipc.errors import KeeperError
+
+            with suppress(KeeperError):  # the run ended before any test, with a cause of its own
+                self._keeper.finish(_FINISH_TIMEOUT_S)
+        self.close()
+
     def close(self) -> None:
         """Let go of the keeper, in every process."""
         if self._keeper is not None:
@@ -389,6 +443,31 @@ class Session:
 
 
 SESSION = pytest.StashKey[Session]()
+
+
+_RUNS_NO_TESTS = (
+    *("help", "version", "collectonly", "markers", "cacheshow"),
+    *("showfixtures", "show_fixtures_per_test"),
+)
+"""The options with which pytest shows something and runs no test."""
+
+
+def runs_tests(options: object) -> bool:
+    """Whether pytest runs tests with these options."""
+    return not any(getattr(options, name, None) for name in _RUNS_NO_TESTS)
+
+
+def is_early_start(config: pytest.Config) -> bool:
+    """Whether the tunnel is to be opened before conftests are imported; for a configuration that
+    has not imported them yet."""
+    option = next(option for option in OPTIONS if option.name == "start")
+    options = config.known_args_namespace
+    value = (
+        getattr(options, option.ini, None)
+        or os.environ.get(option.variable)
+        or config.getini(option.ini)
+    )
+    return value == "session" and runs_tests(options)
 
 
 def uses_tunnels(item: pytest.Item) -> bool:

@@ -23,6 +23,7 @@ __all__ = [
     "SettingsError",
     "apply_hooks",
     "check_combinations",
+    "check_late_changes",
     "find_missing_key",
     "resolve",
 ]
@@ -35,6 +36,12 @@ _CONNECTORS_HOOK = "pytest_synth_tunnels_connectors"
 
 _TAKEN_NAMES = {*PROVIDERS, "auto", "loopback"}
 """The names that no plugin's provider can have."""
+
+
+_USED_IN_TESTS_ALONE = frozenset(
+    {"app", "har", "output", "report", "sources", "start_timeout_s", "traffic_masked"}
+)
+"""The settings that neither the keeper nor its lease has a use for."""
 
 
 class SettingsError(ValueError):
@@ -55,6 +62,8 @@ class Settings:
         app: the application, as ``module:attribute``, that each process serves there, or ``None``.
         command_timeout_s: how long the command may take until its port accepts, in seconds.
         share: ``run`` for one lease in all workers, ``worker`` for a lease in each.
+        start: ``collection`` to open the tunnel once a collected test needs it, ``session`` before
+            any conftest is imported.
         start_timeout_s: how long a fixture waits for the keeper and its lease, in seconds.
         request_timeout_s: how long a caller waits for the app's answer, in seconds.
         allow_remote_targets: whether a target may be another machine.
@@ -92,6 +101,7 @@ class Settings:
     app: str | None = None
     command_timeout_s: float = 60.0
     share: str = "run"
+    start: str = "collection"
     start_timeout_s: float = 30.0
     request_timeout_s: float = 120.0
     allow_remote_targets: bool = False
@@ -205,6 +215,32 @@ def check_combinations(settings: Settings) -> None:
         raise SettingsError(
             f"{source('require_token')} is false, and a hosted relay always wants the worker token "
             "from its callers: leave it out, or use the embedded backend"
+        )
+
+
+def check_late_changes(early: Settings, late: Settings) -> None:
+    """Check that conftests have changed nothing that a tunnel was opened with before them.
+
+    Args:
+        early: the settings before any conftest was imported.
+        late: the settings with the hooks of conftests.
+
+    Raises:
+        SettingsError: they have.
+    """
+    changed = [
+        field.name
+        for field in fields(Settings)
+        if field.name not in _USED_IN_TESTS_ALONE
+        and getattr(early, field.name) != getattr(late, field.name)
+    ]
+    if changed:
+        names = ", ".join(changed)
+        raise SettingsError(
+            f"a hook of a conftest changes {names}, and the tunnel was open before the conftest "
+            "was imported (synth_tunnels_start = session). Set it on the command line, in the "
+            "environment, in the ini file or in an installed plugin; or use "
+            "synth_tunnels_start = collection"
         )
 
 

@@ -37,6 +37,7 @@ from .ipc.messages import (
     LeaseInfo,
     ListTraffic,
     Message,
+    OpenAddress,
     OpenLease,
     OpenTraffic,
     Port,
@@ -219,13 +220,17 @@ class KeeperService:
         return self._ports[key].port
 
     async def _open_lease(self, holder: Holder, _: OpenLease) -> LeaseInfo:
+        # What fails first is reported at once, without waiting for the other.
+        info, _none = await asyncio.gather(
+            self._open_address(holder, OpenAddress()), self._wait_for_command()
+        )
+        return info
+
+    async def _open_address(self, holder: Holder, _: OpenAddress) -> LeaseInfo:
         port = self._port(holder.address)
         lease = self._leases.shared(holder.address, port)
         address = self._address_on(lease, holder)
-        # What fails first is reported at once, without waiting for the other.
-        await asyncio.gather(
-            lease.open_address(address, self._target(str(port))), self._wait_for_command()
-        )
+        await lease.open_address(address, self._target(str(port)))
         return lease.info(address)
 
     async def _wait_for_command(self) -> None:
@@ -394,6 +399,7 @@ class KeeperService:
 
     _HANDLERS: Mapping[type[Message], Callable[..., Coroutine[Any, Any, Answer]]] = {
         ReservePort: _reserve_port,
+        OpenAddress: _open_address,
         OpenLease: _open_lease,
         Expose: _expose,
         CloseLease: _close_lease,

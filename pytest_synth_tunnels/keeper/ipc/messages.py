@@ -35,6 +35,7 @@ __all__ = [
     "LeaseInfo",
     "ListTraffic",
     "Message",
+    "OpenAddress",
     "OpenLease",
     "OpenTraffic",
     "Port",
@@ -130,6 +131,11 @@ class ReservePort(Message):
 class OpenLease(Message):
     """Asks for the lease of this run (or of this process, as ``share`` says). The answer comes
     when it is active or has failed. → LeaseInfo"""
+
+
+class OpenAddress(Message):
+    """Asks for this process's URL on the lease that OpenLease gives, without waiting for the run's
+    command. → LeaseInfo"""
 
 
 class Expose(Message):
