@@ -25,8 +25,13 @@ def pytest_synth_tunnels_settings(config: pytest.Config, settings: "Settings") -
     than that. The keeper has the settings of whichever process started it, so give the same answer
     in all of them. The first implementation that answers decides.
 
+    With ``synth_tunnels_start = session`` it is called before conftests are imported, for plugins
+    that are loaded by then, and again for all while pytest is configured. A conftest that then
+    changes what the tunnel was opened with ends the run with an error.
+
     Args:
-        config: of pytest.
+        config: of pytest. Before conftests are imported its options are in
+            ``config.known_args_namespace`` alone.
         settings: as command line, environment and ini file say. Keys are no part of them. What
             decides about the backend is ``backend_url``, ``None`` for the embedded one.
 
