@@ -68,7 +68,7 @@ _MAX_DIGITS: Final = 19
 """Of a length in bytes; one with more is as good as unknown."""
 
 _ABSOLUTE = re.compile(r"(?:https?:)?//([^/?#\\]*)", re.IGNORECASE)
-_ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/?]+)")
+_ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/?*]+)")
 _BRACKETED = re.compile(r"<([^>]*)>")
 _REFRESH = re.compile(r"""(;\s*url\s*=\s*["']?)([^"']*)""", re.IGNORECASE)
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -356,11 +356,16 @@ class UrlRewriter:
 
 
 def split_address(path: str) -> tuple[str, str]:
-    """Split ``/~gw1/x`` into the address ``gw1`` and ``/x``; the address may be empty."""
+    """Split ``/~gw1/x`` into the address ``gw1`` and ``/x``; the address may be empty.
+
+    ``/~gw1*`` is ``*``, the target of a request for the server as a whole (RFC 9112, section
+    3.2.4), at the address's own origin.
+    """
     if path.startswith(("/~", "/%7")):
         found = _ADDRESS.match(path)
         if found is not None:
-            return found[1], _rooted(path[found.end() :])
+            rest = path[found.end() :]
+            return found[1], rest if rest == "*" else _rooted(rest)
     return "", path
 
 

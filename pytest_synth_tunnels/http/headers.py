@@ -25,8 +25,6 @@ HOP_BY_HOP: Final = frozenset(
     {
         "connection",
         "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
         "proxy-connection",
         "te",
         "trailer",
@@ -35,7 +33,8 @@ HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-"""Headers, in lower case, that concern one connection and are never passed on."""
+"""Headers, in lower case, that concern one connection and are never passed on. What a caller
+shows a proxy is none of them: the tunnel asks for nothing there, and an app may."""
 
 _CACHED_NAMES: Final = 1024
 _CACHED_NAME_CHARACTERS: Final = 64
@@ -184,6 +183,8 @@ _NO_TRAILERS: Final = HOP_BY_HOP | {
     "content-range",
     "content-type",
     "host",
+    "proxy-authenticate",
+    "proxy-authorization",
 }
 
 

@@ -171,7 +171,9 @@ def _check(
             raise FrameError(f"status {frame.status} is not an interim HTTP status", frame.rid)
     elif isinstance(frame, ReqHeaders | WsOpen):
         target = f"{frame.path}?{frame.query}"
-        if not frame.path.startswith("/") or _UNSAFE_TARGET.search(target):
+        # OPTIONS * is for the server as a whole (RFC 9112, section 3.2.4).
+        is_path = frame.path.startswith("/") or frame.path == "*"
+        if not is_path or _UNSAFE_TARGET.search(target):
             raise FrameError("path or query cannot travel in a request line", frame.rid)
         if isinstance(frame, ReqHeaders) and not _TOKEN.fullmatch(frame.method):
             raise FrameError("method is not an HTTP token", frame.rid)

@@ -79,7 +79,7 @@ def test_hop_by_hop_headers_and_the_worker_token_stay_behind() -> None:
             ("TE", "trailers"),
             ("Transfer-Encoding", "chunked"),
             ("Upgrade", "h2c"),
-            ("Proxy-Authorization", "secret"),
+            ("Proxy-Connection", "secret"),
             ("X-SynthTunnel-Worker-Token", "secret"),
             ("Expect", "100-continue"),
             ("Authorization", "Bearer app"),

@@ -20,6 +20,7 @@ HEADERS = [
     ["x-a: 1", "X-A: 2", "X-a: 3", "x_a: 4"],
     ["Cookie: b=2", "Accept: */*", "Cookie: a=1", "User-Agent: ", "accept: text/html"],
     ["x!#$%&'*+-.^_`|~: 1", "X-Tab: a\tb  c", "X-Latin: caf\xe9 \x80\xff", 'X-Quote: "a, \\"b"'],
+    ["Proxy-Authorization: Basic eDp5", "A: 1"],
     ["Authorization: Bearer the app's own", "Authorization: Basic eDp5"],
     ["Origin: null", "Referer: about:blank", "Date: now", "Via: 1.1 x", "Forwarded-For: 1"],
     ["X-Forwarded-User: me", "X-Forwarded-Port: 1", "X-Real-IP: 10.0.0.1", "X-Request-Id: 1"],
@@ -114,5 +115,28 @@ def test_an_app_sees_what_the_caller_sent(style: str, websocket: bool) -> None:
             through = await seen(app, public_port, method, prefix + target, [token, *lines], body)
             host = bool(origin)
             assert told(through, host=host) == told(direct, host=host)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("websocket", [False, True], ids=["memory", "websocket"])
+@pytest.mark.parametrize("address", ["", "gw1"], ids=["lease", "address"])
+def test_targets_that_are_no_path(address: str, websocket: bool) -> None:
+    async def scenario(tunnels: Tunnels) -> None:
+        app = RecordingApp()
+        port = await tunnels.listen(app.serve)
+        lease = tunnels.lease(port)
+        origin = await tunnels.backend.open_origin(lease.id, address)
+        await tunnels.attach(lease, {address: port}, websocket=websocket, origins={address: origin})
+        public_port = urlsplit(origin).port or 0
+        token = f"X-SynthTunnel-Worker-Token: {lease.worker_token}"
+
+        direct = await seen(app, port, "OPTIONS", "*", [], b"")
+        through = await seen(app, public_port, "OPTIONS", "*", [token], b"")
+        assert told(through, host=True) == told(direct, host=True)
+
+        # A server takes the host of an absolute target, whatever Host says (RFC 9112, 3.2.2).
+        through = await seen(app, public_port, "GET", "http://other.test/a%2Fb?c", [token], b"")
+        assert told(through, host=True) == ["GET /a%2Fb?c HTTP/1.1", "Host: other.test"]
 
     run(scenario)

@@ -81,7 +81,7 @@ def test_what_is_not_end_to_end_or_the_tunnels_own_is_dropped():
         "Keep-Alive: 1",
         "TE: trailers",
         "Trailer: x",
-        "Proxy-Authorization: x",
+        "Proxy-Connection: x",
         "Expect: something",
         "X_Forwarded_For: 10.0.0.1",
         "X_Forwarded_Host: evil",
