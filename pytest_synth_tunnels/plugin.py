@@ -95,7 +95,15 @@ def pytest_configure_node(node: Any) -> None:
     spec = node.gateway.spec
     if spec.popen and not (spec.via or spec.ssh or spec.socket):
         session = node.config.stash[SESSION]
+        session.possible_users.add(node.workerinput["workerid"])
         node.workerinput["synth_tunnels"] = session.worker_input(node.workerinput["workerid"])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Learn from a worker that it needed no tunnel; one that has crashed says nothing."""
+    if getattr(node, "workeroutput", {}).get("synth_tunnels_used", True) is False:
+        node.config.stash[SESSION].possible_users.discard(node.workerinput["workerid"])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -112,6 +120,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if session.config.stash[SESSION].is_early:
         _register_redaction(session.config.stash[SESSION])
     if not session.config.option.collectonly:
+        session.config.stash[SESSION].start_ahead()
         session.config.stash[SESSION].remove_old_har_files()
 
 
@@ -247,7 +256,10 @@ def _happened(session: Session) -> list[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    session.config.stash[SESSION].finish()
+    ours = session.config.stash[SESSION]
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["synth_tunnels_used"] = ours.is_used
+    ours.finish()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

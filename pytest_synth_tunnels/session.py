@@ -41,6 +41,9 @@ _SUFFIXES = tuple(f"-{number}" for number in range(2, 10))
 
 _FINISH_TIMEOUT_S = 20.0
 
+_USED = "synth_tunnels/used"
+"""What pytest's cache calls it that the last run used tunnels."""
+
 
 class Session:
     """The tunnels of this process's run.
@@ -63,6 +66,8 @@ class Session:
         lease_id: the lease of this process, once a test has asked for ``synth_lease``.
         test_began_s: when the running test began, by :func:`time.monotonic`.
         is_early: whether the tunnel was opened before any conftest was imported.
+        is_used: whether this process has needed the keeper.
+        possible_users: the workers that have needed the keeper, or have not said that they did not.
     """
 
     def __init__(
@@ -75,6 +80,10 @@ class Session:
     ) -> None:
         self.config = config
         self.is_early = False
+        self.is_used = False
+        self.possible_users: set[str] = set()
+        self._is_ahead = False
+        """Whether the keeper was started because an earlier run used tunnels."""
         self.environ = dict(os.environ)
         self.sys_path = [os.path.join(config.invocation_params.dir, entry) for entry in sys.path]
         self.report: Report | None = None
@@ -206,6 +215,7 @@ class Session:
     @property
     def keeper(self) -> "KeeperClient":
         """This process's hold on the run's keeper."""
+        self.is_used = True
         if self._keeper is None:
             with self._lock:
                 if self._keeper is None:
@@ -271,7 +281,7 @@ class Session:
         ) / self.settings.report
         try:
             records = []
-            if self._is_keeper_up():
+            if self._was_needed():
                 from .synth_traffic import run_traffic
 
                 records = run_traffic(self.keeper)
@@ -332,6 +342,41 @@ class Session:
             self.start_keeper()
         elif "request" in names:
             _import_all()
+        elif self._is_ahead and not self.possible_users:
+            self._dismiss_keeper()
+
+    def start_ahead(self) -> None:
+        """Start the keeper beside collection, if the last run used tunnels and opening a lease
+        touches nothing beyond this machine."""
+        cache: pytest.Cache | None = getattr(self.config, "cache", None)
+        if self.has_keeper or not (self.is_owner and cache and cache.get(_USED, False)):
+            return
+        settings = self.settings
+        is_local = settings.backend_url is None and settings.provider == "synthtunnel"
+        if is_local and settings.command is None:
+            self.start_keeper()
+            self._is_ahead, self.is_used = True, False
+
+    def _dismiss_keeper(self) -> None:
+        """End a keeper that was started ahead, and that no test needs."""
+        from .keeper.ipc.errors import KeeperError
+
+        with suppress(KeeperError):  # nobody needs it
+            if self._keeper is not None:
+                self._keeper.finish(_FINISH_TIMEOUT_S)
+        # A test that needs one after all has it started anew, in a directory of its own.
+        self._is_ahead, self._keeper, self._run_id = False, None, os.urandom(8).hex()
+
+    def _remember(self, is_used: bool) -> None:
+        """Note in pytest's cache whether this run used tunnels, for the next one."""
+        cache: pytest.Cache | None = getattr(self.config, "cache", None)
+        if cache is None or cache.get(_USED, False) == is_used:
+            return
+        import warnings
+
+        with warnings.catch_warnings():  # a cache that cannot be written makes no difference
+            warnings.simplefilter("ignore")
+            cache.set(_USED, is_used)
 
     def start_keeper(self) -> None:
         """Start the run's keeper now, or find that it is started, without waiting for it.
@@ -412,7 +457,11 @@ class Session:
             return
         if not self.config.getoption("collectonly"):
             self._write_report()
+            self._remember(self._was_needed())
         if not self._is_keeper_up():
+            return
+        if not self._was_needed():
+            self._dismiss_keeper()
             return
         from .keeper.ipc.errors import KeeperError
 
@@ -435,6 +484,12 @@ class Session:
             with suppress(KeeperError):  # the run ended before any test, with a cause of its own
                 self._keeper.finish(_FINISH_TIMEOUT_S)
         self.close()
+
+    def _was_needed(self) -> bool:
+        """Whether any process of this run has needed the keeper."""
+        if self._is_ahead:
+            return self.is_used or bool(self.possible_users)
+        return self._is_keeper_up()
 
     def close(self) -> None:
         """Let go of the keeper, in every process."""
