@@ -6,6 +6,7 @@ import socket
 import socketserver
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
@@ -178,7 +179,12 @@ def test_a_connection_that_is_about_to_be_closed_is_waited_for(
     with socket.create_server(("127.0.0.1", reservation.port)) as server:
         client = socket.create_connection(("127.0.0.1", reservation.port))
         server.accept()[0].close()
-    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: client.close()))
+
+    def sleep(pause_s: float) -> None:
+        client.close()
+        time.sleep(pause_s)  # a busy kernel needs a moment until the server's end knows it
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep))
 
     clear_time_wait(reservation.port)
 
