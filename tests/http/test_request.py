@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_synth_tunnels.http.request import BadRequest, ChunkedBody, HeadParser, as_ascii
@@ -267,6 +267,7 @@ def test_byte_by_byte():
     assert read([data[at : at + 1] for at in range(len(data))]) == (BODY, NEXT, True)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=20)), st.lists(st.integers(1, 200), max_size=9))
 def test_any_body_cut_anywhere(chunks, cuts):
     data = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)

@@ -51,7 +51,10 @@ from .manual_loop import Wire
 
 def case_count(in_ci: int) -> settings:
     """Return the settings of a test with so many cases in CI."""
-    return settings(max_examples=examples(in_ci), suppress_health_check=list(HealthCheck))
+    health_checks = list(HealthCheck)
+    return settings(
+        deadline=None, max_examples=examples(in_ci), suppress_health_check=health_checks
+    )
 
 
 # --- callers' bytes

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_synth_tunnels.wire import codec
@@ -34,6 +34,7 @@ def body(**fields: Any) -> bytes:
     return json.dumps({"type": "RESP_BODY", "rid": "r", "chunk_b64": TEXT, **fields}).encode()
 
 
+@settings(deadline=None)
 @given(payload=payloads, rid=st.text(max_size=40), lease=st.text(max_size=40))
 def test_a_payload_of_any_length_is_written_as_the_json_codec_does(
     payload: bytes, rid: str, lease: str
@@ -99,6 +100,7 @@ def test_a_payload_elsewhere_in_the_frame_is_not_its_own() -> None:
 KEYS = ("body_b64", "chunk_b64", "data_b64", r"chunk\u005fb64")
 
 
+@settings(deadline=None)
 @given(
     kind=st.sampled_from(["RESP_BODY", "REQ_BODY", "REQ_HEADERS", "WS_FRAME", "REQ_END"]),
     fields=st.lists(st.tuples(st.sampled_from(KEYS), st.binary(max_size=4)), max_size=4),

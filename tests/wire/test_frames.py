@@ -2,7 +2,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_synth_tunnels.wire import frames
@@ -234,6 +234,7 @@ def test_a_malformed_frame_fails_its_own_request(wrong: dict[str, object]) -> No
     assert caught.value.rid == "r"
 
 
+@settings(deadline=None)
 @given(st.binary() | st.text() | st.text('[]{},:"typeridREQ_BODY0123'))
 def test_nothing_else_comes_of_garbage(data: bytes | str) -> None:
     with suppress(FrameError):
@@ -247,6 +248,7 @@ _json = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(EXAMPLES), st.data())
 def test_nothing_else_comes_of_a_frame_with_one_field_changed(
     frame: Frame, data: st.DataObject

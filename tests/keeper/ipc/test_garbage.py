@@ -35,7 +35,10 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="AF_UNIX")
 
 def case_count(in_ci: int) -> settings:
     """Return the settings of a test with so many cases in CI."""
-    return settings(max_examples=examples(in_ci), suppress_health_check=list(HealthCheck))
+    health_checks = list(HealthCheck)
+    return settings(
+        deadline=None, max_examples=examples(in_ci), suppress_health_check=health_checks
+    )
 
 
 LEASE = "the lease's id"

@@ -2,7 +2,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_synth_tunnels.keeper.leases.heartbeat import (
@@ -181,6 +181,7 @@ def test_a_clock_set_back_delays_no_beat() -> None:
     assert schedule.wants_beat(START - 5_000)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(sorted(BEATS)), st.floats(0, 5_000))),
     st.floats(1, 20_000),
