@@ -3,7 +3,7 @@
 from bench import Bench
 from contenders import contenders
 from ours import Embedded, EmbeddedUvloop, OwnAgent, PublishedAgent, RustAgent
-from parts import bulk, first_answer, memory, path, plugin
+from parts import bulk, felt, first_answer, memory, path, plugin
 from peers import AioWsTunnel, Direct, LocalTunnel, Ssh
 from report import NOTHING, Figures, Table, median, number
 
@@ -82,10 +82,10 @@ def targets(found: Found) -> Table:
     first = found.get("first_answer", Figures())
     for name in (Embedded.name, first_answer.COLD):
         ratio = median(first.ratios(name, Ssh.name, first_answer.TITLE))
-        row(f"{name}: first 200, against ssh -R", 1, ratio, at_most=True)
+        row(f"{name}: first 200, against ssh -R", 0.4, ratio, at_most=True)
     row(
         "the unused plugin: CPU ms",
-        5,
+        3,
         plugin.unused_cpu_ms(found.get("plugin", Figures())),
         at_most=True,
     )
@@ -93,6 +93,15 @@ def targets(found: Found) -> Table:
         "-n 8 with a lease in use: s more than with a plain fixture",
         0.5,
         plugin.in_use_wall_s(found.get("plugin", Figures())),
+        at_most=True,
+    )
+    waits = found.get("felt", Figures())
+    row("smallest run, with a lease / without", 1.15, felt.small_run_ratio(waits), at_most=True)
+    row("a test that uses the lease: ms more", 0.1, felt.per_test_ms(waits), at_most=True)
+    row(
+        "waiting in the fixture after 200 ms of collection: ms",
+        30,
+        felt.waited_ms(waits),
         at_most=True,
     )
     kept = found.get("memory", Figures())
