@@ -335,11 +335,11 @@ class Session:
         """
         names = {name for item in items for name in getattr(item, "fixturenames", ())}
         if not FIXTURES.isdisjoint(names):
+            self.start_keeper()
             if "synth_serve" in names:
                 from . import serving
 
                 _ = serving
-            self.start_keeper()
         elif "request" in names:
             _import_all()
         elif self._is_ahead and not self.possible_users:
@@ -383,8 +383,8 @@ class Session:
 
         That it cannot be started is told by the first request that needs it.
         """
-        _import_all()
         self.keeper.start()
+        _import_all()  # while the keeper starts
 
     def check(self) -> "list[Event]":
         """Return what happened to this process's tunnels since the last call.

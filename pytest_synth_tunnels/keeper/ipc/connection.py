@@ -34,7 +34,7 @@ __tracebackhide__ = True  # pytest shows a failed request at the line of the tes
 SLACK_S = 5.0
 """The keeper keeps each deadline itself; its silence counts this much later."""
 
-_POLL_MS = 5
+_POLL_MS = 1
 _HANDSHAKE_TIMEOUT_S = 10.0
 
 _M = TypeVar("_M", bound=Message)

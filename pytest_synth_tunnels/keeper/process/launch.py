@@ -36,11 +36,15 @@ if hasattr(os, "fork"):
     if os.fork():
         os._exit(0)
     os.closerange(3, 4096)
-import json
+import gc, json
+gc.disable()
 config = json.loads(sys.stdin.buffer.read())
 sys.path[:] = config.pop("sys_path")
 try:
     from pytest_synth_tunnels.keeper.process.main import main
+    # What is imported stays, so that there is nothing to collect among it, now or later.
+    gc.freeze()
+    gc.enable()
     main(config)
     # Nothing is left to do: taking the interpreter apart would only let the process live longer.
     sys.stderr.flush()
