@@ -18,6 +18,7 @@ from .keeper.ipc.messages import (
     Token,
     WaitReady,
 )
+from .public_url import url_of
 from .sdk.models import Secret
 
 if TYPE_CHECKING:
@@ -115,13 +116,15 @@ class Lease:
         """Return the public URL of a path of the app.
 
         Args:
-            path: with or without its leading slash; a query may follow.
+            path: with or without its leading slash; a query may follow. Spaces and what is not
+                ASCII are percent-encoded.
 
         Raises:
+            ValueError: ``path`` has a host or a fragment.
             KeeperError: as :attr:`public_url`.
         """
         __tracebackhide__ = True
-        return f"{self.public_url}/{path.removeprefix('/')}"
+        return url_of(self.public_url, path)
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Wait until a nonce has come through the public URL and the app accepts.

@@ -31,11 +31,13 @@ from .keeper.ipc.messages import (
     TargetAccepts,
     TrafficAddress,
     TrafficCaughtUp,
+    TrafficNoApp,
     TrafficRecord,
     TrafficTimeUp,
     WatchTraffic,
     encode,
 )
+from .public_url import url_of
 from .sdk.models import Secret
 from .traffic.exchange import InboundRequest
 from .traffic.har import HarRecord
@@ -71,6 +73,11 @@ _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _REPLAY_TIMEOUT_S: Final = 60.0
 _ASKED_AT_ONCE_S: Final = 10.0
 """How long the keeper may take to tell what is there already."""
+
+_START_AN_APP: Final = (
+    "start the app before the test waits: synth_serve(app), or your own server on exposed_port. "
+    "For one that takes more than 5 s to listen, call synth_lease.wait_ready() first"
+)
 
 _T = TypeVar("_T")
 
@@ -117,15 +124,17 @@ class Traffic:
         """Return the public URL of a path at this address, for whoever is to send requests.
 
         Args:
-            path: with or without its leading slash; a query may follow.
+            path: with or without its leading slash; a query may follow. Spaces and what is not
+                ASCII are percent-encoded.
 
         Raises:
+            ValueError: ``path`` has a host or a fragment.
             KeeperError: the keeper is gone; not with ``synthtunnel``.
         """
         __tracebackhide__ = True
         # Only the URL of another provider may change in a run.
         info = self._info if self._info.provider == "synthtunnel" else self._current()
-        return f"{info.public_url}/{path.removeprefix('/')}"
+        return url_of(info.public_url, path)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -560,7 +569,7 @@ class Traffic:
         question = self._question(timeout_s, include_lease, since_s, name)
         with self._connection() as connection:
             connection.send(question)
-            while not self._step(wait, connection.receive(Message, timeout_s)):
+            while not self._step(wait, connection.receive(Message, timeout_s), include_lease):
                 pass
         self._fail_if_short(wait, timeout_s, include_lease)
 
@@ -578,7 +587,7 @@ class Traffic:
         question = self._question(timeout_s, include_lease, since_s, name)
         with self._connection() as connection:
             connection.send(question)
-            while not self._step(wait, await _receive_async(connection, timeout_s)):
+            while not self._step(wait, await _receive_async(connection, timeout_s), include_lease):
                 pass
         # What is asked now is answered at once.
         self._fail_if_short(wait, timeout_s, include_lease)
@@ -589,27 +598,48 @@ class Traffic:
         places = [self._place, *([self._lease_place] if include_lease else [])]
         return self._watch(places, since_s, _checked_time(name, timeout_s))
 
-    def _step(self, wait: Wait, message: Message) -> bool:
-        """Take what the keeper tells; return whether there is nothing more to wait for."""
+    def _step(self, wait: Wait, message: Message, include_lease: bool) -> bool:
+        """Take what the keeper tells; return whether there is nothing more to wait for.
+
+        Raises:
+            AssertionError: requests are missing, and no app is there to get them.
+        """
         __tracebackhide__ = True
         if isinstance(message, TrafficRecord):
             return wait.feed(self._request(message))
         if isinstance(message, TrafficCaughtUp):
             return wait.caught_up()
+        if isinstance(message, TrafficNoApp):
+            self._fail_if_short(wait, round(message.waited_s, 1), include_lease, no_app=True)
+            return False
         if isinstance(message, TrafficTimeUp):
             return True
         raise KeeperError(f"the keeper answered with {type(message).__name__}")
 
-    def _fail_if_short(self, wait: Wait, timeout_s: float, include_lease: bool) -> None:
+    def _fail_if_short(
+        self, wait: Wait, waited_s: float, include_lease: bool, *, no_app: bool = False
+    ) -> None:
+        """Fail if requests are missing, or too many.
+
+        Args:
+            wait: what was waited for.
+            waited_s: how long, in seconds.
+            include_lease: whether what came to the lease's own URL counts.
+            no_app: whether that is known to be the cause.
+        """
         __tracebackhide__ = True
         shortfall = wait.shortfall(self._masker)
         if shortfall is not None:
-            came = self._came(include_lease)
+            came = self._came(include_lease, no_app=no_app)
+            if no_app:
+                shortfall = (
+                    f"no app is running: nothing listens at {self._info.local_url}, and {shortfall}"
+                )
             raise AssertionError(
-                failure(shortfall, wait.matchers, timeout_s, came, self._masker)
+                failure(shortfall, wait.matchers, waited_s, came, self._masker)
             ) from None
 
-    def _came(self, include_lease: bool) -> Came:
+    def _came(self, include_lease: bool, *, no_app: bool) -> Came:
         """Return all that there is to tell of a failed wait."""
         requests, dropped = self._fetch_with_count([self._place, _NOWHERE])
         of_lease = [] if self._lease_place == self._place else self.requests_of_lease
@@ -623,7 +653,7 @@ class Traffic:
             lease_requests=of_lease,
             returned=self._claims,
             dropped=dropped,
-            checks=list(self._checks()),
+            checks=[_START_AN_APP] if no_app else list(self._checks()),
         )
 
     def _checks(self) -> Iterator[str]:

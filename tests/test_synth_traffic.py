@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels import match
+from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
 from pytest_synth_tunnels.keeper.ipc.messages import EndTraffic, InboxRespond
 from pytest_synth_tunnels.synth_traffic import Traffic
@@ -129,6 +131,29 @@ class TestWaitFor:
         world.accepts = True
         with pytest.raises(AssertionError, match="8000 accepts connections"):
             traffic.wait_for("POST", "/a", timeout_s=0)
+
+    def test_no_app_is_running(self, world: TrafficWorld, traffic: Traffic) -> None:
+        world.app = Target("127.0.0.1", 1)
+        world.find_no_app(ago_s=6.0)
+        with pytest.raises(AssertionError) as caught:
+            traffic.wait_for("POST", "/a", timeout_s=60)
+        said = str(caught.value)
+        assert "no app is running: nothing listens at http://127.0.0.1:8000, and no " in said
+        assert "(without waiting)" in said
+        assert "start the app before the test waits: synth_serve(app)" in said
+        assert said.count("no app is running") == 1
+        with pytest.raises(AssertionError, match="no app is running"):
+            asyncio.run(traffic.wait_for_async("POST", "/a", timeout_s=60))
+        with pytest.raises(AssertionError, match="no app is running"):
+            traffic.wait_for_all([match("POST", "/a")], timeout_s=60)
+        traffic.assert_none("POST", within_s=0.01)
+
+    def test_an_app_is_running_by_now(self, world: TrafficWorld, traffic: Traffic) -> None:
+        world.find_no_app(ago_s=6.0)
+        with socket.create_server(("127.0.0.1", 0)) as app:
+            world.app = Target("127.0.0.1", app.getsockname()[1])
+            with world.later(("POST", "/a")):
+                assert traffic.wait_for("POST", "/a", timeout_s=20).path == "/a"
 
     def test_a_predicate_of_the_test(self, world: TrafficWorld, traffic: Traffic) -> None:
         world.come("POST", "/a", headers="X-N: 1\r\n")

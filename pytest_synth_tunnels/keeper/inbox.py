@@ -41,8 +41,9 @@ class InboxRule(NamedTuple):
     delay_s: float
 
     def matches(self, method: str, path: str) -> bool:
-        """Say whether a request is one of those."""
-        return self.method in (None, method) and (
+        """Say whether a request is one of those. A HEAD is answered as a GET, without the body."""
+        methods = (None, method, "GET") if method == "HEAD" else (None, method)
+        return self.method in methods and (
             self.path is None or self.path.fullmatch(path) is not None
         )
 

@@ -380,7 +380,18 @@ class KeeperService:
         return Done()
 
     async def _watch_traffic(self, _: Holder, request: WatchTraffic) -> AsyncGenerator[bytes, None]:
-        return self._traffic.watch(request)
+        return self._traffic.watch(request, self._app_of(request))
+
+    def _app_of(self, request: WatchTraffic) -> Target | None:
+        """Return where the requests of a watch's first place go; ``None`` if nobody waits, or its
+        address is closed."""
+        if request.timeout_s is None or not request.places:
+            return None
+        lease_id, address, *_ = request.places[0]
+        try:
+            return self._leases.find(lease_id).targets.target(address)
+        except KeeperRequestError:
+            return None
 
     async def _list_traffic(self, _: Holder, __: ListTraffic) -> AsyncGenerator[bytes, None]:
         return self._traffic.list_all()

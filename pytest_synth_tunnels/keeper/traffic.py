@@ -16,6 +16,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -24,6 +25,7 @@ from ..agent.target import Target
 from ..aio.runtime import open_files_allowed
 from ..aio.tasks import in_thread
 from ..settings import Settings
+from ..socket_table import has_loopback_listener
 from ..traffic.log import MAX_BYTES, MAX_REQUESTS, Logged, Place, TrafficLog
 from ..traffic.recorder import RecordedRequest, Recorder
 from .errors import KeeperRequestError
@@ -32,12 +34,14 @@ from .ipc.messages import (
     InboxRespond,
     TrafficAddress,
     TrafficCaughtUp,
+    TrafficNoApp,
     TrafficTimeUp,
     WatchTraffic,
     encode,
 )
 from .leases.lease import HeldLease
-from .ports import accepts_blocking
+from .missing_app import MissingApp
+from .ports import HOST, accepts_blocking
 from .replay import replay
 
 __all__ = ["RunTraffic"]
@@ -205,11 +209,15 @@ class RunTraffic:
 
     # --- waiting
 
-    def watch(self, request: WatchTraffic) -> AsyncGenerator[bytes, None]:
+    def watch(
+        self, request: WatchTraffic, app: Target | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Tell what comes to some places, as lines of the keeper's protocol.
 
         Args:
             request: the places, and for how long.
+            app: where the requests are brought, to tell that no app is running there; ``None`` if
+                there need not be one.
 
         Raises:
             KeeperRequestError: nothing is recorded.
@@ -219,10 +227,14 @@ class RunTraffic:
         if len(request.places) > _MAX_PLACES:
             raise ValueError(f"at most {_MAX_PLACES} places can be watched at a time")
         places = {Place(str(lease), str(at)): float(s) for lease, at, s in request.places}
-        return self._tell(recorder, places, request.timeout_s)
+        return self._tell(recorder, places, request.timeout_s, app)
 
     async def _tell(
-        self, recorder: Recorder, places: Mapping[Place, float], timeout_s: float | None
+        self,
+        recorder: Recorder,
+        places: Mapping[Place, float],
+        timeout_s: float | None,
+        app: Target | None,
     ) -> AsyncGenerator[bytes, None]:
         changed: dict[int, Logged] = {}
         """What has changed since it was told, by number."""
@@ -233,25 +245,39 @@ class RunTraffic:
             wake.set()
 
         began_s = self._now()
+        missing_app = MissingApp(began_s)
+
+        def line(request: Logged) -> bytes:
+            recorded = _recorded(request)
+            missing_app.feed(recorded)
+            return _line(recorded)
+
+        if app is None or app.is_inbox:
+            missing_app.settle()
         watch, there = recorder.watch(places, note)
         try:
             for request in there:
-                yield _line(request)
+                yield line(request)
             yield encode(TrafficCaughtUp(dropped=self.log.dropped))
             if timeout_s is None:
                 return
             ends_s = began_s + min(timeout_s, _MAX_WAIT_S)
-            while (left_s := ends_s - self._now()) > 0:
+            while (now_s := self._now()) < ends_s:
                 while changed:
-                    yield _line(changed.pop(next(iter(changed))))
+                    yield line(changed.pop(next(iter(changed))))
+                asks_at_s = missing_app.asks_at_s()
+                if app is not None and asks_at_s is not None and asks_at_s <= now_s:
+                    missing_app.settle()
+                    if await _is_missing(app, was_refused=missing_app.was_refused):
+                        yield encode(TrafficNoApp(waited_s=now_s - began_s))
+                    continue
                 wake.clear()
-                try:
-                    async with asyncio.timeout(left_s):
+                wakes_at_s = ends_s if asks_at_s is None else min(ends_s, asks_at_s)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wakes_at_s - now_s):
                         await wake.wait()
-                except TimeoutError:
-                    break
             for request in list(changed.values()):
-                yield _line(request)
+                yield line(request)
             yield encode(TrafficTimeUp())
         finally:
             watch.close()
@@ -264,9 +290,13 @@ class RunTraffic:
         """
         _ = self._on
         for request in list(self.log):
-            assert isinstance(request, RecordedRequest)  # noqa: S101 - the keeper's log has no others
             test, worker, is_late = self.log.owner_of(request)
-            record = {"request": request.data(), "test": test, "worker": worker, "is_late": is_late}
+            record = {
+                "request": _recorded(request).data(),
+                "test": test,
+                "worker": worker,
+                "is_late": is_late,
+            }
             yield msgspec.json.encode({"type": "RunRecord", **record}) + b"\n"
         yield encode(TrafficCaughtUp(dropped=self.log.dropped))
 
@@ -327,7 +357,26 @@ class RunTraffic:
         await self._inboxes.aclose()
 
 
-def _line(request: Logged) -> bytes:
+def _recorded(request: Logged) -> RecordedRequest:
     assert isinstance(request, RecordedRequest)  # noqa: S101 - the keeper's log has no others
+    return request
+
+
+async def _is_missing(app: Target, *, was_refused: bool) -> bool:
+    """Say whether certainly nothing listens where an app is to be.
+
+    Args:
+        app: where that is.
+        was_refused: whether a connection has been refused there. Only then the app may be
+            connected to where the kernel does not tell: a server that handles a single
+            connection would be over after it.
+    """
+    listens = has_loopback_listener(app.port) if app.host == HOST else None
+    if listens is None and was_refused:
+        listens = await in_thread(lambda: accepts_blocking(app.host, app.port, _PROBE_TIMEOUT_S))
+    return listens is False
+
+
+def _line(request: RecordedRequest) -> bytes:
     data = msgspec.json.encode(request.data())
     return b'{"type":"TrafficRecord","request":%b}\n' % data

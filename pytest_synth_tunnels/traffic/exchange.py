@@ -36,6 +36,9 @@ BODY_BYTES_OPTION = "synth_tunnels_traffic_body_bytes"
 _MAX_DECODED_BYTES = 1 << 26
 """A compressed body that grows beyond this is not decoded."""
 
+_SHOWN = 80
+"""Of a WebSocket message in its ``repr``, in characters or bytes."""
+
 _TUNNEL_HEADERS = ("x-forwarded-", "x-synthtunnel-")
 """What the tunnel adds to a caller's headers."""
 
@@ -235,7 +238,10 @@ class WebSocketMessage:
         self.sent_at = _moment(data["at"])
 
     def __repr__(self) -> str:
-        return f"<WebSocketMessage from {self.sender}: {self.data!r}>"
+        shown = repr(self.data[:_SHOWN])
+        if self.size_bytes > _SHOWN:
+            shown += f"… ({self.size_bytes} bytes)"
+        return f"<WebSocketMessage from {self.sender}: {shown}>"
 
     def json(self) -> Any:
         """Return the message read as JSON.

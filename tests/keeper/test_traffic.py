@@ -24,6 +24,7 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     TargetAccepts,
     TrafficAddress,
     TrafficCaughtUp,
+    TrafficNoApp,
     TrafficRecord,
     TrafficTimeUp,
     WatchTraffic,
@@ -109,6 +110,17 @@ def test_a_watch_is_told_until_the_time_is_up(start_keeper: Any) -> None:
         states.append(InboundRequest.from_data(message.request))
     assert states[-1].response.status == 200
     assert states[-1].body == b"x"
+
+
+def test_a_watch_is_told_once_that_there_is_no_app(start_keeper: Any) -> None:
+    keeper = start_keeper()
+    process = keeper.connect()
+    info = process.ask(OpenTraffic(test="t", inbox=False))
+    assert watch(process, info, timeout_s=5.5) == TrafficCaughtUp(dropped=0)
+    no_app = process.answer()
+    assert isinstance(no_app, TrafficNoApp)
+    assert 5.0 <= no_app.waited_s <= 5.5
+    assert process.answer() == TrafficTimeUp()
 
 
 def test_a_watch_ends_with_its_connection(start_keeper: Any) -> None:
@@ -200,6 +212,16 @@ class TestInbox:
         got = [post(info, path)[0] for path in ("/a/1", "/b", "/a/2", "/a/3")]
         assert got == [503, 201, 503, 201]
         assert post(other, "/a/1")[0] == 200
+
+    def test_a_rule_for_get_answers_head(self, start_keeper: Any) -> None:
+        process = start_keeper().connect()
+        info = process.ask(OpenTraffic(test="t", inbox=True))
+        self.say(process, info, method="GET", status=203, body="12345")
+        url = urllib.request.Request(info.public_url, headers=info.headers, method="HEAD")
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            assert (answer.status, answer.headers["Content-Length"]) == (203, "5")
+            assert answer.read() == b""
+        assert post(info, "/")[0] == 200
 
     def test_headers_and_bytes(self, start_keeper: Any) -> None:
         process = start_keeper().connect()

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.keeper.errors import KeeperRequestError
 from pytest_synth_tunnels.keeper.ipc.client import KeeperClient
 from pytest_synth_tunnels.keeper.ipc.messages import (
@@ -55,6 +56,7 @@ class TrafficWorld:
         self.run_traffic = RunTraffic(1_000)
         self.info = address()
         self.accepts = True
+        self.app: Target | None = None
         self.asked: list[Message] = []
         self.keeper: KeeperServer
         self.client = KeeperClient(self.run)
@@ -62,7 +64,7 @@ class TrafficWorld:
     async def answer(self, _: object, message: Message) -> Any:
         self.asked.append(message)
         if isinstance(message, WatchTraffic):
-            return self.run_traffic.watch(message)
+            return self.run_traffic.watch(message, self.app)
         if isinstance(message, GetTraffic):
             return self.info
         if isinstance(message, TargetAccepts):
@@ -121,6 +123,19 @@ class TrafficWorld:
     def come(self, *arguments: Any, **named: Any) -> None:
         """Have a request come, and the app answer it; the arguments are those of ``begin``."""
         self.finish(self.begin(*arguments, **named))
+
+    def find_no_app(self, ago_s: float = 0.0) -> None:
+        """Have a request come some time ago, and find that nothing listens."""
+
+        def find_no_app() -> None:
+            recorder = self.run_traffic.recorder
+            assert recorder is not None
+            app = RecordedApp(OWN, "http://127.0.0.1:8000")
+            recorder.begin(app, "POST /a HTTP/1.1\r\n", recorder.now() - ago_s).refused(
+                502, "TUNNEL_ENDPOINT_UNREACHABLE", "connection refused, nothing listens there"
+            )
+
+        self.keeper.call(find_no_app)
 
     def refuse(self, path: str = "/", *, place: Place = OWN) -> None:
         """Have the tunnel answer a request."""

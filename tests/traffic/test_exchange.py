@@ -101,6 +101,12 @@ class TestRequest:
         ]
         assert recorded(messages=[message('{"a": 1}')]).messages[0].json() == {"a": 1}
 
+    def test_a_long_message_is_shown_in_part(self) -> None:
+        short, long = recorded(messages=[message("hi"), message(b"\xff" * 1_000, "app")]).messages
+        assert repr(short) == "<WebSocketMessage from caller: 'hi'>"
+        assert repr(long).endswith(r"\xff'… (1000 bytes)>")
+        assert len(repr(long)) < 400
+
 
 class TestBody:
     def test_json(self) -> None:

@@ -51,6 +51,7 @@ __all__ = [
     "Token",
     "TrafficAddress",
     "TrafficCaughtUp",
+    "TrafficNoApp",
     "TrafficRecord",
     "TrafficTimeUp",
     "WaitReady",
@@ -238,7 +239,8 @@ class WatchTraffic(Message):
     """Asks for the requests that came to some places, each of which is a lease's id, an address on
     it, and a time from which on requests count (in seconds of :func:`time.monotonic`).
     → a TrafficRecord for each, then TrafficCaughtUp; and, with ``timeout_s``, a TrafficRecord for
-    each that is new or has changed, until TrafficTimeUp ends it"""
+    each that is new or has changed, until TrafficTimeUp ends it; in between comes TrafficNoApp
+    once it is certain that the first place's app is not running"""
 
     places: list[list[Any]]
     timeout_s: float | None
@@ -360,6 +362,13 @@ class TrafficCaughtUp(Message):
     recorded any more."""
 
     dropped: int
+
+
+class TrafficNoApp(Message):
+    """No app is running where the requests are brought, as is certain ``waited_s`` seconds after
+    the question."""
+
+    waited_s: float
 
 
 class TrafficTimeUp(Message):
