@@ -76,7 +76,7 @@ _ASKED_AT_ONCE_S: Final = 10.0
 
 _START_AN_APP: Final = (
     "start the app before the test waits: synth_serve(app), or your own server on exposed_port. "
-    "For one that takes more than 5 s to listen, call synth_lease.wait_ready() first"
+    "For one that takes some seconds to listen, call synth_lease.wait_ready() first"
 )
 
 _T = TypeVar("_T")

@@ -1,14 +1,14 @@
 """What a person feels of a lease: the smallest run, many tests, and waiting for the fixture."""
 
 import subprocess
-import time
 from pathlib import Path
 
 from bench import Bench
-from cache import MissingError, child_environment
+from cache import MissingError
 from ours import project_python
 from processes import BenchmarkError
 from report import Figures, Table, median, spread
+from suite import ALONE, run_pytest_s
 
 __all__ = ["measure", "per_test_ms", "small_run_ratio", "tables", "waited_ms"]
 
@@ -18,8 +18,6 @@ _LEASE, _PLAIN = "synth_lease", "a plain session fixture"
 _WAIT = "synth_lease, after 200 ms of collection"
 _SMALL, _MANY, _WAITED = "smallest run (ms)", "5,000 tests (ms)", "wait in the fixture (ms)"
 _TESTS = 5_000
-_ALONE = ("-p", "no:anyio", "-p", "no:xdist", "-p", "no:xdist.looponfail")
-_TIMEOUT_S = 120
 
 _FIXTURE = """
 import pytest
@@ -65,15 +63,17 @@ def measure(bench: Bench, figures: Figures) -> None:
 
     def once(round_: int) -> None:
         for name in (_LEASE, _PLAIN) if round_ % 2 else (_PLAIN, _LEASE):
-            figures.add(name, _SMALL, round_, _run_s(python, small[name]) * 1000)
-            figures.add(name, _MANY, round_, _run_s(python, many[name]) * 1000)
-        _run_s(python, wait)
+            figures.add(
+                name, _SMALL, round_, run_pytest_s(python, small[name], "-q", *ALONE) * 1000
+            )
+            figures.add(name, _MANY, round_, run_pytest_s(python, many[name], "-q", *ALONE) * 1000)
+        run_pytest_s(python, wait, "-q", *ALONE)
         figures.add(_WAIT, _WAITED, round_, float((wait / "waited").read_text()) * 1000)
 
     try:
         for folder in (*small.values(), *many.values(), wait):
             # It compiles, and pytest's cache remembers whether the run used tunnels.
-            _run_s(python, folder)
+            run_pytest_s(python, folder, "-q", *ALONE)
         bench.in_rounds(TITLE, once)
     except (BenchmarkError, OSError, subprocess.TimeoutExpired) as error:
         figures.fail("pytest", TITLE, error)
@@ -85,26 +85,6 @@ def _suite(bench: Bench, name: str, tests: str) -> Path:
     (folder / "conftest.py").write_text(_FIXTURE)
     (folder / "test_it.py").write_text(tests)
     return folder
-
-
-def _run_s(python: Path, folder: Path) -> float:
-    """Run pytest and return its wall time, in seconds."""
-    began_s = time.perf_counter()
-    done = subprocess.run(
-        [python, "-m", "pytest", "-q", "--rootdir", folder, *_ALONE],
-        cwd=folder,
-        env=child_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
-    took_s = time.perf_counter() - began_s
-    if done.returncode != 0:
-        raise BenchmarkError(f"pytest exited with {done.returncode}: {done.stdout[-500:]}")
-    return took_s
 
 
 def small_run_ratio(figures: Figures) -> float | None:

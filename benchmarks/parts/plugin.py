@@ -2,23 +2,20 @@
 
 import resource
 import subprocess
-import time
 from pathlib import Path
 
 from bench import Bench
-from cache import MissingError, child_environment
+from cache import MissingError
 from ours import project_python
 from processes import BenchmarkError
 from report import Figures, Table, median, spread
+from suite import ALONE, run_pytest_s
 
 TITLE = "plugin"
 
 _PAIRS_A_ROUND = 12
-_ALONE = ("-p", "no:anyio", "-p", "no:xdist", "-p", "no:xdist.looponfail")
-"""Other plugins off: what they import, and what they cost, would hide what ours does."""
 _WITH, _WITHOUT = "installed, unused", "-p no:synth_tunnels"
 _LEASE, _PLAIN = "synth_lease", "a plain session fixture"
-_TIMEOUT_S = 120
 
 _SUITE = """
 import threading
@@ -87,7 +84,7 @@ def measure(bench: Bench, figures: Figures) -> None:
         for pair in range(_PAIRS_A_ROUND):
             both = [(_WITH, ()), (_WITHOUT, ("-p", "no:synth_tunnels"))]
             for name, options in both if pair % 2 else reversed(both):
-                cpu_s, wall_s = _pytest(python, empty, 5, "--co", "-q", *_ALONE, *options)
+                cpu_s, wall_s = _pytest(python, empty, 5, "--co", "-q", *ALONE, *options)
                 figures.add(name, "CPU", round_ * _PAIRS_A_ROUND + pair, cpu_s * 1000)
                 figures.add(name, "wall", round_ * _PAIRS_A_ROUND + pair, wall_s * 1000)
 
@@ -101,7 +98,7 @@ def measure(bench: Bench, figures: Figures) -> None:
 
     try:
         # What is measured is not the compiler, nor the disk.
-        _pytest(python, empty, 5, "--co", "-q", *_ALONE)
+        _pytest(python, empty, 5, "--co", "-q", *ALONE)
         for name in _FIXTURES:
             _pytest(python, bench.folder / name.replace(" ", "-"), 0, "-q", "-n", "2")
         bench.in_rounds(f"{TITLE}, unused", unused)
@@ -112,21 +109,8 @@ def measure(bench: Bench, figures: Figures) -> None:
 
 def _pytest(python: Path, folder: Path, expected: int, *options: str) -> tuple[float, float]:
     """Run pytest; return its CPU time with that of its workers, and the wall time, in seconds."""
-    before_s, began_s = _children_cpu_s(), time.perf_counter()
-    done = subprocess.run(
-        [python, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", folder, *options],
-        cwd=folder,
-        env=child_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
-    took_s = time.perf_counter() - began_s
-    if done.returncode != expected:
-        raise BenchmarkError(f"pytest exited with {done.returncode}: {done.stdout[-500:]}")
+    before_s = _children_cpu_s()
+    took_s = run_pytest_s(python, folder, "-p", "no:cacheprovider", *options, expected=expected)
     return _children_cpu_s() - before_s, took_s
 
 

@@ -29,7 +29,10 @@ from ..aio.tick_writer import TickWriter
 from .client_connection import ClientConnection, ConnectionWaiter, OriginError
 from .sockets import adopts_sockets, connect_at_once, make_transport
 
-__all__ = ["PATIENCE_S", "ConnectionPool"]
+__all__ = ["NOBODY_LISTENS", "PATIENCE_S", "ConnectionPool"]
+
+NOBODY_LISTENS: Final = "connection refused, nothing listens there"
+"""What is told of an app that refuses connections."""
 
 PATIENCE_S: Final = 4.0
 """How long an app that never accepted a connection is waited for, in seconds. Callers often give up
@@ -351,5 +354,5 @@ def _explain(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {_CONNECT_TIMEOUT_S:g} s"
     if error.errno == errno.ECONNREFUSED:
-        return "connection refused, nothing listens there"
+        return NOBODY_LISTENS
     return error.strerror or str(error)

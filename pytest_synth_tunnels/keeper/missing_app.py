@@ -1,6 +1,6 @@
 """When it is certain that a test waits for requests which no app can get. No I/O.
 
-An app may start late: the agent tries a refused connection for five seconds, so a wait gives the
+An app may start late: the agent tries a refused connection again for a while, and a wait gives the
 app's port as long. It is certain that no app is running once that time is over, no request is in
 flight (the agent may still be trying it), and nothing listens. The time counts from the beginning
 of the wait, or from an earlier request that found no app. A request that an app has answered since
@@ -8,17 +8,12 @@ then, or a port on which something listens, ends the question for this wait: wha
 app later is told when the time of the wait is up.
 """
 
-from typing import Final, Protocol
+from typing import Protocol
 
+from ..http.pool import NOBODY_LISTENS, PATIENCE_S
 from ..traffic.log import Logged
 
-__all__ = ["APP_PATIENCE_S", "MissingApp"]
-
-APP_PATIENCE_S: Final = 5.0
-"""How long an app may take to listen, in seconds."""
-
-_NOBODY_LISTENS: Final = "nothing listens there"
-"""What the agent says of a connection that was refused."""
+__all__ = ["MissingApp"]
 
 
 class SeenRequest(Logged, Protocol):
@@ -58,7 +53,7 @@ class MissingApp:
         self._in_flight.discard(request.sequence)
         if request.answered_by == "app":
             self._refused_since_s = None
-        elif _NOBODY_LISTENS in request.error and self._refused_since_s is None:
+        elif NOBODY_LISTENS in request.error and self._refused_since_s is None:
             self._refused_since_s = request.arrived_s
 
     @property
@@ -74,7 +69,7 @@ class MissingApp:
         absent_since_s = self._began_s
         if self._refused_since_s is not None:
             absent_since_s = min(absent_since_s, self._refused_since_s)
-        return absent_since_s + APP_PATIENCE_S
+        return absent_since_s + PATIENCE_S
 
     def settle(self) -> None:
         """Note that the question has been answered."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_synth_tunnels.http.pool import PATIENCE_S
 from pytest_synth_tunnels.keeper import traffic as traffic_module
 from pytest_synth_tunnels.keeper.ipc.messages import (
     Accepts,
@@ -116,10 +117,10 @@ def test_a_watch_is_told_once_that_there_is_no_app(start_keeper: Any) -> None:
     keeper = start_keeper()
     process = keeper.connect()
     info = process.ask(OpenTraffic(test="t", inbox=False))
-    assert watch(process, info, timeout_s=5.5) == TrafficCaughtUp(dropped=0)
+    assert watch(process, info, timeout_s=PATIENCE_S + 0.5) == TrafficCaughtUp(dropped=0)
     no_app = process.answer()
     assert isinstance(no_app, TrafficNoApp)
-    assert 5.0 <= no_app.waited_s <= 5.5
+    assert PATIENCE_S <= no_app.waited_s <= PATIENCE_S + 0.5
     assert process.answer() == TrafficTimeUp()
 
 
