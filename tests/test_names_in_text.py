@@ -69,7 +69,7 @@ def test_every_name_that_a_text_mentions_exists() -> None:
 
 
 def test_every_module_that_the_architecture_names_exists() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    text = (ROOT / "docs" / "background" / "architecture.md").read_text("utf-8")
     layers = {path.name for path in (ROOT / "pytest_synth_tunnels").iterdir() if path.is_dir()}
     named = {
         name for name in re.findall(r"`(\w+(?:\.\w+)+)`", text) if name.partition(".")[0] in layers

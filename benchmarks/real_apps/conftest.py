@@ -54,14 +54,14 @@ def url(
             yield lease.public_url
 
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "frameworks.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "frameworks.md"
 BLOCK = re.compile(r"^```ini\n\[pytest\]\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BELOW_A_PATH = re.compile(r' --base \S+| --ServerApp\.base_url=\S+"| GRADIO_ROOT_PATH=\S+')
 """What the documented commands have at no root."""
 
 
 class Documented:
-    """A program's section of docs/frameworks.md: its command and its settings."""
+    """A program's section of docs/how-to/frameworks.md: its command and its settings."""
 
     def __init__(self, program: str) -> None:
         blocks = BLOCK.findall(DOCUMENT.read_text("utf-8"))

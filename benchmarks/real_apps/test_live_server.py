@@ -1,4 +1,4 @@
-"""pytest-django's live server, as docs/frameworks.md has it, in a project of its own."""
+"""pytest-django's live server, as docs/how-to/frameworks.md has it, in a project of its own."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "frameworks.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "frameworks.md"
 EXAMPLE = re.compile(
     r"^```python\n# (test_live_server\w*)\.py\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )

@@ -295,8 +295,8 @@ def create_synth_lease(
         capabilities: what the agent can do, such as ``max_inflight``.
 
     Returns:
-        The lease: its ``public_url``, its ``worker_token`` for callers and its ``agent_connect``
-        for the agent.
+        The lease, with its ``public_url``, its ``worker_token`` for callers and its
+        ``agent_connect`` for the agent.
     """
     body = {
         "client_instance_id": client_instance_id,

@@ -1,1 +1,1 @@
-"""The frames between relay and agent, and the links that carry them (docs/protocol.md)."""
+"""The frames between relay and agent, and the links that carry them (docs/reference/protocol.md)."""

@@ -1,0 +1,179 @@
+"""The parts of the reference that are made from the code when the site is built, as MyST text.
+
+A page has ``{{ fixtures }}`` or ``{{ options }}`` on a line of its own where such a part belongs. So
+the reference cannot say anything else than the code, and a new fixture or option is there by itself.
+"""
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest_synth_tunnels
+from pytest_synth_tunnels import hookspecs, plugin, sdk
+from pytest_synth_tunnels.options import OPTIONS, Option
+from pytest_synth_tunnels.settings import Settings
+
+__all__ = ["Fixture", "error_codes", "fixtures", "hooks", "substitutions"]
+
+PACKAGE = Path(pytest_synth_tunnels.__file__).parent
+
+
+class Fixture(NamedTuple):
+    """A fixture as the plugin's source defines it."""
+
+    name: str
+    scope: str
+    gives: str
+    """The type of what a test is given, as the source says it."""
+    doc: str
+
+
+def fixtures() -> Iterator[Fixture]:
+    """Return the plugin's public fixtures, in the order of the source.
+
+    The source is read, because how pytest keeps a fixture differs between its versions.
+    """
+    tree = ast.parse(inspect.getsource(plugin))
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        for decorator in node.decorator_list:
+            call = decorator.func if isinstance(decorator, ast.Call) else decorator
+            if ast.unparse(call) == "pytest.fixture":
+                given = decorator.keywords if isinstance(decorator, ast.Call) else []
+                scope = next((ast.literal_eval(k.value) for k in given if k.arg == "scope"), None)
+                assert node.returns is not None
+                yield Fixture(
+                    node.name, scope or "function", _given(node.returns), ast.get_docstring(node) or ""
+                )
+
+
+def _given(annotation: ast.expr) -> str:
+    """Return the type in an annotation, without the iterator of a fixture that tears down."""
+    if isinstance(annotation, ast.Constant):
+        annotation = ast.parse(annotation.value, mode="eval").body
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Iterator":
+        annotation = annotation.slice
+    return ast.unparse(annotation)
+
+
+def hooks() -> list[str]:
+    """Return the names of the hooks."""
+    return [name for name in vars(hookspecs) if name.startswith("pytest_")]
+
+
+def substitutions() -> dict[str, str]:
+    """Return the text of each part, by its name."""
+    return {
+        "fixtures": "\n".join(_describe_fixture(fixture) for fixture in fixtures()),
+        "options": "\n".join(_describe_option(option) for option in OPTIONS),
+        "hooks": "\n".join(_describe_hook(name) for name in hooks()),
+        "classes": _autodoc("pytest_synth_tunnels", _named_here()),
+        "sdk": _autodoc("pytest_synth_tunnels.sdk", sdk.__all__),
+        "settings_without_option": _settings_without_option(),
+    }
+
+
+def _describe_fixture(fixture: Fixture) -> str:
+    doc = " ".join(fixture.doc.split())
+    return f"""
+::::{{fixture}} {fixture.name}
+{_sentence(doc)}
+
+Scope: {fixture.scope}. Gives: {_type(fixture.gives)}.
+::::
+"""
+
+
+def _type(text: str) -> str:
+    """Return a type as text, with a link where the site has its class."""
+    if text in pytest_synth_tunnels.__all__:
+        home = "pytest_synth_tunnels.sdk" if text in sdk.__all__ else "pytest_synth_tunnels"
+        return f"{{py:class}}`~{home}.{text}`"
+    return f"`{text}`"
+
+
+def _describe_option(option: Option) -> str:
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    return f"""
+::::{{confval}} {option.ini}
+:default: {_default(defaults[option.name])}
+
+{_sentence(option.help)}
+
+Command line: `{option.flag}={option.metavar}`. Environment: `{option.variable}`.
+::::
+"""
+
+
+def _default(value: Any) -> str:
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _describe_hook(name: str) -> str:
+    return _eval_rst(f".. autofunction:: pytest_synth_tunnels.hookspecs.{name}")
+
+
+def _named_here() -> list[str]:
+    """Return the public names of the package that are not the SDK's."""
+    names = (name for name in pytest_synth_tunnels.__all__ if not name.startswith("__"))
+    return [name for name in names if name not in sdk.__all__]
+
+
+def _autodoc(module: str, names: list[str]) -> str:
+    """Return the directives that document names of a module, classes first."""
+    home = __import__(module, fromlist=names)
+    parts = []
+    for name in sorted(names, key=lambda name: (not isinstance(getattr(home, name), type), name)):
+        kind = "class" if isinstance(getattr(home, name), type) else "function"
+        if isinstance(getattr(home, name), type) and issubclass(getattr(home, name), Exception):
+            kind = "exception"
+        parts.append(f".. auto{kind}:: {module}.{name}\n")
+    return _eval_rst("\n".join(parts))
+
+
+def _eval_rst(text: str) -> str:
+    return f"```{{eval-rst}}\n{text}\n```\n"
+
+
+def _settings_without_option() -> str:
+    """Return the fields of the settings that only a hook can give."""
+    named = {option.name for option in OPTIONS}
+    fields = [field.name for field in dataclasses.fields(Settings) if field.name not in named]
+    return ", ".join(f"`{name}`" for name in fields)
+
+
+def _sentence(text: str) -> str:
+    """Return a text as a sentence, with its braces as they are."""
+    text = text[0].upper() + text[1:]
+    return text if text.endswith((".", ")")) else f"{text}."
+
+
+def error_codes() -> set[str]:
+    """Return the stable codes of errors that the package's source has."""
+    found = set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                found |= set(_codes(node))
+    return found
+
+
+def _codes(call: ast.Call) -> Iterator[str]:
+    """Return what a call gives as ``code``, or as the first argument of an error."""
+    function = ast.unparse(call.func)
+    for keyword in call.keywords:
+        if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
+            yield keyword.value.value
+    first = call.args[0] if call.args else None
+    if function.endswith("Error") and isinstance(first, ast.Constant):
+        text = first.value
+        if isinstance(text, str) and text.isupper() and "_" in text and " " not in text:
+            yield text

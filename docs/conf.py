@@ -1,0 +1,115 @@
+"""How Sphinx builds this site: ``python -m sphinx --fail-on-warning docs build/site``."""
+
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+import code_reference  # noqa: E402 - found by the line above
+
+import pytest_synth_tunnels  # noqa: E402
+from pytest_synth_tunnels import sdk  # noqa: E402
+
+project = "pytest-synth-tunnels"
+author = "The pytest-synth-tunnels developers"
+copyright = author  # noqa: A001 - the name that Sphinx reads
+version = release = pytest_synth_tunnels.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_ext"]
+highlight_language = "python"
+nitpicky = True
+nitpick_ignore_regex = [
+    # What is documented elsewhere. Other projects' inventories would have to be fetched.
+    (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|datetime|enum|http|re|time|typing)\..*"),
+    (r"py:.*", r"(_?pytest|httpx)\..*"),
+    (r"py:class", r"datetime|tuple\[str"),
+    # Types and modules of the package that its public interface mentions, and users need not know.
+    (r"py:class", r"pytest_synth_tunnels\.(keeper|serving\.application|sdk\.requests)\..*"),
+    (r"py:class", r"pytest_synth_tunnels\.traffic\.(exchange|matching|waits)\..*"),
+    (r"py:class", r"pytest_synth_tunnels\.traffic\.masking\.Masker"),
+    (r"py:class", r"pytest_synth_tunnels\.sdk\.(base\.BaseClient|hinted_error\.HintedError)"),
+    (r"py:class", r"pytest_synth_tunnels\..*\._[A-Z]\w*"),
+    (r"py:class", r"pytest_synth_tunnels\.connectors\.output_rules\.OutputRule"),
+    (r"py:class", r"supervisor\.Supervisor"),
+    (r"py:mod", r"pytest_synth_tunnels\.sdk\.errors|requests|http_errors"),
+]
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "fieldlist", "substitution"]
+myst_heading_anchors = 3
+myst_substitutions = code_reference.substitutions()
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "exclude-members": "from_data, from_json, to_data, to_json",
+}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = f"pytest-synth-tunnels {release}"
+html_show_sourcelink = False
+html_copy_source = False
+
+PUBLIC = {
+    **{name: f"pytest_synth_tunnels.sdk.{name}" for name in sdk.__all__},
+    **{name: f"pytest_synth_tunnels.{name}" for name in pytest_synth_tunnels.__all__},
+}
+"""The places from which users import names, and under which the site has them."""
+
+CONSTRUCTED = {"pytest_synth_tunnels.Settings"}
+"""The classes of ``pytest_synth_tunnels`` that users make objects of; the SDK's are another module."""
+
+
+def resolve_public(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
+) -> nodes.Element | None:
+    """Lead a reference to a name's home module to where the name is documented."""
+    if node.get("refdomain") != "py":
+        return None
+    parts = node["reftarget"].lstrip(".").split(".")
+    for index, part in enumerate(parts):
+        if part in PUBLIC:
+            target = ".".join([PUBLIC[part], *parts[index + 1 :]])
+            domain = env.domains.python_domain
+            return domain.resolve_xref(
+                env, node["refdoc"], app.builder, node["reftype"], target, node, content
+            )
+    return None
+
+
+def begin_property(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep napoleon from taking the first words of a property's docstring, up to a colon, for its
+    type."""
+    if what == "property":
+        lines[:0] = ["..", ""]  # an empty comment
+
+
+def hide_constructor(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    returned: str | None,
+) -> tuple[str, None] | None:
+    """Leave out how an object is made that users are only given."""
+    given = name.rpartition(".")[0] == "pytest_synth_tunnels" and name not in CONSTRUCTED
+    return ("", None) if given and what == "class" else None
+
+
+def setup(app: Sphinx) -> None:
+    app.add_object_type("fixture", "fixture", "pair: %s; fixture")
+    app.connect("missing-reference", resolve_public)
+    app.connect("autodoc-process-docstring", begin_property, priority=1)  # before napoleon
+    app.connect("autodoc-process-signature", hide_constructor)
