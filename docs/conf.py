@@ -27,7 +27,10 @@ highlight_language = "python"
 nitpicky = True
 nitpick_ignore_regex = [
     # What is documented elsewhere. Other projects' inventories would have to be fetched.
-    (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|datetime|enum|http|re|time|typing)\..*"),
+    (
+        r"py:.*",
+        r"(asyncio|collections|contextlib|dataclasses|datetime|enum|http|pathlib|re|time|typing)\..*",
+    ),
     (r"py:.*", r"(_?pytest|httpx)\..*"),
     (r"py:class", r"datetime|tuple\[str"),
     # Types and modules of the package that its public interface mentions, and users need not know.
@@ -67,7 +70,7 @@ PUBLIC = {
 """The places from which users import names, and under which the site has them."""
 
 CONSTRUCTED = {"pytest_synth_tunnels.Settings"}
-"""The classes of ``pytest_synth_tunnels`` that users make objects of; the SDK's are another module."""
+"""The classes of ``pytest_synth_tunnels`` that users make objects of, beside the SDK's."""
 
 
 def resolve_public(
@@ -87,7 +90,9 @@ def resolve_public(
     return None
 
 
-def begin_property(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+def begin_property(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
     """Keep napoleon from taking the first words of a property's docstring, up to a colon, for its
     type."""
     if what == "property":

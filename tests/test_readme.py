@@ -9,7 +9,9 @@ import pytest
 from .acceptance.conftest import OTHER_PLUGINS
 
 ROOT = Path(__file__).parent.parent
-TEXTS = [path.read_text("utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+TEXTS = [
+    path.read_text("utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+]
 BLOCK = re.compile(r"^```(?:python|ini)\n# (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 """One that names its file."""
 

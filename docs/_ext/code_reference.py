@@ -1,7 +1,8 @@
 """The parts of the reference that are made from the code when the site is built, as MyST text.
 
-A page has ``{{ fixtures }}`` or ``{{ options }}`` on a line of its own where such a part belongs. So
-the reference cannot say anything else than the code, and a new fixture or option is there by itself.
+A page has ``{{ fixtures }}`` or ``{{ options }}`` on a line of its own where such a part belongs.
+So the reference cannot say anything else than the code, and a new fixture or option is there by
+itself.
 """
 
 import ast
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest_synth_tunnels
 from pytest_synth_tunnels import hookspecs, plugin, sdk
 from pytest_synth_tunnels.options import OPTIONS, Option
+from pytest_synth_tunnels.sdk.errors import CODES
 from pytest_synth_tunnels.settings import Settings
 
 __all__ = ["Fixture", "error_codes", "fixtures", "hooks", "substitutions"]
@@ -47,7 +49,10 @@ def fixtures() -> Iterator[Fixture]:
                 scope = next((ast.literal_eval(k.value) for k in given if k.arg == "scope"), None)
                 assert node.returns is not None
                 yield Fixture(
-                    node.name, scope or "function", _given(node.returns), ast.get_docstring(node) or ""
+                    node.name,
+                    scope or "function",
+                    _given(node.returns),
+                    ast.get_docstring(node) or "",
                 )
 
 
@@ -73,6 +78,7 @@ def substitutions() -> dict[str, str]:
         "hooks": "\n".join(_describe_hook(name) for name in hooks()),
         "classes": _autodoc("pytest_synth_tunnels", _named_here()),
         "sdk": _autodoc("pytest_synth_tunnels.sdk", sdk.__all__),
+        "sdk_codes": _sdk_codes(),
         "settings_without_option": _settings_without_option(),
     }
 
@@ -148,6 +154,13 @@ def _settings_without_option() -> str:
     named = {option.name for option in OPTIONS}
     fields = [field.name for field in dataclasses.fields(Settings) if field.name not in named]
     return ", ".join(f"`{name}`" for name in fields)
+
+
+def _sdk_codes() -> str:
+    """Return a table of the codes of the SDK's errors, which is what references to them lead to."""
+    rows = [f"| `{code}` | {hint} |" for code, hint in CODES.items()]
+    target = ["```{py:data} pytest_synth_tunnels.sdk.errors.CODES", "```", ""]
+    return "\n".join([*target, "| code | what to do |", "|---|---|", *rows])
 
 
 def _sentence(text: str) -> str:

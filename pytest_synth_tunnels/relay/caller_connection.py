@@ -3,8 +3,8 @@
 To the app it is as if the caller had connected to it: a new connection of the caller is a new one
 to the app, and when either ends, so does the other. Between relay and agent the caller's
 connection has a name, ``conn``, which the relay puts into every ``REQ_HEADERS`` that came on it
-(docs/reference/protocol.md, section 6). It exists between an agent that announced ``caller_connections`` and
-a relay whose callers do not share connections.
+(docs/reference/protocol.md, section 6). It exists between an agent that announced
+``caller_connections`` and a relay whose callers do not share connections.
 
 A :class:`CallerConnection` knows the sessions of those agents that may hold something for it: each
 is added when a request goes there, and taken out when

@@ -16,7 +16,8 @@
         └── TunnelAnswerError (a ValueError)  it answered something that is no answer
 
 What the HTTP clients raise is, besides, the matching httpx exception: see :mod:`.http_errors`.
-``code`` is one of :data:`CODES` and does not change between versions.
+``code`` is one of :data:`~pytest_synth_tunnels.sdk.errors.CODES` and does not change between
+versions.
 """
 
 import re
@@ -51,7 +52,7 @@ class TunnelError(HintedError):
 
     Attributes:
         message: what happened, in a sentence.
-        code: for programs; one of :data:`CODES`.
+        code: for programs; one of :data:`~pytest_synth_tunnels.sdk.errors.CODES`.
         status: the HTTP status of the answer, or ``None`` where there was none.
         request_id: the backend's name for the request, or ``None``.
         hint: what to do next; may be empty.

@@ -1,1 +1,4 @@
-"""The frames between relay and agent, and the links that carry them (docs/reference/protocol.md)."""
+"""The frames between relay and agent, and the links that carry them.
+
+docs/reference/protocol.md describes them.
+"""
