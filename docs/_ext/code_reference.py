@@ -8,6 +8,7 @@ itself.
 import ast
 import dataclasses
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,12 @@ from pytest_synth_tunnels.settings import Settings
 __all__ = ["Fixture", "error_codes", "fixtures", "hooks", "substitutions"]
 
 PACKAGE = Path(pytest_synth_tunnels.__file__).parent
+
+CODE = re.compile(r"[A-Z]+(_[A-Z]+)+")
+REFUSAL = re.compile(r"[a-z]+(_[a-z]+)*")
+
+NO_ERRORS = {"environ.get", "frozenset", "getattr", "log_refusal"}
+"""Calls whose arguments in capitals are names of the system's, or words for the log alone."""
 
 
 class Fixture(NamedTuple):
@@ -170,23 +177,26 @@ def _sentence(text: str) -> str:
 
 
 def error_codes() -> set[str]:
-    """Return the stable codes of errors that the package's source has."""
-    found = set()
+    """Return the stable codes of errors that the package's source has.
+
+    Such a code is an argument of a call, or the default of an error class, and consists of words in
+    capitals; those of a backend's refusals are in small letters.
+    """
+    found = set(CODES)
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call):
-                found |= set(_codes(node))
+                found |= set(_codes_of_call(node))
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "default_code":
+                found.add(ast.literal_eval(node.value))
     return found
 
 
-def _codes(call: ast.Call) -> Iterator[str]:
-    """Return what a call gives as ``code``, or as the first argument of an error."""
+def _codes_of_call(call: ast.Call) -> Iterator[str]:
     function = ast.unparse(call.func)
-    for keyword in call.keywords:
-        if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
-            yield keyword.value.value
-    first = call.args[0] if call.args else None
-    if function.endswith("Error") and isinstance(first, ast.Constant):
-        text = first.value
-        if isinstance(text, str) and text.isupper() and "_" in text and " " not in text:
-            yield text
+    if function in NO_ERRORS:
+        return
+    pattern = REFUSAL if function == "RefusedError" else CODE
+    for argument in (*call.args, *(keyword.value for keyword in call.keywords)):
+        if isinstance(argument, ast.Constant) and pattern.fullmatch(str(argument.value)):
+            yield argument.value
