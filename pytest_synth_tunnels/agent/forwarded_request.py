@@ -453,8 +453,10 @@ class ForwardedRequest:
 
     def response_ended(self, trailers: Headers) -> None:
         """Pass the end on. What is still to come of the request's body goes on to an app that
-        still reads it, and is dropped where the relay sends no more of it."""
-        connection, uplink = self._connection, self._uplink
+        still reads it. It is dropped where the relay sends no more of it, and where the app has
+        ended the connection: the caller must hear of that together with the answer, or it would
+        send its next request on a connection that is about to end."""
+        connection, uplink, refused = self._connection, self._uplink, not self._ended
         if not self._ended and connection is not None and connection.goes_on:
             if uplink.exact_http:
                 self._answered = True
@@ -490,15 +492,21 @@ class ForwardedRequest:
             uplink.send(head, at_once=not uplink.requests)
         else:
             uplink.send(RespEnd(self.rid, self.lease_id, trailers or None))
+            if refused and uplink.exact_http:
+                self._refuse()
 
     def request_refused(self) -> None:
         """Tell the relay that the app reads nothing more of the request, and end it."""
         self._connection = None
         self._leave()
-        message = f"the app at {self._rewriter.target.name} reads no more of the request"
-        self._uplink.send(RespError(self.rid, "LOCAL_REQUEST_FAILED", message, self.lease_id))
+        self._refuse()
 
     # --- inside
+
+    def _refuse(self) -> None:
+        """Tell the relay that the app reads nothing more of the request."""
+        message = f"the app at {self._rewriter.target.name} reads no more of the request"
+        self._uplink.send(RespError(self.rid, "LOCAL_REQUEST_FAILED", message, self.lease_id))
 
     def _leave(self) -> None:
         """Be over, behind an answer that was complete before the request."""

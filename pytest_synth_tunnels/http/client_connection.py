@@ -42,6 +42,7 @@ import socket
 from contextlib import suppress
 from enum import Enum, auto
 from http import HTTPStatus
+from math import inf
 from time import monotonic
 from typing import Final, Protocol, cast
 
@@ -685,6 +686,7 @@ class ClientConnection(asyncio.Protocol):
         if self._answered:
             self._answered = False
             self._reader.handler = None
+            self._used_at_s = -inf  # apps that answer early often close: look before the next use
             self._let_go()
 
     def half_close(self) -> None:
@@ -804,7 +806,7 @@ class ClientConnection(asyncio.Protocol):
         reader = self._reader
         handler = reader.handler
         trailers = reader.trailers
-        goes_on = not self._sent and reader.stage is _DONE
+        goes_on = not self._sent and reader.stage is _DONE and not has_ended(self._transport)
         reader.end()
         if self._read_paused:
             self.resume_reading()

@@ -247,6 +247,32 @@ def test_an_app_that_answers_and_leaves_ends_the_upload(kind: str) -> None:
 
 
 @tunnelled
+@pytest.mark.parametrize("size_bytes", [2, 200_000])
+def test_a_caller_hears_with_an_early_answer_that_the_app_has_left(
+    kind: str, size_bytes: int
+) -> None:
+    """Otherwise its next request would meet a connection that is about to end."""
+
+    async def app(talk: Talk) -> None:
+        await talk.head()
+        await talk.exactly(1)
+        talk.say(b"HTTP/1.1 413 Too much\r\nContent-Length: %d\r\n\r\n" % size_bytes)
+        talk.say(bytes(size_bytes))
+
+    async def test() -> None:
+        async with way_to(kind, app) as way:
+            talk = await way.ask("POST", "Content-Length: 3", body=b"x")
+            head = await talk.head()
+            assert (b"\r\nConnection: close\r\n" in head) == (size_bytes == 2)
+            assert await talk.exactly(size_bytes) == bytes(size_bytes)
+            # The caller has sent all that it announced by the time that it looks at the answer.
+            talk.say(b"yz" + way.request("GET"))
+            assert await talk.rest() == b""
+
+    run(test)
+
+
+@tunnelled
 def test_a_caller_that_leaves_behind_an_early_answer_leaves_the_app(kind: str) -> None:
     left: asyncio.Queue[None] = asyncio.Queue()
 

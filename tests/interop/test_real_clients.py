@@ -370,6 +370,9 @@ def test_pipelining(tunnel: Running) -> None:
 
 # --- nginx as the app
 
+LAST = {"Connection": "close"}
+"""Headers of the last request on a connection."""
+
 NGINX = """
 daemon off; worker_processes 1; pid {path}/pid; error_log {path}/error.log;
 events {{ worker_connections 256; }}
@@ -440,8 +443,10 @@ def test_nginx_as_the_app(tunnel: Running, nginx: int) -> None:
             301,
             f"{lease.public_url}/file.txt",
         )
-        assert client.post("/upload", content=b"x" * 500_000).text == "taken"
-        assert client.post("/upload", content=iter([b"x" * 1000] * 100)).text == "taken"
+        # nginx answers these early, and then closes its connection without having said so: the
+        # next request on it may be lost, as it may be without a tunnel.
+        for content in (b"x" * 500_000, iter([b"x" * 1000] * 100)):
+            assert client.post("/upload", content=content, headers=LAST).text == "taken"
         # An answer in the middle of an upload.
         assert client.post("/upload", content=b"x" * 5_000_000).status_code == 413
         assert client.get("/none").status_code == 404
