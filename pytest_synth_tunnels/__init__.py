@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     )
     from .serving import ServeError, Server
     from .settings import Settings
-    from .synth_traffic import Expectation, Inbox, Traffic
+    from .synth_inbox import Inbox
+    from .synth_traffic import Expectation, Traffic
     from .traffic.exchange import InboundRequest, Response, TruncatedBodyError, WebSocketMessage
     from .traffic.matching import Matcher, match
 
@@ -62,7 +63,7 @@ _HOMES = {
     "Settings": ".settings",
     "Expectation": ".synth_traffic",
     "InboundRequest": ".traffic.exchange",
-    "Inbox": ".synth_traffic",
+    "Inbox": ".synth_inbox",
     "Matcher": ".traffic.matching",
     "Response": ".traffic.exchange",
     "Traffic": ".synth_traffic",

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .sdk import TunnelsClient
     from .serving import AppServers, Server
     from .settings import Settings
-    from .synth_traffic import Inbox, Traffic
+    from .synth_inbox import Inbox
+    from .synth_traffic import Traffic
 
 TRAFFIC = pytest.StashKey["list[Traffic]"]()
 """What a test was given as ``synth_traffic`` and ``synth_inbox``."""
@@ -363,7 +364,7 @@ def synth_traffic(request: pytest.FixtureRequest) -> "Iterator[Traffic]":
 def synth_inbox(request: pytest.FixtureRequest) -> "Iterator[Inbox]":
     """The same as synth_traffic at an address that needs no app: everything is answered with 200
     and recorded; respond(…) says otherwise."""
-    from .synth_traffic import open_inbox
+    from .synth_inbox import open_inbox
 
     yield from _test_traffic(request, open_inbox)
 

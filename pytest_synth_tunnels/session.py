@@ -214,8 +214,12 @@ class Session:
 
     @property
     def keeper(self) -> "KeeperClient":
-        """This process's hold on the run's keeper."""
+        """This process's hold on the run's keeper, which it needs from now on."""
         self.is_used = True
+        return self._hold_keeper()
+
+    def _hold_keeper(self) -> "KeeperClient":
+        """Return this process's hold on the run's keeper."""
         if self._keeper is None:
             with self._lock:
                 if self._keeper is None:
@@ -354,8 +358,9 @@ class Session:
         settings = self.settings
         is_local = settings.backend_url is None and settings.provider == "synthtunnel"
         if is_local and settings.command is None:
-            self.start_keeper()
-            self._is_ahead, self.is_used = True, False
+            self._hold_keeper().start()
+            self._is_ahead = True
+            _import_all()  # while the keeper starts
 
     def _dismiss_keeper(self) -> None:
         """End a keeper that was started ahead, and that no test needs."""
@@ -538,10 +543,10 @@ def _installed_providers(from_hooks: "Mapping[str, str]") -> list[str]:
 
 def _import_all() -> None:
     """Import, before the first test, all that a test process needs of us."""
-    from . import hook_events, lease, listener, reporting, socket_table, synth_traffic
+    from . import hook_events, lease, listener, reporting, socket_table, synth_inbox, synth_traffic
     from .keeper.ipc import client
 
-    _ = client, hook_events, lease, listener, reporting, socket_table, synth_traffic
+    _ = client, hook_events, lease, listener, reporting, socket_table, synth_inbox, synth_traffic
 
 
 def _runtime_base(environ: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What a test holds of its traffic: ``synth_traffic``, ``synth_inbox`` and ``lease.traffic``.
+"""What a test holds of its traffic: ``synth_traffic`` and ``lease.traffic``.
 
 The keeper records what comes and tells it on a connection that each wait has for itself; what is
 waited for is decided here (:mod:`.traffic.waits`), because matchers hold Python objects of the
@@ -6,23 +6,20 @@ test. The keeper keeps the time of a wait, so that none depends on a clock that 
 """
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from json import dumps
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from ._unpatched import unpatched
+from .event_loops import refuse_event_loop
 from .keeper.ipc.client import KeeperClient
 from .keeper.ipc.connection import SLACK_S, KeeperConnection
 from .keeper.ipc.errors import KeeperError
 from .keeper.ipc.messages import (
-    MAX_LINE_BYTES,
     Accepts,
     Done,
     EndTraffic,
     GetTraffic,
-    InboxRespond,
     ListTraffic,
     Message,
     OpenTraffic,
@@ -35,14 +32,13 @@ from .keeper.ipc.messages import (
     TrafficRecord,
     TrafficTimeUp,
     WatchTraffic,
-    encode,
 )
 from .public_url import url_of
 from .sdk.models import Secret
 from .traffic.exchange import InboundRequest
 from .traffic.har import HarRecord
 from .traffic.masking import Masker
-from .traffic.matching import METHODS, Matcher, path_pattern
+from .traffic.matching import Matcher
 from .traffic.text import Came, failure, section
 from .traffic.waits import (
     AllMatches,
@@ -51,25 +47,23 @@ from .traffic.waits import (
     FirstMatch,
     Until,
     Wait,
+    checked_number,
+    checked_time,
     checked_until,
 )
 
 __all__ = [
     "Expectation",
-    "Inbox",
     "Traffic",
-    "open_inbox",
+    "open_address",
     "open_traffic",
     "run_traffic",
     "traffic_of_lease",
 ]
 
-_MAX_WAIT_S: Final = 86_400.0
 _MAX_LINE_BYTES: Final = 96 << 20
 """Of a request with bodies and messages as long as a run may record them."""
 
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _REPLAY_TIMEOUT_S: Final = 60.0
 _ASKED_AT_ONCE_S: Final = 10.0
 """How long the keeper may take to tell what is there already."""
@@ -368,8 +362,8 @@ class Traffic:
         matcher = Matcher(
             method, path, query=query, headers=headers, json=json, body=body, where=where
         )
-        wait = Count(matcher, checked_until(until), _checked_number(times), to_the_end=False)
-        return Expectation(self, wait, _checked_time("timeout_s", timeout_s), include_lease)
+        wait = Count(matcher, checked_until(until), checked_number(times), to_the_end=False)
+        return Expectation(self, wait, checked_time("timeout_s", timeout_s), include_lease)
 
     def assert_count(
         self,
@@ -407,7 +401,7 @@ class Traffic:
         matcher = Matcher(
             method, path, query=query, headers=headers, json=json, body=body, where=where
         )
-        wait = Count(matcher, "received", _checked_number(number), to_the_end=True)
+        wait = Count(matcher, "received", checked_number(number), to_the_end=True)
         self._run(wait, "assert_count_async", within_s, include_lease, name="within_s")
 
     async def assert_count_async(
@@ -429,7 +423,7 @@ class Traffic:
         matcher = Matcher(
             method, path, query=query, headers=headers, json=json, body=body, where=where
         )
-        wait = Count(matcher, "received", _checked_number(number), to_the_end=True)
+        wait = Count(matcher, "received", checked_number(number), to_the_end=True)
         await self._run_async(wait, within_s, include_lease, name="within_s")
 
     def assert_none(
@@ -480,7 +474,7 @@ class Traffic:
     def replay(self, sequence: int) -> InboundRequest:
         """Send a recorded request again; what ``request.replay()`` calls."""
         __tracebackhide__ = True
-        _refuse_event_loop("replay_async")
+        refuse_event_loop("replay_async")
         with self._connection() as connection:
             connection.send(ReplayRequest(sequence=sequence))
             record = connection.receive(TrafficRecord, _REPLAY_TIMEOUT_S)
@@ -565,7 +559,7 @@ class Traffic:
             name: what the caller calls the time.
         """
         __tracebackhide__ = True
-        _refuse_event_loop(async_name)
+        refuse_event_loop(async_name)
         question = self._question(timeout_s, include_lease, since_s, name)
         with self._connection() as connection:
             connection.send(question)
@@ -596,7 +590,7 @@ class Traffic:
         self, timeout_s: float, include_lease: bool, since_s: float | None, name: str
     ) -> WatchTraffic:
         places = [self._place, *([self._lease_place] if include_lease else [])]
-        return self._watch(places, since_s, _checked_time(name, timeout_s))
+        return self._watch(places, since_s, checked_time(name, timeout_s))
 
     def _step(self, wait: Wait, message: Message, include_lease: bool) -> bool:
         """Take what the keeper tells; return whether there is nothing more to wait for.
@@ -732,7 +726,7 @@ class Expectation:
 
     def __enter__(self) -> Self:
         __tracebackhide__ = True
-        _refuse_event_loop("async with … expect")
+        refuse_event_loop("async with … expect")
         return self._begin()
 
     def __exit__(
@@ -779,71 +773,6 @@ class Expectation:
         self._traffic._claims.add(self._wait.found)
 
 
-class Inbox(Traffic):
-    """The traffic of an address that no app serves: everything is answered with 200 and recorded,
-    unless :meth:`respond` says otherwise."""
-
-    def respond(
-        self,
-        method: str | None = None,
-        path: "str | re.Pattern[str] | None" = None,
-        *,
-        status: int = 200,
-        headers: Mapping[str, str] | None = None,
-        json: Any = None,
-        body: bytes | str | None = None,
-        delay_s: float = 0.0,
-        times: int | None = None,
-    ) -> None:
-        """Say how requests are answered from now on. Of all that was said, the last that matches
-        a request counts.
-
-        Args:
-            method: of the requests; any by default.
-            path: of the requests, as in :meth:`Traffic.wait_for`; any by default.
-            status: of the answer.
-            headers: of the answer; its length is not among them.
-            json: the answer's body, which is sent as JSON.
-            body: the answer's body, instead of ``json``; text is sent as UTF-8.
-            delay_s: how long the answer waits, in seconds.
-            times: how many requests are answered so; all by default.
-
-        Raises:
-            ValueError: no request could ever match, or there can be no such answer.
-            KeeperError: the keeper is gone.
-        """
-        __tracebackhide__ = True
-        content, content_type = _answer_body(json, body)
-        pairs = [_checked_header(name, str(value)) for name, value in (headers or {}).items()]
-        if content_type and not any(name.lower() == "content-type" for name, _ in pairs):
-            pairs.append(["Content-Type", content_type])
-        pattern = path_pattern(path)
-        if method is not None and method.upper() not in METHODS:
-            raise ValueError(f"{method!r} is no HTTP method")
-        if not (isinstance(status, int) and 200 <= status <= 599):
-            raise ValueError(f"status must be 200 to 599, not {status!r}")
-        if times is not None and _checked_number(times) == 0:
-            raise ValueError("times must be 1 or more, or None for always")
-        message = InboxRespond(
-            address=self._info.address,
-            method=None if method is None else method.upper(),
-            path=None if pattern is None else pattern.pattern,
-            path_flags=0 if pattern is None else int(pattern.flags),
-            status=status,
-            headers=pairs,
-            body=content.decode("latin-1"),
-            delay_s=_checked_time("delay_s", delay_s),
-            times=times,
-        )
-        if len(encode(message)) > MAX_LINE_BYTES:
-            raise ValueError(
-                f"an answer with a body of {len(content)} bytes is too long for an inbox: as JSON "
-                f"it may have {MAX_LINE_BYTES >> 20} MiB, where some bytes take six. Serve it with "
-                "synth_serve and use synth_traffic"
-            )
-        self._keeper.ask(message, Done)
-
-
 def open_traffic(
     keeper: KeeperClient, test: str, *, since_s: float, masker: Masker, timeout_s: float
 ) -> Traffic:
@@ -859,19 +788,24 @@ def open_traffic(
     Raises:
         KeeperError: there can be none.
     """
-    info = _open(keeper, test, inbox=False, timeout_s=timeout_s)
+    info = open_address(keeper, test, inbox=False, timeout_s=timeout_s)
     return Traffic(keeper, info, since_s=since_s, masker=masker)
 
 
-def open_inbox(
-    keeper: KeeperClient, test: str, *, since_s: float, masker: Masker, timeout_s: float
-) -> Inbox:
-    """Return an inbox of a test's own; the arguments are those of :func:`open_traffic`."""
-    info = _open(keeper, test, inbox=True, timeout_s=timeout_s)
-    return Inbox(keeper, info, since_s=since_s, masker=masker)
+def open_address(
+    keeper: KeeperClient, test: str, *, inbox: bool, timeout_s: float
+) -> TrafficAddress:
+    """Return a new address for a test.
 
+    Args:
+        keeper: of the run.
+        test: the test's name.
+        inbox: whether the keeper answers there itself.
+        timeout_s: how long the keeper may take, in seconds.
 
-def _open(keeper: KeeperClient, test: str, *, inbox: bool, timeout_s: float) -> TrafficAddress:
+    Raises:
+        KeeperError: there can be none.
+    """
     info = keeper.ask(OpenTraffic(test=test, inbox=inbox), TrafficAddress, timeout_s)
     _note_secrets(keeper, info)
     return info
@@ -953,37 +887,6 @@ async def _receive_async(connection: KeeperConnection, timeout_s: float) -> Mess
     return message
 
 
-def _refuse_event_loop(async_name: str) -> None:
-    """Refuse to block a running event loop.
-
-    Raises:
-        RuntimeError: there is one.
-    """
-    __tracebackhide__ = True
-    if _in_asyncio_task() or _in_trio_task():
-        raise RuntimeError(
-            "this would block the running event loop, and with it whatever it serves: use "
-            f"{async_name} here"
-        )
-
-
-def _in_asyncio_task() -> bool:
-    # A loop may be running without a task, as that of Playwright's synchronous API, which a test
-    # may block. What is not imported is not running, and a test may have replaced the module.
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return False
-    try:
-        return asyncio.current_task() is not None
-    except RuntimeError:
-        return False
-
-
-def _in_trio_task() -> bool:
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_task())
-
-
 def _reached(request: InboundRequest) -> bool:
     """Say whether the app has had a request."""
     return request.answered_by in ("app", "inbox") or (
@@ -995,46 +898,3 @@ def _found(found: _T | None) -> _T:
     """Return what a wait that did not fail has found."""
     assert found is not None  # noqa: S101 - else the wait had failed
     return found
-
-
-def _checked_time(name: str, time_s: float) -> float:
-    if isinstance(time_s, bool) or not isinstance(time_s, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {type(time_s).__name__}")
-    if not 0 <= time_s <= _MAX_WAIT_S:
-        raise ValueError(f"{name} must be 0 to {_MAX_WAIT_S:g} seconds, not {time_s!r}")
-    return float(time_s)
-
-
-def _checked_number(number: int) -> int:
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(f"a number of requests must be an int, not {type(number).__name__}")
-    if number < 0:
-        raise ValueError(f"a number of requests must be 0 or more, not {number}")
-    return number
-
-
-def _checked_header(name: str, value: str) -> list[str]:
-    """Return a header of an inbox's answer."""
-    if not _HEADER_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no header name")
-    if name.lower() in ("content-length", "transfer-encoding"):
-        raise ValueError(f"an inbox writes {name} itself")
-    if not _HEADER_VALUE.fullmatch(value):
-        raise ValueError(
-            f"the value of the header {name} has a line break, another control character or one "
-            "that is not in Latin-1"
-        )
-    return [name, value]
-
-
-def _answer_body(json: Any, body: bytes | str | None) -> tuple[bytes, str]:
-    """Return the body of an inbox's answer, and its type."""
-    if body is None:
-        return (b"", "") if json is None else (dumps(json).encode(), "application/json")
-    if json is not None:
-        raise ValueError("an answer has json or body, not both")
-    if isinstance(body, str):
-        return body.encode(), "text/plain; charset=utf-8"
-    if isinstance(body, (bytes, bytearray)):
-        return bytes(body), "application/octet-stream"
-    raise TypeError(f"body must be bytes or text, not {type(body).__name__}")

@@ -6,14 +6,26 @@ again: what counts is its latest state.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from .._unpatched import unpatched
 from .exchange import InboundRequest
 from .masking import Masker
 from .matching import Matcher
 
-__all__ = ["AllMatches", "Claims", "Count", "FirstMatch", "Until", "Wait", "checked_until"]
+__all__ = [
+    "AllMatches",
+    "Claims",
+    "Count",
+    "FirstMatch",
+    "Until",
+    "Wait",
+    "checked_number",
+    "checked_time",
+    "checked_until",
+]
+
+_MAX_WAIT_S: Final = 86_400.0
 
 Until = Literal["received", "answered"]
 """When a request counts: once the app has it as a whole, or once the app has answered it too."""
@@ -257,6 +269,38 @@ def checked_until(until: str) -> Until:
     if until == "answered":
         return "answered"
     raise ValueError(f'until must be "received" or "answered", not {until!r}')
+
+
+def checked_time(name: str, time_s: float) -> float:
+    """Return what a test gave for a time.
+
+    Args:
+        name: the argument's.
+        time_s: the time, in seconds.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is below 0, or too long.
+    """
+    if isinstance(time_s, bool) or not isinstance(time_s, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(time_s).__name__}")
+    if not 0 <= time_s <= _MAX_WAIT_S:
+        raise ValueError(f"{name} must be 0 to {_MAX_WAIT_S:g} seconds, not {time_s!r}")
+    return float(time_s)
+
+
+def checked_number(number: int) -> int:
+    """Return what a test gave for a number of requests.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below 0.
+    """
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"a number of requests must be an int, not {type(number).__name__}")
+    if number < 0:
+        raise ValueError(f"a number of requests must be 0 or more, not {number}")
+    return number
 
 
 def _requests(number: int) -> str:

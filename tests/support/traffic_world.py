@@ -19,7 +19,8 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     WatchTraffic,
 )
 from pytest_synth_tunnels.keeper.traffic import RunTraffic
-from pytest_synth_tunnels.synth_traffic import Inbox, Traffic
+from pytest_synth_tunnels.synth_inbox import Inbox
+from pytest_synth_tunnels.synth_traffic import Traffic
 from pytest_synth_tunnels.traffic.log import NOWHERE, Place
 from pytest_synth_tunnels.traffic.masking import Masker
 from pytest_synth_tunnels.traffic.recorder import RecordedApp, RecordedRequest
