@@ -1,12 +1,15 @@
 """Suites that wait for what comes through their tunnels, in real runs."""
 
+import json
 import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from .conftest import RuntimeDirectory
+from .conftest import API_KEY, RuntimeDirectory
 
 pytestmark = pytest.mark.acceptance
 
@@ -163,6 +166,29 @@ def test_a_hosted_backend(pytester: pytest.Pytester, runtime: RuntimeDirectory) 
     pytester.makepyfile(TESTS)
     # A hosted relay keeps what it answers itself to itself.
     result = pytester.runpytest_subprocess("-k", "not answers_itself", "-n", "2")
+    result.assert_outcomes(passed=6)
+    runtime.assert_nothing_left()
+
+
+def test_a_hosted_backend_of_another_make(
+    pytester: pytest.Pytester, runtime: RuntimeDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeconftest(APP)
+    pytester.makepyfile(TESTS)
+    monkeypatch.setenv("SYNTH_API_KEY", API_KEY)
+    monkeypatch.setenv("XDG_STATE_HOME", str(pytester.path / "state"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.support.standins.foreign_backend"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+    ) as backend:
+        assert backend.stdout is not None
+        try:
+            url = json.loads(backend.stdout.readline())["backend_url"]
+            monkeypatch.setenv("SYNTH_BACKEND_URL", url)
+            result = pytester.runpytest_subprocess("-k", "not answers_itself", "-n", "2")
+        finally:
+            backend.terminate()
     result.assert_outcomes(passed=6)
     runtime.assert_nothing_left()
 
