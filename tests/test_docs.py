@@ -68,3 +68,25 @@ def test_every_page_is_in_a_table_of_contents() -> None:
 
     assert len(pages) > 10
     assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and MyST make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_texts_lead_somewhere() -> None:
+    texts = [*DOCS.parent.glob("*.md"), *DOCS.parent.glob("examples/**/*.md"), *DOCS.rglob("*.md")]
+    wrong = []
+    count = 0
+    for text in texts:
+        links = re.findall(r"\]\((?!https?:)([^()\s#]*)(?:#([\w-]+))?\)", text.read_text("utf-8"))
+        for target, anchor in links:
+            count += 1
+            page = text.parent / target if target else text
+            if not page.exists() or (anchor and anchor not in anchors(page)):
+                wrong.append(f"{text.relative_to(DOCS.parent)}: {target}#{anchor}")
+
+    assert count > 60
+    assert wrong == []
