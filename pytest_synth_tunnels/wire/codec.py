@@ -175,6 +175,8 @@ def _check(
         is_path = frame.path.startswith("/") or frame.path == "*"
         if not is_path or _UNSAFE_TARGET.search(target):
             raise FrameError("path or query cannot travel in a request line", frame.rid)
+        if not (frame.rid.isascii() and frame.rid.isprintable()):
+            raise FrameError("the rid cannot travel in a header", frame.rid)  # the app gets it
         if isinstance(frame, ReqHeaders) and not _TOKEN.fullmatch(frame.method):
             raise FrameError("method is not an HTTP token", frame.rid)
 

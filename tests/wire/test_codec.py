@@ -21,6 +21,7 @@ from pytest_synth_tunnels.wire.frames import (
     RespError,
     RespHeaders,
     WsFrame,
+    WsOpen,
 )
 
 LONG = bytes(range(256)) * 16
@@ -40,7 +41,7 @@ def test_a_payload_of_any_length_is_written_as_the_json_codec_does(
     payload: bytes, rid: str, lease: str
 ) -> None:
     frames: list[Frame] = [
-        ReqHeaders(lease, rid, "GET", "/", "", [], 1, payload, end=True),
+        ReqHeaders(lease, "r1", "GET", "/", "", [], 1, payload, end=True),
         RespHeaders(rid, 200, [], lease, payload, end=True),
         ReqBody(rid, payload, lease),
         RespBody(rid, payload, lease_id=lease),
@@ -153,6 +154,16 @@ def test_the_headers_of_a_long_frame_are_checked_too() -> None:
     text = encode(RespHeaders("r", 200, [("a", "b\r\nc: d")], "l", LONG, end=True))
     with pytest.raises(FrameError, match="cannot travel in HTTP"):
         decode(text)
+
+
+@pytest.mark.parametrize("rid", ["r\r\nX-Admin: 1", "\u0100", "r\0"])
+def test_a_rid_becomes_a_header_of_the_app_s(rid: str) -> None:
+    for frame in (
+        ReqHeaders("l", rid, "GET", "/", "", [], 1),
+        WsOpen(rid, "/", "", [], 1, "l"),
+    ):
+        with pytest.raises(FrameError, match="rid cannot travel in a header"):
+            decode(encode(frame))
 
 
 def test_a_long_frame_that_breaks_off() -> None:
