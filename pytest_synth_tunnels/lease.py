@@ -68,9 +68,10 @@ class Lease:
     @property
     def public_url(self) -> str:
         """What a caller needs to know, without a trailing slash. With the embedded backend it is
-        an origin (``http://127.0.0.1:`` and a port), under xdist one for each worker; elsewhere it
-        has a path, under xdist with this worker's address (``…/~gw1``). With another provider than
-        ``synthtunnel`` a long run may see it change: take it anew for each call.
+        an origin (``http://127.0.0.1:`` and a port, or the host that ``synth_tunnels_public_host``
+        names), under xdist one for each worker; elsewhere it has a path, under xdist with this
+        worker's address (``…/~gw1``). With another provider than ``synthtunnel`` a long run may see
+        it change: take it anew for each call.
 
         Raises:
             KeeperError: the lease or its keeper is gone; not with ``synthtunnel``.
@@ -125,6 +126,23 @@ class Lease:
         """
         __tracebackhide__ = True
         return url_of(self.public_url, path)
+
+    def loopback_url(self, path: str = "/") -> str:
+        """Return the URL of a path of the app for callers on this machine, which is through the
+        same tunnel: where ``synth_tunnels_public_host`` names a host that only others know, such
+        as ``host.docker.internal``, it names the address that is listened on instead. Elsewhere it
+        is :meth:`url`.
+
+        Args:
+            path: as of :meth:`url`.
+
+        Raises:
+            ValueError: ``path`` has a host or a fragment.
+            KeeperError: as :attr:`public_url`.
+        """
+        __tracebackhide__ = True
+        info = self._lasting()
+        return url_of(info.loopback_url or info.public_url, path)
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Wait until a nonce has come through the public URL and the app accepts.

@@ -128,6 +128,22 @@ def _host_header(text: str) -> str:
     return text
 
 
+def _bind(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z_.:@\[\]-]{1,64}", text):
+        raise ValueError(
+            "must be an address of this machine, an interface such as docker0, 0.0.0.0 or ::"
+        )
+    return text
+
+
+def _public_host(text: str) -> str:
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    is_name = re.fullmatch(r"[0-9A-Za-z_]([0-9A-Za-z_.-]{0,252}[0-9A-Za-z_])?", host)
+    if not (is_name or (":" in host and re.fullmatch(r"[0-9A-Fa-f:.]{2,45}", host))):
+        raise ValueError("must be a host such as host.docker.internal, without a scheme and a port")
+    return host
+
+
 def _provider(text: str) -> str:
     if text == "auto":
         raise ValueError(
@@ -245,6 +261,26 @@ OPTIONS = (
         "root: a public URL is an origin of its own; path: it has a path, as with the hosted relay "
         "(default: root with the embedded backend, else path)",
         "root|path",
+    ),
+    Option(
+        "bind",
+        _bind,
+        "where callers reach the embedded backend's leases: an address or an interface of this "
+        "machine such as docker0, or 0.0.0.0 or :: for all (default: 127.0.0.1)",
+        "ADDRESS",
+    ),
+    Option(
+        "public_host",
+        _public_host,
+        "the host that public URLs of the embedded backend name, such as host.docker.internal "
+        "(default: the address that is listened on)",
+        "HOST",
+    ),
+    Option(
+        "public_port",
+        _port,
+        "the port of the public URL of the run's lease, with the embedded backend",
+        "PORT",
     ),
     Option(
         "require_token",

@@ -71,6 +71,10 @@ class Settings:
         provider: what gives the leases their public URL.
         url_style: ``root`` for a public URL that is an origin of its own, ``path`` for one with a
             path; ``None`` for ``root`` where a lease can have an origin, else ``path``.
+        bind: where the origins of the embedded backend's leases listen: an address, an interface
+            of this machine, or ``0.0.0.0`` or ``::`` for all of them.
+        public_host: the host that their URLs name; ``None`` for the address that is listened on.
+        public_port: the port of the origin of the run's lease; ``None`` for any free one.
         require_token: whether callers of the run's lease must send the worker token.
         host_header: what apps see as ``Host``: ``auto``, ``target``, ``public`` or a host.
         strip_prefix: whether apps see their paths without the path of the public URL.
@@ -108,6 +112,9 @@ class Settings:
     pass_env: tuple[str, ...] = ()
     provider: str = "synthtunnel"
     url_style: str | None = None
+    bind: str = "127.0.0.1"
+    public_host: str | None = None
+    public_port: int | None = None
     require_token: bool = True
     host_header: str = "auto"
     strip_prefix: bool = True
@@ -124,6 +131,12 @@ class Settings:
     def is_from_ini(self, name: str) -> bool:
         """Whether a setting was given in the ini file."""
         return self.sources.get(name) == f"synth_tunnels_{name} {_IN_THE_INI_FILE}"
+
+    @property
+    def has_placed_origins(self) -> bool:
+        """Whether something is said of where the embedded backend's origins are."""
+        placed = self.bind, self.public_host, self.public_port
+        return placed != (_DEFAULTS.bind, None, None)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the keeper needs of this, as builtin types."""
@@ -210,6 +223,18 @@ def check_combinations(settings: Settings) -> None:
         raise SettingsError(
             f"{source('url_style')} is 'root', and {where} gives every lease a URL with a path: "
             "leave it out, or use the embedded backend with the provider synthtunnel"
+        )
+    if settings.url_style == "path" and embedded and not is_managed and settings.has_placed_origins:
+        placed = ("bind", "public_host", "public_port")
+        given = next(name for name in placed if getattr(settings, name) != getattr(_DEFAULTS, name))
+        raise SettingsError(
+            f"{source('url_style')} is 'path', which gives URLs at the backend's own port, on "
+            f"loopback, and {source(given)} is {getattr(settings, given)!r}: leave one out"
+        )
+    if settings.public_port is not None and settings.public_port == settings.port:
+        raise SettingsError(
+            f"{source('public_port')} and {source('port')} are both {settings.port}, and the first "
+            "is the tunnel's, the second the app's: choose two"
         )
     if not (settings.require_token or embedded or is_managed):
         raise SettingsError(

@@ -126,9 +126,27 @@ class Traffic:
             KeeperError: the keeper is gone; not with ``synthtunnel``.
         """
         __tracebackhide__ = True
-        # Only the URL of another provider may change in a run.
-        info = self._info if self._info.provider == "synthtunnel" else self._current()
-        return url_of(info.public_url, path)
+        return url_of(self._lasting().public_url, path)
+
+    def loopback_url(self, path: str = "/") -> str:
+        """Return the same for callers on this machine, where ``synth_tunnels_public_host`` names a
+        host that only others know; elsewhere it is :meth:`url`.
+
+        Args:
+            path: as of :meth:`url`.
+
+        Raises:
+            ValueError: ``path`` has a host or a fragment.
+            KeeperError: the keeper is gone; not with ``synthtunnel``.
+        """
+        __tracebackhide__ = True
+        info = self._lasting()
+        return url_of(info.loopback_url or info.public_url, path)
+
+    def _lasting(self) -> TrafficAddress:
+        """The address, anew where its URL may have changed: only that of another provider does."""
+        __tracebackhide__ = True
+        return self._info if self._info.provider == "synthtunnel" else self._current()
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -17,6 +17,7 @@ def info(**values: Any) -> LeaseInfo:
         **{
             "lease_id": "lease_1",
             "public_url": "http://127.0.0.1:1/s/rt_1/~gw0",
+            "loopback_url": "",
             "url_secret": "",
             "worker_token": "wt_secret",
             "headers": {"X-SynthTunnel-Worker-Token": "wt_secret"},
@@ -59,6 +60,17 @@ def test_a_synthtunnel_lease_stays_where_it_is() -> None:
     assert lease.headers == {"X-SynthTunnel-Worker-Token": "wt_new"}
     assert "wt_" not in repr([lease, lease.headers])
     assert "http://127.0.0.1:1/s/rt_1/~gw0 -> 127.0.0.1:8000" in repr(lease)
+
+
+def test_callers_on_this_machine_have_a_url_of_their_own() -> None:
+    keeper: Any = FakeKeeper(info())
+    public_url = "http://host.docker.internal:5001"
+    lease = Lease(keeper, info(public_url=public_url, loopback_url="http://172.17.0.1:5001"))
+
+    assert lease.url("/x") == f"{public_url}/x"
+    assert lease.loopback_url("/x?y= ") == "http://172.17.0.1:5001/x?y=%20"
+    assert Lease(keeper, info()).loopback_url() == "http://127.0.0.1:1/s/rt_1/~gw0/"
+    assert keeper.asked == []
 
 
 def test_a_managed_lease_is_where_the_keeper_says_now() -> None:

@@ -187,6 +187,15 @@ def test_a_program_s_path_does_not_depend_on_the_directory(
             {"require_token": "false", "backend": "https://b.example"},
             "--synth-tunnels-require-token is false, and a hosted relay always wants the worker",
         ),
+        (
+            {"url_style": "path", "bind": "docker0"},
+            "at the backend's own port, on loopback, and --synth-tunnels-bind is 'docker0': leave",
+        ),
+        ({"url_style": "path", "public_port": "8443"}, "--synth-tunnels-public-port is 8443"),
+        (
+            {"port": "8000", "public_port": "8000"},
+            "--synth-tunnels-public-port and --synth-tunnels-port are both 8000",
+        ),
         ({"url_style": "host"}, "--synth-tunnels-url-style is 'host': it must be root or path"),
         ({"host_header": "a b"}, "must be auto, target, public or a host such as app.test:8000"),
     ],
@@ -194,6 +203,19 @@ def test_a_program_s_path_does_not_depend_on_the_directory(
 def test_what_cannot_be_together_is_told_with_its_source(given: dict[str, str], words: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(words)):
         resolved(given)
+
+
+def test_where_callers_come() -> None:
+    settings = resolved({"bind": "::", "public_host": "[2001:db8::1]", "public_port": "8443"})
+    assert (settings.bind, settings.public_host, settings.public_port) == (
+        "::",
+        "2001:db8::1",
+        8443,
+    )
+    assert settings.has_placed_origins
+    assert not resolved().has_placed_origins
+    # Elsewhere these settings mean nothing, so that one ini file serves both backends.
+    resolved({"bind": "docker0", "url_style": "path", "backend": "https://b.example"})
 
 
 def test_styles_hosts_and_tokens() -> None:

@@ -199,7 +199,7 @@ async def measure(
     path = lease["public_url"].removeprefix(backend.url)
     if style == "root":
         # From here on the loop's factory is the origin's.
-        origin = await backend.open_origin(lease["lease_id"])
+        origin = (await backend.open_origin(lease["lease_id"])).public_url
         target = Target("127.0.0.1", APP_PORT)
         agent.leases.set_target(lease["lease_id"], "", target, origin=origin)
         path = ""

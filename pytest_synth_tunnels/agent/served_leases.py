@@ -68,11 +68,20 @@ class ServedLease:
         """Use another public URL from the next request on."""
         self._public_url = public_url
         for address, (rewriter, pool) in list(self.destinations.items()):
-            self.lead(address, rewriter.target, pool, rewriter.origin)
+            self.lead(address, rewriter.target, pool, rewriter.origin, rewriter.loopback_origin)
 
-    def lead(self, address: str, target: Target, pool: ConnectionPool, origin: str) -> None:
+    def lead(
+        self,
+        address: str,
+        target: Target,
+        pool: ConnectionPool,
+        origin: str,
+        loopback_origin: str,
+    ) -> None:
         """Lead an address to a target, through these connections."""
-        rewriter = UrlRewriter(self.lease_id, self._public_url, address, target, origin)
+        rewriter = UrlRewriter(
+            self.lease_id, self._public_url, address, target, origin, loopback_origin
+        )
         self.destinations[address] = Destination(rewriter, pool)
 
     def resolve(self, path: str) -> tuple[UrlRewriter, ConnectionPool, str] | None:
@@ -172,6 +181,7 @@ class ServedLeases:
         target: Target,
         *,
         origin: str = "",
+        loopback_origin: str = "",
         private: bool = False,
     ) -> None:
         """Lead an address of a lease to a target. Requests in flight end where they began.
@@ -181,6 +191,7 @@ class ServedLeases:
             address: ``gw1`` of ``{public_url}/~gw1``, or ``""`` for the public URL itself.
             target: the app.
             origin: the origin at whose root the address answers, if it has one of its own.
+            loopback_origin: the same as callers on this machine name it, if in another way.
             private: whether it is a single test's, which nobody is told of.
 
         Raises:
@@ -190,7 +201,7 @@ class ServedLeases:
         current = lease.destinations.get(address)
         if current is not None and current.rewriter.target == target:
             if current.rewriter.origin != origin:
-                lease.lead(address, target, current.pool, origin)
+                lease.lead(address, target, current.pool, origin, loopback_origin)
             return
         self.remove_target(lease_id, address)
         place = (target.host, target.port)
@@ -203,7 +214,7 @@ class ServedLeases:
         self.pools.add(pool)
         if private:
             lease.private.add(address)
-        lease.lead(address, target, pool, origin)
+        lease.lead(address, target, pool, origin, loopback_origin)
 
     def remove_target(self, lease_id: str, address: str) -> None:
         """Stop leading an address anywhere. Requests in flight go on.

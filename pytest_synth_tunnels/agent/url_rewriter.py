@@ -106,11 +106,19 @@ class UrlRewriter:
         address: the part of it that names this target, ``""`` for none.
         target: where the traffic goes.
         origin: the origin at whose root the target answers; empty where it answers at its address
-            below the lease's public URL.
+            below the lease's public URL. It may have a path, which is then the prefix.
+        loopback_origin: the same origin as callers on this machine name it, if they do so in
+            another way.
     """
 
     def __init__(
-        self, lease_id: str, public_url: str, address: str, target: Target, origin: str = ""
+        self,
+        lease_id: str,
+        public_url: str,
+        address: str,
+        target: Target,
+        origin: str = "",
+        loopback_origin: str = "",
     ) -> None:
         self.target = target
         self.recorded_app = RecordedApp(
@@ -120,6 +128,7 @@ class UrlRewriter:
         )
         """How its requests are recorded."""
         self.origin = origin
+        self.loopback_origin = loopback_origin
         self.public_url = origin or public_url.rstrip("/") + (f"/~{address}" if address else "")
         parts = urlsplit(self.public_url)
         self.prefix = parts.path if target.strip_prefix else ""
@@ -127,11 +136,16 @@ class UrlRewriter:
         self._kept = "" if target.strip_prefix else parts.path
         """What the app sees of the path although the agent got the path without it."""
         self._public_origin = f"{parts.scheme}://{parts.netloc}"
-        self._public_authorities = _aliases(parts.netloc.lower())
+        self._public_authorities = _aliases(
+            parts.netloc.lower(), urlsplit(loopback_origin or self.public_url).netloc.lower()
+        )
         lease_path = urlsplit(public_url).path.rstrip("/")
         parent = lease_path[: lease_path.rfind("/") + 1]
-        # Whatever lies beside this lease on the relay is another lease's, and stays as it is.
+        # Whatever lies beside this lease on the relay is another lease's, and stays as it is. An
+        # origin is one lease's alone.
         self._siblings = parent if len(parent) > 1 else lease_path or "/~"
+        if origin:
+            self._siblings = parts.path or "/~"
 
         at_root_here = bool(origin) or (not parts.path and is_loopback(parts.hostname or ""))
         wanted = target.host_header

@@ -1,4 +1,4 @@
-"""Origins of a lease's own: loopback ports at whose root a lease, or one address of it, answers.
+"""Origins of a lease's own: ports at whose root a lease, or one address of it, answers.
 
 The path of a lease's URL at the backend breaks what an app says of itself: absolute links, cookies,
 Digest, redirects. An origin is one more listening socket, and everything that comes there belongs
@@ -10,9 +10,15 @@ needed for another one, or with the backend. Those that are over make room first
 ones, and of either the oldest; a permanent origin of a live lease is never closed for another one.
 The port of a closed origin is used again as late as possible, because a late caller may still know
 it: what answers there must not be the app of somebody else.
+
+Origins listen on loopback, unless their :class:`~.binding.Binding` says otherwise. Where others
+than this machine reach them, a lease without a worker token has a secret instead: the first segment
+of the path of its origins, which nobody can guess, and which the app does not see.
 """
 
 import asyncio
+import errno
+import secrets
 import socket
 from dataclasses import dataclass
 from functools import partial
@@ -23,12 +29,10 @@ from ..http.exchange import Exchange, RequestHandler
 from ..http.server import HttpListener, HttpServer
 from ..relay.ingress import Ingress
 from ..relay.route import Route
+from .binding import Binding, netloc
 from .common import RefusedError
 
-__all__ = ["HOST", "MAX_ORIGINS", "Origins"]
-
-HOST: Final = "127.0.0.1"
-"""Origins are for callers on this machine."""
+__all__ = ["MAX_ORIGINS", "OriginUrls", "Origins"]
 
 MAX_ORIGINS: Final = 2_048
 """The most origins at a time; each has an open file."""
@@ -38,6 +42,31 @@ _MAX_RETIRED: Final = 16_384
 _TRIES: Final = 32
 """How many free ports are looked at for one that no origin has had before."""
 _BACKLOG: Final = 1_024
+_SECRET_BYTES: Final = 16
+_ADVICE: Final = {
+    errno.EADDRINUSE: ". Another program has this port: end it, or choose another one",
+    errno.EADDRNOTAVAIL: ". It must be an address of this machine",
+    errno.EACCES: ". Ports below 1024 need a privilege: choose another one",
+}
+"""What to do about an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class OriginUrls:
+    """An origin, as those know it who call it. No URL has a trailing slash.
+
+    Attributes:
+        public_url: the URL for callers. It has a path where that is a secret (:attr:`secret_path`).
+        loopback_url: the same origin for callers on this machine, who may not know the public
+            host.
+        listens_on: address and port; empty where only this machine reaches it.
+        secret_path: the path of both URLs, where knowing it is all that a caller needs; else empty.
+    """
+
+    public_url: str
+    loopback_url: str
+    listens_on: str = ""
+    secret_path: str = ""
 
 
 @dataclass(eq=False)
@@ -73,34 +102,44 @@ class Origins:
     Args:
         ingress: takes what comes to them.
         http: the server whose limits hold for all of them together.
+        binding: where they listen.
         max_origins: the most origins at a time; fewer where the system allows few open files, since
             each is one, and connections need some too.
     """
 
     def __init__(
-        self, ingress: Ingress, http: HttpServer, *, max_origins: int = MAX_ORIGINS
+        self,
+        ingress: Ingress,
+        http: HttpServer,
+        *,
+        binding: Binding | None = None,
+        max_origins: int = MAX_ORIGINS,
     ) -> None:
         self._ingress = ingress
         self._http = http
+        self._binding = binding or Binding()
         self._max_origins = min(max_origins, open_files_allowed() * 2 // 3)
         self._origins: dict[tuple[str, str], _Origin] = {}
         """By lease id and address, oldest first."""
         self._retired: dict[int, None] = {}
         """The ports of closed origins; first the one that was closed longest ago."""
 
-    async def open(self, route: Route, address: str, *, permanent: bool) -> str:
+    async def open(
+        self, route: Route, address: str, *, permanent: bool, port: int | None = None
+    ) -> OriginUrls:
         """Open an origin, or find it.
 
         Args:
             route: of the lease.
             address: the part of the lease that answers there; empty for the lease itself.
             permanent: do not close it for another one while the lease lives.
+            port: the port that it is to have; ``None`` for any free one.
 
         Returns:
-            Its URL, without a trailing slash.
+            Its URLs.
 
         Raises:
-            RefusedError: 429, there is no room; 503, this machine lets nobody listen.
+            RefusedError: 429, there is no room; 503, it cannot listen there.
         """
         key = route.lease_id, address
         known = self._origins.get(key)
@@ -110,8 +149,11 @@ class Origins:
             self._make_room()
             loop = asyncio.get_running_loop()
             http = self._http.listener(partial(self._answer, key))
-            listener, port = self._listen()
+            listener = self._listen(port)
+            port = listener.getsockname()[1]
             origin = self._origins[key] = _Origin(route, listener, port, http, permanent)
+            if self._binding.is_exposed and not (route.require_token or route.origin_prefix):
+                route.origin_prefix = f"/u_{secrets.token_urlsafe(_SECRET_BYTES)}"
             try:
                 origin.server = await loop.create_server(
                     origin.http, sock=origin.listener, backlog=_BACKLOG
@@ -119,7 +161,16 @@ class Origins:
             except BaseException:
                 self._close(key)
                 raise
-        return f"http://{HOST}:{self._origins[key].port}"
+        return self._urls(self._origins[key])
+
+    def _urls(self, origin: _Origin) -> OriginUrls:
+        binding, port, path = self._binding, origin.port, origin.route.origin_prefix
+        return OriginUrls(
+            public_url=f"http://{netloc(binding.public_host, port)}{path}",
+            loopback_url=f"http://{netloc(binding.near_address, port)}{path}",
+            listens_on=netloc(binding.address, port) if binding.is_exposed else "",
+            secret_path=path,
+        )
 
     def end(self, lease_id: str, address: str, reason: str) -> None:
         """Answer 410 at an origin from now on, and let it make room for others.
@@ -172,36 +223,38 @@ class Origins:
             del self._retired[next(iter(self._retired))]
         origin.close()
 
-    def _listen(self) -> tuple[socket.socket, int]:
-        """Return a listening socket, on a port that no origin has had before if one is found, and
-        its port.
+    def _listen(self, port: int | None) -> socket.socket:
+        """Return a listening socket: on this port, or on one that no origin has had before if one
+        is found.
 
         Raises:
-            RefusedError: 503, this machine lets nobody listen.
+            RefusedError: 503, it cannot listen there.
         """
-        avoided: dict[int, socket.socket] = {}
         try:
-            for _ in range(_TRIES):
-                listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-                try:
-                    listener.bind((HOST, 0))
-                    listener.listen(_BACKLOG)
-                except BaseException:
-                    listener.close()
-                    raise
-                port: int = listener.getsockname()[1]
-                if port not in self._retired:
-                    return listener, port
-                avoided[port] = listener
-            port = next(port for port in self._retired if port in avoided)
-            del self._retired[port]
-            return avoided.pop(port), port
+            if port is not None:
+                return self._binding.listen(port, _BACKLOG)
+            return self._listen_on_a_free_port()
         except OSError as error:
+            where = netloc(self._binding.address, port) if port else self._binding.address
             raise RefusedError(
                 503,
                 "no_origin",
-                f"an origin of its own cannot listen on {HOST}: {error.strerror or error}",
+                f"an origin of its own cannot listen on {where}: {error.strerror or error}"
+                + _ADVICE.get(error.errno or 0, ""),
             ) from None
+
+    def _listen_on_a_free_port(self) -> socket.socket:
+        avoided: dict[int, socket.socket] = {}
+        try:
+            for _ in range(_TRIES):
+                listener = self._binding.listen(0, _BACKLOG)
+                port: int = listener.getsockname()[1]
+                if port not in self._retired:
+                    return listener
+                avoided[port] = listener
+            port = next(port for port in self._retired if port in avoided)
+            del self._retired[port]
+            return avoided.pop(port)
         finally:
             for listener in avoided.values():
                 listener.close()

@@ -24,10 +24,11 @@ from ..relay.route import Limits
 from ..sdk.errors import TunnelError, from_status
 from ..sdk.requests import Request
 from ..traffic.recorder import Recorder
+from .binding import Binding
 from .common import Clock, RefusedError, make_token
 from .control import control
 from .edge import PublicEdge
-from .origins import Origins
+from .origins import Origins, OriginUrls
 from .routes import Routes
 from .store import Store
 
@@ -76,6 +77,8 @@ class Backend:
         now: returns unix seconds, by which leases expire.
         control: answers the requests of the control plane.
         recorder: records what the relay answers itself; ``None`` to record nothing.
+        binding: where the origins of leases listen; on loopback unless given. The backend's own
+            port is another one (:meth:`start`).
 
     Attributes:
         api_key: the key that clients must show.
@@ -91,6 +94,7 @@ class Backend:
         now: Clock = time.time,
         control: Control = control,
         recorder: Recorder | None = None,
+        binding: Binding | None = None,
     ) -> None:
         self.api_key = api_key or make_token("sk")
         self.url = ""
@@ -99,6 +103,7 @@ class Backend:
         self._now = now
         self._control = control
         self._recorder = recorder
+        self._binding = binding
         self._parts: _Running | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._links: set[WebSocketLink] = set()
@@ -156,7 +161,7 @@ class Backend:
             http=http,
             relay=relay,
             ingress=ingress,
-            origins=Origins(ingress, http),
+            origins=Origins(ingress, http, binding=self._binding),
             edge=edge,
             store=store,
             routes=Routes(store, api_key=self.api_key),
@@ -243,27 +248,36 @@ class Backend:
         ):
             raise TunnelError(f"the relay does not let this agent serve lease {lease_id}")
 
-    async def open_origin(self, lease_id: str, address: str = "", *, permanent: bool = True) -> str:
-        """Open an origin of a SynthTunnel lease's own: a loopback port at whose root the lease, or
-        one address of it, answers.
+    async def open_origin(
+        self,
+        lease_id: str,
+        address: str = "",
+        *,
+        permanent: bool = True,
+        port: int | None = None,
+    ) -> OriginUrls:
+        """Open an origin of a SynthTunnel lease's own: a port at whose root the lease, or one
+        address of it, answers.
 
         Args:
             lease_id: the lease.
             address: the address that the lease's agent has for the app; empty for the lease itself.
             permanent: keep it while the lease lives, whatever else needs room.
+            port: the port that it is to have; ``None`` for any free one.
 
         Returns:
-            Its URL, ``http://127.0.0.1:`` and a port. Where it is open already, it is the same.
+            Its URLs. Where it is open already, they are the same.
 
         Raises:
-            TunnelError: the lease is over or unknown, or there is no room for another origin.
+            TunnelError: the lease is over or unknown, there is no room for another origin, or it
+                cannot listen.
         """
         running = self._running
         route = running.relay.by_lease(lease_id)
         try:
             if route is None or route.closed:
                 raise RefusedError(410, "lease_expired", f"lease_expired: {lease_id} is over")
-            return await running.origins.open(route, address, permanent=permanent)
+            return await running.origins.open(route, address, permanent=permanent, port=port)
         except RefusedError as error:
             raise from_status(
                 error.status,

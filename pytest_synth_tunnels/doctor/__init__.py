@@ -117,9 +117,7 @@ class _Examination:
     def _make_service(self) -> tuple[KeeperService, BackendClient]:
         url = self._settings.backend_url
         backend_client: BackendClient = (
-            EmbeddedBackendClient(self._settings.request_timeout_s)
-            if url is None
-            else HostedBackendClient(url)
+            EmbeddedBackendClient.of(self._settings) if url is None else HostedBackendClient(url)
         )
         service = KeeperService(
             run_id=f"doctor-{secrets.token_hex(4)}",

@@ -50,7 +50,7 @@ from .headers import response_head
 from .limiter import Admission, ConnectionLimiter
 from .refusal_log import log_refusal
 from .request import BadRequest, ChunkedBody, HeadParser, RequestHead
-from .sockets import has_unread, is_gone, reset
+from .sockets import has_unread, is_gone, peer_host, reset
 
 __all__ = ["HttpLimits", "ServerConnection", "ServerContext"]
 
@@ -222,9 +222,8 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, or turn the caller away where there are too many."""
         self.transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
         self._parser = HeadParser(
-            peer[0] if isinstance(peer, tuple) else "",
+            peer_host(transport),
             secure=self._secure,
             max_headers=self._limits.max_headers,
         )

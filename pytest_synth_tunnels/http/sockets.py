@@ -19,6 +19,7 @@ __all__ = [
     "has_unread",
     "is_gone",
     "make_transport",
+    "peer_host",
     "reset",
 ]
 
@@ -99,6 +100,15 @@ def make_transport(
         protocol: what talks on it.
     """
     cast("Any", loop)._make_socket_transport(sock, protocol)
+
+
+def peer_host(transport: asyncio.BaseTransport) -> str:
+    """Return the address of a connection's other end; empty where it has none.
+
+    One that came by IPv4 to a socket for both protocols is named by its IPv4 address.
+    """
+    peer = transport.get_extra_info("peername")
+    return peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else ""
 
 
 def has_ended(transport: asyncio.Transport) -> bool:

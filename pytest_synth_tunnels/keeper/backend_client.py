@@ -17,11 +17,13 @@ from ..aio.tasks import in_thread
 from ..options import API_KEY_VARIABLE
 from ..sdk.errors import TunnelError
 from ..sdk.requests import Request
+from ..settings import Settings
 from ..traffic.recorder import Recorder
 from .errors import KeeperRequestError
 from .ports import HOST, LOOPBACK_HINT, means_no_loopback
 
 if TYPE_CHECKING:
+    from ..backend.origins import OriginUrls
     from ..backend.server import Backend
     from ..sdk.client import TunnelsClient
 
@@ -103,16 +105,19 @@ class BackendClient(Protocol):
             on_refused: see :data:`OnRefused`.
         """
 
-    async def open_origin(self, lease_id: str, address: str, *, permanent: bool) -> str:
+    async def open_origin(
+        self, lease_id: str, address: str, *, permanent: bool, port: int | None
+    ) -> "OriginUrls":
         """Open an origin of a lease's own (see :meth:`.backend.server.Backend.open_origin`).
 
         Args:
             lease_id: the lease.
             address: the address of the lease that answers there.
             permanent: keep it while the lease lives, whatever else needs room.
+            port: the port that it is to have; ``None`` for any free one.
 
         Returns:
-            Its URL.
+            Its URLs.
 
         Raises:
             TunnelError: there is no room for another, or the backend has no origins.
@@ -137,24 +142,52 @@ class EmbeddedBackendClient:
     Args:
         request_timeout_s: how long a caller waits for the app, in seconds.
         recorder: records what the relay answers itself; ``None`` to record nothing.
+        bind: where the leases' origins listen (see :func:`..backend.binding.resolve_binding`).
+        public_host: the host that their URLs name.
     """
 
     embedded = True
 
-    def __init__(self, request_timeout_s: float, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        request_timeout_s: float,
+        recorder: Recorder | None = None,
+        *,
+        bind: str = HOST,
+        public_host: str | None = None,
+    ) -> None:
         self._request_timeout_s = request_timeout_s
         self._recorder = recorder
+        self._bind = bind
+        self._public_host = public_host
         self.url = ""
         self.api_key = ""
         self._backend: Backend | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client_id = f"session-{secrets.token_hex(16)}"
 
+    @classmethod
+    def of(cls, settings: Settings, recorder: Recorder | None = None) -> "EmbeddedBackendClient":
+        """Return the backend of a run with these settings, not yet started."""
+        return cls(
+            settings.request_timeout_s,
+            recorder,
+            bind=settings.bind,
+            public_host=settings.public_host,
+        )
+
     async def start(self) -> None:
+        from ..backend.binding import resolve_binding
         from ..backend.server import Backend
 
         self._loop = asyncio.get_running_loop()
-        backend = Backend(request_timeout_s=self._request_timeout_s, recorder=self._recorder)
+        try:
+            binding = resolve_binding(self._bind, self._public_host)
+        except ValueError as error:
+            raise KeeperRequestError("BIND_INVALID", f"synth_tunnels_bind: {error}") from None
+        backend = Backend(
+            request_timeout_s=self._request_timeout_s, recorder=self._recorder, binding=binding
+        )
         try:
             await backend.start()
         except OSError as error:
@@ -207,8 +240,10 @@ class EmbeddedBackendClient:
         attachment.begin(token)
         return attachment
 
-    async def open_origin(self, lease_id: str, address: str, *, permanent: bool) -> str:
-        return await self._started.open_origin(lease_id, address, permanent=permanent)
+    async def open_origin(
+        self, lease_id: str, address: str, *, permanent: bool, port: int | None
+    ) -> "OriginUrls":
+        return await self._started.open_origin(lease_id, address, permanent=permanent, port=port)
 
     def end_origin(self, lease_id: str, address: str, reason: str) -> None:
         self._started.end_origin(lease_id, address, reason)
@@ -313,7 +348,9 @@ class HostedBackendClient:
         await dialer.start()
         return dialer
 
-    async def open_origin(self, lease_id: str, address: str, *, permanent: bool) -> str:
+    async def open_origin(
+        self, lease_id: str, address: str, *, permanent: bool, port: int | None
+    ) -> "OriginUrls":
         raise TunnelError("a hosted backend gives each lease a path, and no origin of its own")
 
     def end_origin(self, lease_id: str, address: str, reason: str) -> None:

@@ -25,6 +25,7 @@ _MAX_ANSWER_BYTES: Final = 65_536
 async def wait_ready(
     *,
     public_url: str,
+    loopback_url: str = "",
     headers: dict[str, str],
     is_secret: bool,
     missing_link: Callable[[], str | None],
@@ -35,6 +36,8 @@ async def wait_ready(
 
     Args:
         public_url: of the lease, with the address.
+        loopback_url: the same for callers on this machine, where there is such a URL. Then the
+            host of the public one need not resolve here.
         headers: what a caller sends along.
         is_secret: whether the URL alone lets callers in.
         missing_link: returns which link between the public URL and this process is known to be
@@ -45,12 +48,12 @@ async def wait_ready(
     Raises:
         KeeperRequestError: it is not ready in time; the message says which link is missing.
     """
-    near = _is_near(public_url)
+    near = bool(loopback_url) or _is_near(public_url)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while True:
         attempt_s = max(0.05, min(_ATTEMPT_TIMEOUT_S, deadline - loop.time()))
-        problem = await _find_problem(public_url, headers, attempt_s)
+        problem = await _find_problem(public_url, loopback_url, headers, attempt_s)
         if problem is not None:
             problem = missing_link() or problem
         elif target is not None and not await accepts(target.host, target.port, attempt_s):
@@ -68,18 +71,21 @@ async def wait_ready(
         await asyncio.sleep(pause_s)
 
 
-async def _find_problem(public_url: str, headers: dict[str, str], timeout_s: float) -> str | None:
+async def _find_problem(
+    public_url: str, loopback_url: str, headers: dict[str, str], timeout_s: float
+) -> str | None:
     """Send a nonce through the public URL to the agent, and say what is wrong with the answer."""
     nonce = secrets.token_hex(16)
     url = f"{public_url}/__synth/nonce/{nonce}"
+    near = bool(loopback_url) or _is_near(public_url)
     try:
-        if _is_near(public_url):
-            near = urlsplit(url)
+        if near:
+            place, public = urlsplit(loopback_url or public_url), urlsplit(url)
             status, body = await get(
-                near.hostname or "",
-                near.port or 80,
-                near.path,
-                host_header=near.netloc,
+                place.hostname or "",
+                place.port or 80,
+                public.path,
+                host_header=public.netloc,
                 headers=headers.items(),
                 timeout_s=timeout_s,
             )
@@ -90,7 +96,7 @@ async def _find_problem(public_url: str, headers: dict[str, str], timeout_s: flo
             status, body = await in_thread(lambda: _get_with_httpx(url, headers, timeout_s))
     except (OSError, ValueError) as error:
         reason = str(error) or "no answer"
-        if isinstance(error, OSError) and _is_near(public_url) and means_no_loopback(error):
+        if isinstance(error, OSError) and near and means_no_loopback(error):
             reason += f". {LOOPBACK_HINT}"
         return f"the public URL cannot be reached: {reason}"
     if status == 200:

@@ -53,7 +53,13 @@ async def replay(
         path = path.removeprefix(urlsplit(rewriter.public_url).path)
     agent = Agent(recorder=recorder, patience_s=0.0)
     agent.leases.serve(place.lease_id, public_url)
-    agent.leases.set_target(place.lease_id, place.address, rewriter.target, origin=rewriter.origin)
+    agent.leases.set_target(
+        place.lease_id,
+        place.address,
+        rewriter.target,
+        origin=rewriter.origin,
+        loopback_origin=rewriter.loopback_origin,
+    )
     rid = f"replay-{uuid4().hex}"
     request = ReqHeaders(
         lease_id=place.lease_id,

@@ -125,6 +125,12 @@ class KeeperService:
         )
         self._one_target = settings.port is not None or settings.command is not None
         """All processes share one target, so that no URL has an address."""
+        self._has_one_port = (
+            settings.public_port is not None
+            and settings.provider == SYNTHTUNNEL
+            and backend_client.embedded
+        )
+        """The run's lease has a port that was chosen, which no two origins can have."""
         self._ports: dict[str, PortReservation] = {}
         """By address."""
         self._environ = environ
@@ -228,10 +234,27 @@ class KeeperService:
 
     async def _open_address(self, holder: Holder, _: OpenAddress) -> LeaseInfo:
         port = self._port(holder.address)
-        lease = self._leases.shared(holder.address, port)
+        lease = self._shared_lease(holder, port)
         address = self._address_on(lease, holder)
         await lease.open_address(address, self._target(str(port)))
         return lease.info(address)
+
+    def _shared_lease(self, holder: Holder, port: int) -> HeldLease:
+        """Return the lease that a process shares with the run.
+
+        Raises:
+            KeeperRequestError: the process would need an origin of its own on the run's one port.
+        """
+        is_shared = self._one_target and self._settings.share == "run"
+        if self._has_one_port and holder.address != COMMON and not is_shared:
+            raise KeeperRequestError(
+                "ONE_PUBLIC_PORT",
+                f"synth_tunnels_public_port = {self._settings.public_port} is one port, and each "
+                "worker of pytest-xdist has an app and a public URL of its own",
+                "Serve one app for all workers (synth_tunnels_command, or synth_tunnels_port) with "
+                "synth_tunnels_share = run, run without -n, or leave the port out",
+            )
+        return self._leases.shared(holder.address, port)
 
     async def _wait_for_command(self) -> None:
         if self._command_started is None:
@@ -283,6 +306,7 @@ class KeeperService:
                 settings.url_style if provider == settings.provider else None,
                 provider=provider,
                 embedded=embedded,
+                has_placed_origins=settings.has_placed_origins,
             ),
         )
         try:
@@ -324,6 +348,7 @@ class KeeperService:
         address = self._address_on(lease, holder)
         await wait_ready(
             public_url=lease.url(address),
+            loopback_url=lease.transport.loopback_url(address),
             headers=lease.transport.headers,
             is_secret=bool(lease.transport.url_secret),
             missing_link=lease.transport.missing_link,
@@ -353,7 +378,7 @@ class KeeperService:
 
     async def _open_traffic(self, holder: Holder, request: OpenTraffic) -> TrafficAddress:
         port = self._port(holder.address)
-        lease = self._leases.shared(holder.address, port)
+        lease = self._shared_lease(holder, port)
         own_address = self._address_on(lease, holder)
         target = self._target(str(port))
         lease.targets.set_target(own_address, target)

@@ -170,6 +170,7 @@ class RunTraffic:
             address=address,
             own_address=own_address,
             public_url=info.public_url,
+            loopback_url=info.loopback_url,
             headers=info.headers,
             url_secret=info.url_secret,
             provider=info.provider,

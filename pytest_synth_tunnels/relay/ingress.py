@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 from ..http.exchange import Exchange, RequestHandler
 from ..http.headers import Headers
 from ..http.request import RequestHead
-from .auth import AuthError, admit
+from .auth import AuthError, admit, same_secret
 from .failures import (
     not_admitted,
     offline,
@@ -55,6 +55,11 @@ class Ingress:
         """
         path = exchange.head.path
         route = self._relay.by_lease(route.lease_id) or route
+        if route.origin_prefix:
+            end = path.find("/", 1)
+            shown, path = (path, "/") if end < 0 else (path[:end], path[end:])
+            if not same_secret(shown, route.origin_prefix):
+                return self._relay.refuse(exchange, self._relay.new_rid(), unknown())
         return self.forward(exchange, route, f"/~{address}{path}" if address else path, root=True)
 
     def refuse_over(self, exchange: Exchange, reason: str) -> RequestHandler:

@@ -67,6 +67,8 @@ class Route:
         prefix: the path of the public URL, ``/s/{route_token}`` unless given; empty for a route
             whose callers come by other paths (:meth:`.relay.Relay.alias_prefix`).
         whole_path: the agent gets a caller's path with the prefix.
+        origin_prefix: the path that requests to the lease's origins must begin with, such as
+            ``/u_x``, where knowing it is what lets callers in; empty where it is not.
         closed: the lease is over. :meth:`.relay.Relay.close` sets it.
         closed_because: why, as the end of a sentence.
         inflight: how many requests are in flight; the requests count themselves.
@@ -88,6 +90,7 @@ class Route:
     require_token: bool = True
     prefix: str = ""
     whole_path: bool = False
+    origin_prefix: str = field(default="", repr=False)
     closed: bool = False
     closed_because: str = field(default="it was closed", init=False)
     inflight: int = field(default=0, init=False)

@@ -137,6 +137,34 @@ def at_root(target: Target) -> UrlRewriter:
     return UrlRewriter("l1", PUBLIC, "gw1", target, ORIGIN)
 
 
+def test_an_origin_that_has_a_secret_path() -> None:
+    """The path is a prefix like any other; both names of the origin are the app's own."""
+    rewriter = UrlRewriter(
+        "l1",
+        PUBLIC,
+        "gw1",
+        Target("127.0.0.1", 8000),
+        "http://host.docker.internal:5001/u_1",
+        "http://172.17.0.1:5001/u_1",
+    )
+    told = lines([("X-Forwarded-Host", "172.17.0.1:5001")], rewriter)
+    assert told[1:3] == ["Host: 172.17.0.1:5001", "X-Forwarded-Prefix: /u_1"]
+    for given, public in [
+        ("/x", "/u_1/x"),
+        ("/u_1/x", "/u_1/x"),
+        ("http://127.0.0.1:8000/x", "http://host.docker.internal:5001/u_1/x"),
+        ("http://host.docker.internal:5001/x", "http://host.docker.internal:5001/u_1/x"),
+        ("http://172.17.0.1:5001/x", "http://172.17.0.1:5001/u_1/x"),
+        ("http://172.17.0.1:5001/s/x", "http://172.17.0.1:5001/u_1/s/x"),
+        ("http://172.17.0.1:5001/u_1/x", "http://172.17.0.1:5001/u_1/x"),
+        ("http://172.17.0.2:5001/x", "http://172.17.0.2:5001/x"),
+    ]:
+        assert rewriter.publish(given) == public
+    assert rewriter.localize("http://172.17.0.1:5001/u_1/x") == "http://172.17.0.1:5001/x"
+    (cookie,) = rewriter.response_headers([("Set-Cookie", "a=1; Path=/")], "/x")
+    assert cookie == ("Set-Cookie", "a=1; Path=/u_1")
+
+
 def test_at_the_root_of_an_origin_the_app_sees_the_callers_host() -> None:
     rewriter = at_root(Target("127.0.0.1", 8000))
     head = lines([("x-forwarded-host", "app.test:5001"), ("Accept", "*/*")], rewriter)

@@ -100,7 +100,7 @@ def test_an_app_sees_what_the_caller_sent(style: str, websocket: bool) -> None:
         app = RecordingApp()
         port = await tunnels.listen(app.serve)
         lease = tunnels.lease(port)
-        origin = await tunnels.backend.open_origin(lease.id) if style == "root" else ""
+        origin = (await tunnels.backend.open_origin(lease.id)).public_url if style == "root" else ""
         await tunnels.attach(lease, {"": port}, websocket=websocket, origins={"": origin})
         prefix = "" if origin else lease.prefix
         public_port = urlsplit(origin or lease.public_url).port or 0
@@ -126,7 +126,7 @@ def test_targets_that_are_no_path(address: str, websocket: bool) -> None:
         app = RecordingApp()
         port = await tunnels.listen(app.serve)
         lease = tunnels.lease(port)
-        origin = await tunnels.backend.open_origin(lease.id, address)
+        origin = (await tunnels.backend.open_origin(lease.id, address)).public_url
         await tunnels.attach(lease, {address: port}, websocket=websocket, origins={address: origin})
         public_port = urlsplit(origin).port or 0
         token = f"X-SynthTunnel-Worker-Token: {lease.worker_token}"

@@ -94,7 +94,7 @@ def test_at_the_root_of_an_origin_the_app_sees_host_and_origin_as_they_were_sent
     async def test() -> None:
         async with serving(kind, tell) as tunnel:
             lease_id = tunnel.lease["lease_id"]
-            origin = await tunnel.backend.open_origin(lease_id)
+            origin = (await tunnel.backend.open_origin(lease_id)).public_url
             served = tunnel.agent.leases.get(lease_id)
             assert served is not None
             target = served.destinations[""].rewriter.target

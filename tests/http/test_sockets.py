@@ -16,6 +16,7 @@ from pytest_synth_tunnels.http.sockets import (
     has_unread,
     is_gone,
     make_transport,
+    peer_host,
     reset,
 )
 
@@ -34,6 +35,22 @@ def ends() -> Iterator[Ends]:
         wire = Wire()
         wire._extra["socket"] = near
         yield wire, near, far
+
+
+@pytest.mark.parametrize(
+    ("peername", "host"),
+    [
+        (("192.0.2.7", 5), "192.0.2.7"),
+        (("::1", 5, 0, 0), "::1"),
+        (("::ffff:192.0.2.7", 5, 0, 0), "192.0.2.7"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_who_is_at_the_other_end(ends: Ends, peername: object, host: str) -> None:
+    wire, _, _ = ends
+    wire._extra["peername"] = peername
+    assert peer_host(wire) == host
 
 
 def test_who_is_there_is_not_gone(ends: Ends) -> None:

@@ -146,6 +146,32 @@ def test_a_link_that_is_known_to_be_missing_is_named_first() -> None:
     assert "r_secret" not in str(caught.value)
 
 
+def test_the_public_host_need_not_resolve_here() -> None:
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer(200, seen[-1].split()[1].decode().rpartition("/")[2])(seen[-1]))
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            await wait_ready(
+                public_url=f"http://host.invalid:{port}/u_1",
+                loopback_url=f"http://127.0.0.1:{port}/u_1",
+                headers={},
+                is_secret=True,
+                missing_link=lambda: None,
+                target=None,
+                timeout_s=10,
+            )
+
+    asyncio.run(main())
+    assert seen[0].startswith(b"GET /u_1/__synth/nonce/")
+    assert b"\r\nHost: host.invalid:" in seen[0]
+
+
 def test_a_name_that_does_not_resolve() -> None:
     waiting = wait_ready(
         public_url="https://demo.invalid/m/r_1",

@@ -26,6 +26,7 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     GetBackend,
     LeaseInfo,
     OpenLease,
+    OpenTraffic,
     RefreshToken,
     ReservePort,
     Status,
@@ -414,3 +415,70 @@ def test_a_run_without_tokens(
     # A lease of its own is as the run's, unless it says otherwise.
     assert process.ask(expose(str(port))).worker_token is None
     assert process.ask(expose(str(port), require_token=True)).worker_token
+
+
+@pytest.mark.parametrize(
+    ("settings", "address", "is_refused"),
+    [
+        ({}, "", False),
+        ({}, "gw1", True),
+        ({"share": "worker"}, "gw1", True),
+        ({"port": 8000}, "gw1", False),
+        ({"port": 8000, "share": "worker"}, "gw1", True),
+    ],
+)
+def test_a_public_port_is_one_origin_s(
+    settings: dict[str, Any], address: str, is_refused: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    async def main() -> None:
+        keeper = service.KeeperService(
+            run_id="r1",
+            settings=Settings(public_port=port, **settings),
+            environ={},
+            cwd="/",
+            backend_client=EmbeddedBackendClient(5),
+            ledger_recorder=None,
+            on_holder_left=lambda: None,
+        )
+        keeper.start()
+        for request in (OpenLease(), OpenTraffic(test="t", inbox=False)):
+            if is_refused:
+                with pytest.raises(KeeperRequestError, match=f"{port} is one port") as caught:
+                    await keeper.answer(Holder(1, address), request)
+                assert caught.value.code == "ONE_PUBLIC_PORT"
+            elif isinstance(request, OpenLease):
+                lease = await keeper.answer(Holder(1, address), request)
+                assert isinstance(lease, LeaseInfo)
+                assert lease.public_url == f"http://127.0.0.1:{port}"
+        await keeper.finish()
+
+    asyncio.run(main())
+
+
+def test_no_lease_where_the_address_to_listen_on_is_unknown(start_keeper: Any) -> None:
+    process = start_keeper(settings={"bind": "docker77"}).connect()
+
+    failure = process.ask(OpenLease())
+
+    assert failure.code == "BIND_INVALID"
+    assert failure.message.startswith("synth_tunnels_bind: 'docker77' is neither an address nor")
+
+
+def test_a_path_is_never_given_where_callers_are_elsewhere(start_keeper: Any) -> None:
+    process = start_keeper(settings={"bind": "0.0.0.0", "public_host": "host.test"}).connect()
+    port = process.ask(ReservePort()).port
+
+    assert process.ask(expose(str(port), url_style="path")).code == "NO_PATH"
+    lease = process.ask(expose(str(port), require_token=False))
+    assert lease.public_url.startswith("http://host.test:")
+    assert lease.public_url.endswith(lease.url_secret)
+    assert process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=0.3)).message.endswith(
+        f"the app does not listen on 127.0.0.1:{port}"
+    )
+    report = process.ask(Finish())
+    # The run's own lease, and this one.
+    assert ["beyond this machine" in line for line in report.public] == [True, True]
+    assert lease.url_secret not in str(report.public)

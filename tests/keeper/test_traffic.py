@@ -344,6 +344,7 @@ class FakeLease:
     def info(self, address: str) -> Any:
         class Info:
             public_url = "http://127.0.0.1:1"
+            loopback_url = ""
             headers: dict[str, str] = {}
             url_secret = ""
             provider = "synthtunnel"

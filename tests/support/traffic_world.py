@@ -40,6 +40,7 @@ def address(**values: Any) -> TrafficAddress:
             "address": "t1",
             "own_address": "gw1",
             "public_url": "http://127.0.0.1:9",
+            "loopback_url": "",
             "headers": {"X-SynthTunnel-Worker-Token": TOKEN},
             "url_secret": "",
             "local_url": "http://127.0.0.1:8000",

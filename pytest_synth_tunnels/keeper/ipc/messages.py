@@ -290,11 +290,13 @@ class Port(Message):
 
 class LeaseInfo(Message):
     """All that a test may know of a lease. ``public_url`` is that of this process's address,
-    ``url_secret`` the part of it that alone lets callers in (empty where no part does), and
+    ``loopback_url`` the same for callers on this machine (empty where there is no other),
+    ``url_secret`` the part of them that alone lets callers in (empty where no part does), and
     ``headers`` is what callers send along."""
 
     lease_id: str
     public_url: str
+    loopback_url: str
     url_secret: str
     worker_token: str | None
     headers: dict[str, str]
@@ -329,6 +331,7 @@ class TrafficAddress(Message):
     address: str
     own_address: str
     public_url: str
+    loopback_url: str
     headers: dict[str, str]
     url_secret: str
     local_url: str

@@ -232,6 +232,7 @@ class HeldLease:
         return LeaseInfo(
             lease_id=self.lease_id,
             public_url=self.url(address),
+            loopback_url=transport.loopback_url(address),
             url_secret=transport.url_secret,
             worker_token=transport.worker_token,
             headers=transport.headers,

@@ -57,7 +57,7 @@ class LeaseRegistry:
         created: leases that the backend created and that have been dropped since.
         released: those of them that were released.
         unreleased: a line for each of the others.
-        public: a line for each port that was open to the internet.
+        public: lines about what was open to others than this machine.
     """
 
     def __init__(
@@ -127,6 +127,7 @@ class LeaseRegistry:
                     provider=provider,
                     embedded=self._transports.backend_client.embedded,
                 ),
+                public_port=self._settings.public_port,
             )
             if provider not in self._first_outcome:
                 self._first_outcome[provider] = spawn(_raise_if_refused(lease))
@@ -188,6 +189,7 @@ class LeaseRegistry:
         metadata: dict[str, Any] | None = None,
         require_token: bool,
         url_style: UrlStyle,
+        public_port: int | None = None,
     ) -> HeldLease:
         spec = LeaseSpec(
             port=port,
@@ -195,6 +197,7 @@ class LeaseRegistry:
             metadata=self._metadata | (metadata or {}),
             require_token=require_token,
             url_style=url_style,
+            public_port=public_port,
         )
         lease = HeldLease(
             self._transports.make(provider, spec),

@@ -38,6 +38,7 @@ class LeaseSpec(msgspec.Struct, frozen=True):
         metadata: kept with it by the backend; ``name`` in it is for listings.
         require_token: whether callers must send the worker token.
         url_style: what its public URLs are like.
+        public_port: the port of the lease's own origin; ``None`` for any free one.
     """
 
     port: int
@@ -45,10 +46,16 @@ class LeaseSpec(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
     require_token: bool = True
     url_style: UrlStyle = "path"
+    public_port: int | None = None
 
 
 def choose_url_style(
-    wanted: str | None, setting: str | None, *, provider: str, embedded: bool
+    wanted: str | None,
+    setting: str | None,
+    *,
+    provider: str,
+    embedded: bool,
+    has_placed_origins: bool = False,
 ) -> UrlStyle:
     """Return what the public URLs of a new lease are like.
 
@@ -57,9 +64,11 @@ def choose_url_style(
         setting: what the run's settings say of leases of this provider, if they say anything.
         provider: what carries the lease.
         embedded: whether the backend is the embedded one.
+        has_placed_origins: whether the settings say where the embedded backend's origins are, such
+            as on which address. A path at the backend's own port is on loopback in any case.
 
     Raises:
-        KeeperRequestError: this lease was to have an origin, and can have none.
+        KeeperRequestError: this lease was to have an origin, and can have none; or the reverse.
         ValueError: there is no such style.
     """
     if wanted not in (None, "root", "path"):
@@ -69,6 +78,13 @@ def choose_url_style(
         return "root" if (wanted or setting) == "root" else "path"
     if wanted == "root" and not embedded:
         raise no_origin(provider)
+    if embedded and wanted == "path" and has_placed_origins:
+        raise KeeperRequestError(
+            "NO_PATH",
+            "url_style = 'path' gives URLs at the backend's own port, which stays on loopback and "
+            "speaks plain http, and the settings place this run's URLs elsewhere",
+            "Leave out url_style, or the settings synth_tunnels_bind and synth_tunnels_public_…",
+        )
     return "root" if embedded and (wanted or setting or "root") == "root" else "path"
 
 

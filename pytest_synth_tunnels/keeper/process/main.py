@@ -100,7 +100,7 @@ def _choose_backend(
 ) -> "tuple[BackendClient, LedgerRecorder | None]":
     """Return the backend, and the ledger of its leases if it outlives this process."""
     if settings.backend_url is None:
-        return EmbeddedBackendClient(settings.request_timeout_s, recorder), None
+        return EmbeddedBackendClient.of(settings, recorder), None
     from ..ledger.ledger import Ledger, state_folder
     from ..ledger.recorder import LedgerRecorder
 

@@ -46,7 +46,7 @@ class LeaseTransport(Protocol):
     @property
     def url_secret(self) -> str:
         """The part of the public URL that alone lets callers in; empty where they need a token, or
-        where the URL is the origin of a server on this machine."""
+        where the URL is an origin that only this machine reaches."""
 
     @property
     def worker_token(self) -> str | None:
@@ -108,6 +108,10 @@ class LeaseTransport(Protocol):
     def url(self, address: str) -> str:
         """Return the public URL of an address that is open."""
 
+    def loopback_url(self, address: str) -> str:
+        """Return the URL of an open address for callers on this machine, who need not know the
+        public host; empty where only the public URL leads to it."""
+
     def beat(self) -> Beat:
         """Ask the backend for the state of the lease. Called in the heartbeat's thread.
 
@@ -134,7 +138,7 @@ class LeaseTransport(Protocol):
         """Return which link between the public URL and this process is known to be missing."""
 
     def exposure(self) -> list[str]:
-        """Return a line for each port that was open to the internet, for the run's report."""
+        """Return lines for the run's report about what was open to others than this machine."""
 
     async def release(self) -> None:
         """Release the lease, for as long as the caller waits. Harmless when repeated."""

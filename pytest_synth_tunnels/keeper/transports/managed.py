@@ -108,6 +108,9 @@ class ManagedTransport:
     def url(self, address: str) -> str:
         return f"{self.public_url}/~{address}" if address else self.public_url
 
+    def loopback_url(self, address: str) -> str:
+        return ""
+
     @property
     def url_secret(self) -> str:
         return secret_part(self.public_url)

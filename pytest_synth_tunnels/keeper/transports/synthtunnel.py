@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ from ..ports import HOST
 from .targets import AgentTargets
 
 if TYPE_CHECKING:
+    from ...backend.origins import OriginUrls
     from ..ledger.recorder import LedgerRecorder
 
 __all__ = ["SynthTunnelTransport"]
@@ -65,6 +67,7 @@ class SynthTunnelTransport:
         ledger_recorder: where a hosted lease is written down; ``None`` for the embedded backend.
         spec: what is asked for.
         agent: a new one.
+        now: seconds, from any moment on.
     """
 
     provider = SYNTHTUNNEL
@@ -75,14 +78,19 @@ class SynthTunnelTransport:
         ledger_recorder: "LedgerRecorder | None",
         spec: LeaseSpec,
         agent: Agent,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._now = now
         self.embedded = backend_client.embedded
         self.targets = AgentTargets(agent)
         self.public_url = ""
         self._path_url = ""
         """Where the lease's path at the backend is."""
-        self._origins: dict[str, str] = {}
+        self._origins: dict[str, OriginUrls] = {}
         """The origins of open addresses, where those have some."""
+        self._exposed: dict[str, float] = {}
+        """The addresses and ports on which callers from elsewhere reach the lease, and since when
+        each has been open."""
         self.worker_token: str | None = None
         self.expires_at = ""
         self.interval_s = 25.0
@@ -140,10 +148,15 @@ class SynthTunnelTransport:
     async def open_address(self, address: str, *, permanent: bool) -> str:
         if self._spec.url_style == "root" and address not in self._origins:
             origin = await self._backend_client.open_origin(
-                self.lease_id, address, permanent=permanent
+                self.lease_id,
+                address,
+                permanent=permanent,
+                port=self._spec.public_port if address == "" else None,
             )
             self._origins[address] = origin
-            self.targets.set_origin(address, origin)
+            if origin.listens_on:
+                self._exposed[origin.listens_on] = self._now()
+            self.targets.set_origin(address, origin.public_url, origin.loopback_url)
         return self.url(address)
 
     def end_address(self, address: str, reason: str) -> None:
@@ -153,13 +166,19 @@ class SynthTunnelTransport:
 
     def url(self, address: str) -> str:
         if self._spec.url_style == "root":
-            return self._origins[address]
+            return self._origins[address].public_url
         return f"{self._path_url}/~{address}" if address else self._path_url
+
+    def loopback_url(self, address: str) -> str:
+        if self._spec.url_style == "root":
+            return self._origins[address].loopback_url
+        return self.url(address) if self.embedded else ""
 
     @property
     def url_secret(self) -> str:
-        no_token = self.worker_token is None and self._spec.url_style == "path"
-        return urlsplit(self._path_url).path if no_token else ""
+        if self._spec.url_style == "root":
+            return self._origins[""].secret_path if "" in self._origins else ""
+        return urlsplit(self._path_url).path if self.worker_token is None else ""
 
     async def _attach(self, created: _CreatedSynthLease) -> None:
         self.targets.begin(self.lease_id, self._path_url, max_inflight=created.limits.max_inflight)
@@ -225,7 +244,15 @@ class SynthTunnelTransport:
         return None  # the relay knows whether the agent is attached, and its answer says so
 
     def exposure(self) -> list[str]:
-        return []  # callers show a token, or come from this machine
+        if not self._exposed:
+            return []  # callers come from this machine, or show the hosted relay a token
+        where, since_s = next(iter(self._exposed.items()))
+        others = len(self._exposed) - 1
+        more = f" (and {others} more there)" if others else ""
+        key = "the worker token" if self._spec.require_token else "the path of its URL"
+        open_s = self._now() - since_s
+        line = f"{where}{more} was open beyond this machine for {open_s:.0f} s"
+        return [f"{line}, to callers with {key}"]
 
     async def release(self) -> None:
         await self._lease.release()

@@ -40,8 +40,9 @@ class AgentTargets:
         """By address."""
         self._private: set[str] = set()
         """The addresses of single tests."""
-        self._origins: dict[str, str] = {}
-        """The origins of the addresses that have one."""
+        self._origins: dict[str, tuple[str, str]] = {}
+        """The origins of the addresses that have one, as all callers and as those on this machine
+        name them."""
         self._lease_id = ""
         """Set while the agent serves the lease."""
         self.first_lease_id = ""
@@ -69,10 +70,14 @@ class AgentTargets:
             self._apply(address, target)
 
     def _apply(self, address: str, target: Target) -> None:
-        origin = self._origins.get(address, "")
-        private = address in self._private
+        origin, loopback_origin = self._origins.get(address, ("", ""))
         self.agent.leases.set_target(
-            self._lease_id, address, target, origin=origin, private=private
+            self._lease_id,
+            address,
+            target,
+            origin=origin,
+            loopback_origin=loopback_origin,
+            private=address in self._private,
         )
         self._since.setdefault(target, self._now())
 
@@ -106,9 +111,15 @@ class AgentTargets:
         if self._lease_id:
             self._apply(address, target)
 
-    def set_origin(self, address: str, origin: str) -> None:
-        """Note the origin at whose root an address answers; empty where it answers at its path."""
-        self._origins[address] = origin
+    def set_origin(self, address: str, origin: str, loopback_origin: str = "") -> None:
+        """Note the origin at whose root an address answers.
+
+        Args:
+            address: the address.
+            origin: its origin; empty where it answers at its path.
+            loopback_origin: the same as callers on this machine name it.
+        """
+        self._origins[address] = origin, loopback_origin
         if self._lease_id and address in self._targets:
             self._apply(address, self._targets[address])
 

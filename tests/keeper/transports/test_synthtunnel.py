@@ -1,6 +1,7 @@
 """SynthTunnel leases: what the backend answers, the agent's attachment, and tokens."""
 
 import asyncio
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -185,6 +186,67 @@ def test_addresses_with_origins_of_their_own() -> None:
 
         lease.end_address("t1", "its test is over")
         assert await lease.open_address("t1", target) not in urls
+        await lease.release(5)
+        await backend_client.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("require_token", [True, False])
+def test_origins_that_others_than_this_machine_reach(require_token: bool) -> None:
+    clock_s = 100.0
+
+    async def main() -> None:
+        nonlocal clock_s
+        backend_client = EmbeddedBackendClient(5, bind="0.0.0.0", public_host="host.test")
+        spec = LeaseSpec(
+            port=8000, ttl_s=3600, metadata={}, url_style="root", require_token=require_token
+        )
+        agent = Agent(patience_s=0)
+        transport = SynthTunnelTransport(backend_client, None, spec, agent, now=lambda: clock_s)
+        lease = HeldLease(
+            transport,
+            started=asyncio.ensure_future(backend_client.start()),
+            on_event=lambda *_: None,
+        )
+        assert transport.url_secret == ""
+        target = Target("127.0.0.1", 8000)
+        url = await lease.open_address("", target)
+        info = lease.info("")
+        port = urlsplit(url).port
+        path = "" if require_token else transport.url_secret
+        assert url == info.public_url == f"http://host.test:{port}{path}"
+        assert info.loopback_url == f"http://127.0.0.1:{port}{path}"
+        assert bool(info.url_secret) is not require_token
+        await lease.open_address("t1", target, permanent=False)
+        clock_s += 12.4
+        await lease.release(5)
+        (line,) = transport.exposure()
+        key = "the worker token" if require_token else "the path of its URL"
+        assert line == (
+            f"0.0.0.0:{port} (and 1 more there) was open beyond this machine for 12 s, "
+            f"to callers with {key}"
+        )
+        await backend_client.close()
+
+    run(main())
+
+
+def test_only_the_lease_itself_has_the_port_that_was_chosen() -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        backend_client = EmbeddedBackendClient(5)
+        spec = LeaseSpec(port=8000, ttl_s=3600, metadata={}, url_style="root", public_port=port)
+        lease = HeldLease(
+            SynthTunnelTransport(backend_client, None, spec, Agent(patience_s=0)),
+            started=asyncio.ensure_future(backend_client.start()),
+            on_event=lambda *_: None,
+        )
+        target = Target("127.0.0.1", 8000)
+        assert await lease.open_address("", target) == f"http://127.0.0.1:{port}"
+        assert urlsplit(await lease.open_address("t1", target, permanent=False)).port != port
+        assert lease.transport.exposure() == []
         await lease.release(5)
         await backend_client.close()
 
