@@ -14,6 +14,7 @@ from ..http.refusal_log import log_refusal
 
 __all__ = [
     "RelayFailure",
+    "asterisk_unsupported",
     "bad_answer",
     "bad_handshake",
     "lost",
@@ -229,6 +230,14 @@ def reported(code: str, message: str) -> RelayFailure:
 def websocket_failed(message: str) -> RelayFailure:
     """Return the failure of a WebSocket that the agent reports."""
     return unreachable(message[:_MAX_MESSAGE] or "the app could not be reached")
+
+
+def asterisk_unsupported() -> RelayFailure:
+    """Return the failure of an ``OPTIONS *`` whose agent announced no ``exact_http`` capability: to
+    the published agents every path begins with a slash (protocol, section 3)."""
+    return RelayFailure(
+        501, "ASTERISK_UNSUPPORTED", "the agent of this tunnel carries no request for the target *"
+    )
 
 
 def websockets_unsupported() -> RelayFailure:

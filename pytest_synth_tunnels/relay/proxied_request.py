@@ -58,6 +58,7 @@ from .agent_session import AgentSession
 from .caller_connection import CallerConnection
 from .failures import (
     RelayFailure,
+    asterisk_unsupported,
     bad_answer,
     lost,
     offline,
@@ -195,12 +196,15 @@ class ProxiedRequest:
     def begin(self, session: AgentSession) -> None:
         """Send the head to the agent, which may answer before this returns."""
         relay = self._relay
+        exchange, frame = self._exchange, self._frame
+        head = exchange.head
+        if head.path == "*" and not session.exact_http:
+            self.fail(asterisk_unsupported())
+            return
         self._phase = FORWARDED
         self._session = session
         session.requests[self.rid] = self
         relay.deadlines.set(self, relay.loop.time() + self._timeout_s)
-        exchange, frame = self._exchange, self._frame
-        head = exchange.head
         if session.caller_connections:
             self._tie(session)
         if session.exact_http:

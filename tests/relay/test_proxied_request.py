@@ -18,7 +18,7 @@ from pytest_synth_tunnels.wire.frames import (
     Window,
 )
 
-from ..support.relay_world import FakeAgent, RelayWorld
+from ..support.relay_world import TOKEN, FakeAgent, RelayCaller, RelayWorld
 
 
 @pytest.fixture
@@ -232,6 +232,17 @@ def test_an_agent_that_goes_before_it_has_taken_all(world):
     assert paths == ["/1", "/2", "/0"]
     for caller in callers:
         assert caller.read() == b""
+
+
+def test_an_agent_for_which_every_path_begins_with_a_slash_gets_no_asterisk(world):
+    lines = f"OPTIONS * HTTP/1.1\r\nHost: a\r\n{TOKEN}\r\n\r\n".encode()
+    caller = RelayCaller(world, server=world.origin)
+    caller.send(lines)
+    world.attach()
+    assert caller.failure() == (501, "ASTERISK_UNSUPPORTED")
+    world.attach(exact_http=True)
+    caller.send(lines)
+    assert world.agent.take(ReqHeaders).path == "*"
 
 
 # Requests that had reached an agent.

@@ -82,12 +82,12 @@ class FakeAgent:
 
 
 class RelayCaller:
-    """One caller's connection to the relay."""
+    """One caller's connection to the relay, or to an origin of the lease's own."""
 
-    def __init__(self, world, wire=None):
+    def __init__(self, world, wire=None, server=None):
         self.world = world
         self.wire = wire or Wire()
-        self.connection = world.server()
+        self.connection = (server or world.server)()
         self.connection.connection_made(self.wire)
 
     def send(self, data):
@@ -145,7 +145,11 @@ class RelayWorld:
             limits=limits or Limits(),
         )
         self.relay.add(self.route)
-        self.server = HttpServer(Ingress(self.relay), loop=loop)
+        ingress = Ingress(self.relay)
+        self.server = HttpServer(ingress, loop=loop)
+        self.origin = HttpServer(
+            lambda exchange: ingress.at_origin(exchange, self.route, ""), loop=loop
+        )
         self.agent = FakeAgent(self.relay, **capabilities) if agent else None
         self.caller = RelayCaller(self)
         """The first caller; :meth:`call` makes others."""
