@@ -40,16 +40,25 @@ class Option:
         metavar: what ``--help`` calls the value.
         ini: what the ini file calls it.
         flag: what the command line calls it.
+        bare: for one of a few choices that needs no value on the command line, those choices, the
+            first of which is meant then; else empty. As an optional value it would swallow the
+            path that may follow it.
         variable: what the environment calls it.
     """
 
     def __init__(
-        self, name: str, parse: "Callable[[str], Any]", help_line: str, metavar: str
+        self,
+        name: str,
+        parse: "Callable[[str], Any]",
+        help_line: str,
+        metavar: str,
+        bare: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.parse = parse
         self.help = help_line
         self.metavar = metavar
+        self.bare = bare
         self.ini = f"synth_tunnels_{name}"
         self.flag = "--" + self.ini.replace("_", "-")
         self.variable = self.ini.upper()
@@ -326,6 +335,14 @@ OPTIONS = (
         _file,
         "write what came through the tunnels in this run as one HTML page",
         "FILE",
+    ),
+    Option(
+        "inspector",
+        _one_of("off", "on", "hold"),
+        "show what comes through the tunnels on a live page, whose URL the header has: on (also "
+        "without a value), off, or hold, which keeps it after the last test until Ctrl-C",
+        "WHEN",
+        bare=("on", "hold", "off"),
     ),
     Option(
         "cloudflared",

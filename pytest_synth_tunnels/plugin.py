@@ -4,6 +4,7 @@ Loaded by every pytest run of an environment that has it, so it imports nothing 
 what is tiny; the rest comes when a test asks for a fixture.
 """
 
+from argparse import SUPPRESS
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from ._unpatched import unpatched
-from .options import OPTIONS
+from .options import OPTIONS, Option
 from .session import SESSION, Session, is_early_start, uses_tunnels
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("synth-tunnels", "tunnels (pytest-synth-tunnels)")
     for option in OPTIONS:
-        group.addoption(option.flag, dest=option.ini, metavar=option.metavar, help=option.help)
+        if option.bare:
+            _add_bare_option(group, option)
+        else:
+            group.addoption(option.flag, dest=option.ini, metavar=option.metavar, help=option.help)
         parser.addini(option.ini, f"{option.help} (also ${option.variable})", default="")
 
 
@@ -59,6 +63,21 @@ def pytest_load_initial_conftests(
     return (yield)
 
 
+def _add_bare_option(group: "pytest.OptionGroup", option: Option) -> None:
+    """Add an option that may stand without a value: each value as an option of its own."""
+    group.addoption(
+        option.flag, dest=option.ini, action="store_const", const=option.bare[0], help=option.help
+    )
+    for value in option.bare:
+        group.addoption(
+            f"{option.flag}={value}",
+            dest=option.ini,
+            action="store_const",
+            const=value,
+            help=SUPPRESS,
+        )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "synth_hosted: needs the hosted Synth backend; skipped where none is configured"
@@ -70,6 +89,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if session.has_settings():
         # A wrong value is told now, not in the middle of the run.
         _check_workers(config, session.settings)
+        if session.settings.inspector == "hold" and session.is_owner:
+            from .inspector_hold import InspectorHold
+
+            config.pluginmanager.register(InspectorHold(session))
 
 
 def _check_workers(config: pytest.Config, settings: "Settings") -> None:
@@ -121,8 +144,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if session.config.stash[SESSION].is_early:
         _register_redaction(session.config.stash[SESSION])
     if not session.config.option.collectonly:
-        session.config.stash[SESSION].start_ahead()
-        session.config.stash[SESSION].remove_old_har_files()
+        ours = session.config.stash[SESSION]
+        ours.start_ahead()
+        ours.remove_old_har_files()
+        ours.open_inspector()
+        if ours.inspector_url and not _has_header(session.config):
+            terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+            if terminal is not None:
+                terminal.write_line(_inspector_line(ours))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -260,7 +289,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     ours = session.config.stash[SESSION]
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["synth_tunnels_used"] = ours.is_used
-    ours.finish()
+    if not ours.is_held:
+        ours.finish()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -269,13 +299,25 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         session.close()
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     session = config.stash[SESSION]
+    lines = []
     if config.get_verbosity() > 0 or session.has_settings():
         from .reporting import header
 
-        return header(session.settings)
-    return None
+        lines.append(header(session.settings))
+    if session.inspector_url:
+        lines.append(_inspector_line(session))
+    return lines
+
+
+def _has_header(config: pytest.Config) -> bool:
+    """Whether pytest writes its header."""
+    return config.get_verbosity() >= 0 and not config.getoption("no_header", False)
+
+
+def _inspector_line(session: Session) -> str:
+    return f"synth tunnels inspector: {session.inspector_url}"
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:

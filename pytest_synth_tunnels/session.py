@@ -64,6 +64,8 @@ class Session:
         lost: why the run's lease carries nothing any more, or ``None``.
         port: the port of this process's app, once a test has asked for ``exposed_port``.
         lease_id: the lease of this process, once a test has asked for ``synth_lease``.
+        inspector_url: where the page with the run's traffic is; empty for none. A secret.
+        is_held: whether the run goes on after the last test, for its inspector.
         test_began_s: when the running test began, by :func:`time.monotonic`.
         is_early: whether the tunnel was opened before any conftest was imported.
         is_used: whether this process has needed the keeper.
@@ -83,7 +85,7 @@ class Session:
         self.is_used = False
         self.possible_users: set[str] = set()
         self._is_ahead = False
-        """Whether the keeper was started because an earlier run used tunnels."""
+        """Whether the keeper was started before a test needed it."""
         self.environ = dict(os.environ)
         self.sys_path = [os.path.join(config.invocation_params.dir, entry) for entry in sys.path]
         self.report: Report | None = None
@@ -92,6 +94,8 @@ class Session:
         self.lost: str | None = None
         self.port: int | None = None
         self.lease_id = ""
+        self.inspector_url = ""
+        self.is_held = False
         self.test_began_s = 0.0
         given: Mapping[str, Any] = inherited or getattr(config, "workerinput", {}).get(
             "synth_tunnels", {}
@@ -271,6 +275,21 @@ class Session:
         except OSError as error:
             self.trouble.append(f"the HAR files of an earlier run cannot be removed: {error}")
 
+    def open_inspector(self) -> None:
+        """Open the page that shows the run's traffic, if this process owns a run that wants one."""
+        if not (self.is_owner and self.has_settings() and self.settings.inspector != "off"):
+            return
+        from .keeper.ipc.errors import KeeperError
+
+        keeper = self._hold_keeper()
+        keeper.start()
+        self._is_ahead = True
+        _import_all()  # while the keeper starts
+        try:
+            self.inspector_url = keeper.open_inspector()
+        except KeeperError as error:
+            self.trouble.append(f"the inspector cannot be opened: {error}")
+
     def _write_report(self) -> None:
         """Write the page with the run's traffic, if the settings name one."""
         if not self.has_settings() or self.settings.report is None:
@@ -346,7 +365,7 @@ class Session:
                 _ = serving
         elif "request" in names:
             _import_all()
-        elif self._is_ahead and not self.possible_users:
+        elif self._is_ahead and not self.possible_users and not self.inspector_url:
             self._dismiss_keeper()
 
     def start_ahead(self) -> None:

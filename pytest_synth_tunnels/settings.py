@@ -39,7 +39,10 @@ _TAKEN_NAMES = {*PROVIDERS, "auto", "loopback"}
 
 
 _USED_IN_TESTS_ALONE = frozenset(
-    {"app", "har", "output", "report", "sources", "start_timeout_s", "traffic_masked"}
+    {
+        *("app", "har", "inspector", "output", "report", "sources", "start_timeout_s"),
+        "traffic_masked",
+    }
 )
 """The settings that neither the keeper nor its lease has a use for."""
 
@@ -87,6 +90,8 @@ class Settings:
         report: the file for a page with the run's traffic, or ``None``; a relative one is below the
             folder where pytest was started, or below pytest's root directory where the ini file
             names it.
+        inspector: whether a page shows the run's traffic as it flows: ``off``, ``on``, or ``hold``
+            to keep it after the last test until Ctrl-C.
         traffic_masked: names of headers, parameters, form fields and JSON keys whose values are
             keys, besides the usual ones, as globs such as ``x-internal-*``. No option; the hook
             ``pytest_synth_tunnels_settings`` gives them.
@@ -123,6 +128,7 @@ class Settings:
     har: str = "off"
     output: str = "synth-tunnels-results"
     report: str | None = None
+    inspector: str = "off"
     traffic_masked: tuple[str, ...] = ()
     cloudflared: str | None = None
     connectors: Mapping[str, str] = field(default_factory=dict)
@@ -208,11 +214,15 @@ def check_combinations(settings: Settings) -> None:
         raise SettingsError(
             f"{source('app')} and {source('command')} each serve the exposed port: leave one out"
         )
-    for name, wanted in (("har", settings.har != "off"), ("report", settings.report is not None)):
+    for name, wanted in (
+        ("har", settings.har != "off"),
+        ("report", settings.report is not None),
+        ("inspector", settings.inspector != "off"),
+    ):
         if wanted and not settings.traffic:
             raise SettingsError(
                 f"{source(name)} is {getattr(settings, name)!r}, and {source('traffic')} is false, "
-                "so that nothing is recorded that could be written: leave one out"
+                "so that nothing is recorded that could be shown: leave one out"
             )
     embedded = settings.backend_url is None
     is_managed = settings.provider != "synthtunnel"

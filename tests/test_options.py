@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels.options import OPTIONS, Option, is_url
+from pytest_synth_tunnels.settings import Settings, SettingsError, check_combinations
 
 BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -101,3 +102,12 @@ def test_urls() -> None:
     assert is_url("http://127.0.0.1:8000")
     for text in ("", "http://", "tunnels.test", "http://a@b"):
         assert not is_url(text)
+
+
+def test_an_inspector_of_no_traffic_is_refused() -> None:
+    option = BY_NAME["inspector"]
+    assert [option.parse(text) for text in ("on", "off", "hold")] == ["on", "off", "hold"]
+    with pytest.raises(ValueError, match="off or on or hold"):
+        option.parse("always")
+    with pytest.raises(SettingsError, match="nothing is recorded"):
+        check_combinations(Settings(inspector="on", traffic=False))

@@ -1,6 +1,7 @@
 """The plugin's hooks, with a configuration that the test makes. What fixtures give is in
 tests/acceptance."""
 
+from argparse import ArgumentParser
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,3 +92,26 @@ def test_a_port_that_the_settings_serve(values: dict[str, Any], message: str) ->
     assert caught.value.message == f"the exposed port is served already: {message}"
     session.settings = Settings()
     assert plugin._port_to_serve(session) == 8000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["--synth-tunnels-inspector", "tests"], "on"),
+        (["--synth-tunnels-inspector=on", "tests"], "on"),
+        (["--synth-tunnels-inspector=hold", "tests"], "hold"),
+        (["--synth-tunnels-inspector", "--synth-tunnels-inspector=off", "tests"], "off"),
+        (["tests"], None),
+    ],
+)
+def test_the_inspector_needs_no_value_and_takes_no_path_for_one(
+    arguments: list[str], value: str | None
+) -> None:
+    arguments_of = ArgumentParser()
+    arguments_of.add_argument("paths", nargs="*")
+    group = SimpleNamespace(addoption=arguments_of.add_argument)
+    parser: Any = SimpleNamespace(getgroup=lambda *_: group, addini=lambda *_, **__: None)
+    plugin.pytest_addoption(parser)
+    parsed = arguments_of.parse_args(arguments)
+    assert parsed.synth_tunnels_inspector == value
+    assert parsed.paths == ["tests"]

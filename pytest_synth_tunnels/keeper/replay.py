@@ -22,14 +22,22 @@ from ..wire.frames import (
 from ..wire.link import memory_links
 from .errors import KeeperRequestError
 
-__all__ = ["replay"]
+__all__ = ["ReplayedParts", "replay"]
 
 _TIMEOUT_S: Final = 60.0
 _NAMED_BY_THE_TUNNEL: Final = "x-synthtunnel-request-id"
 
 
+ReplayedParts = tuple[str, str, str, list[tuple[str, str]], bytes]
+"""Method, path, query, headers and body of a request, as
+:meth:`..traffic.recorder.RecordedRequest.replayable` gives them."""
+
+
 async def replay(
-    recorder: Recorder, recorded: RecordedRequest, rewriter: UrlRewriter
+    recorder: Recorder,
+    recorded: RecordedRequest,
+    rewriter: UrlRewriter,
+    parts: ReplayedParts | None = None,
 ) -> RecordedRequest:
     """Send a request again and return its record, once the app has answered.
 
@@ -37,11 +45,12 @@ async def replay(
         recorder: records it like any other.
         recorded: the request.
         rewriter: where the place of the request leads now.
+        parts: what is sent instead of what was recorded, where it is to differ.
 
     Raises:
         KeeperRequestError: only a part of it was recorded, or there is no answer.
     """
-    parts = recorded.replayable()
+    parts = parts or recorded.replayable()
     if parts is None:
         raise KeeperRequestError(
             "NOT_REPLAYABLE", "this request cannot be sent again: it was not recorded as a whole"

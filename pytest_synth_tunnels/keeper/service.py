@@ -21,6 +21,7 @@ from ..settings import Settings
 from .app_command import AppCommand
 from .backend_client import BackendClient
 from .errors import KeeperRequestError
+from .inspector.server import Inspector
 from .ipc.client_session import Answer
 from .ipc.holders import Holder, Holders
 from .ipc.messages import (
@@ -34,10 +35,12 @@ from .ipc.messages import (
     GetBackend,
     GetTraffic,
     InboxRespond,
+    InspectorAddress,
     LeaseInfo,
     ListTraffic,
     Message,
     OpenAddress,
+    OpenInspector,
     OpenLease,
     OpenTraffic,
     Port,
@@ -123,6 +126,7 @@ class KeeperService:
             on_event=self._lease_event,
             journal=self.journal,
         )
+        self._inspector = Inspector(self._traffic, self._leases)
         self._one_target = settings.port is not None or settings.command is not None
         """All processes share one target, so that no URL has an address."""
         self._has_one_port = (
@@ -426,6 +430,9 @@ class KeeperService:
         lease = self._leases.find(recorded.place.lease_id)
         return self._traffic.replay(recorded, lease)
 
+    async def _open_inspector(self, _: Holder, request: OpenInspector) -> InspectorAddress:
+        return InspectorAddress(url=await self._inspector.open(request.masked))
+
     async def _backend(self, _: Holder, __: GetBackend) -> BackendInfo:
         await self._leases.started()
         backend_client = self._backend_client
@@ -452,6 +459,7 @@ class KeeperService:
         WatchTraffic: _watch_traffic,
         ListTraffic: _list_traffic,
         ReplayRequest: _replay,
+        OpenInspector: _open_inspector,
     }
 
     # --- what happens by itself
@@ -493,6 +501,7 @@ class KeeperService:
         ending: list[asyncio.Task[Any]] = [
             spawn(self._leases.finish(RELEASE_TIMEOUT_S + 1)),
             spawn(self._traffic.aclose()),
+            spawn(self._inspector.aclose()),
         ]
         if self._command_started is not None:
             self._command_started.cancel()

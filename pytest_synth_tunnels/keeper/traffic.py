@@ -42,7 +42,7 @@ from .ipc.messages import (
 from .leases.lease import HeldLease
 from .missing_app import MissingApp
 from .ports import HOST, accepts_blocking
-from .replay import replay
+from .replay import ReplayedParts, replay
 
 __all__ = ["RunTraffic"]
 
@@ -326,11 +326,26 @@ class RunTraffic:
         Raises:
             KeeperRequestError: it cannot be sent again, or there is no answer.
         """
+        yield _line(await self.send_again(recorded, lease))
+
+    async def send_again(
+        self, recorded: RecordedRequest, lease: HeldLease, parts: ReplayedParts | None = None
+    ) -> RecordedRequest:
+        """Send a recorded request to its app again, and return the record of that.
+
+        Args:
+            recorded: the request.
+            lease: the lease of its place.
+            parts: what is sent instead of what was recorded, where it is to differ.
+
+        Raises:
+            KeeperRequestError: it cannot be sent again, or there is no answer.
+        """
         served = lease.targets.agent.leases.get(lease.lease_id)
         leads_to = served.destinations.get(recorded.place.address) if served is not None else None
         if leads_to is None:
             raise KeeperRequestError("NOT_REPLAYABLE", "the address of this request is closed")
-        yield _line(await replay(self._on, recorded, leads_to.rewriter))
+        return await replay(self._on, recorded, leads_to.rewriter, parts)
 
     # --- the end
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 __all__ = [
+    "EVERYWHERE",
     "MAX_BYTES",
     "MAX_REQUESTS",
     "NOWHERE",
@@ -50,6 +51,10 @@ class Place(NamedTuple):
 
 NOWHERE: Final = Place("", "")
 """The place of what the relay could not bring to any lease."""
+
+
+EVERYWHERE: Final = Place("*", "*")
+"""For a watch: all places, those that are not known yet too. No lease has such an id."""
 
 
 class Logged(Protocol):
@@ -132,7 +137,7 @@ class Watch:
 
     def covers(self, request: Logged | Finished) -> bool:
         """Say whether a request came to one of the places, and not before its time."""
-        since_s = self.places.get(request.place)
+        since_s = self.places.get(request.place, self.places.get(EVERYWHERE))
         return since_s is not None and request.arrived_s >= since_s
 
     def close(self) -> None:
@@ -177,6 +182,11 @@ class TrafficLog:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    @property
+    def last_sequence(self) -> int:
+        """The number of the youngest request; 0 if there has been none."""
+        return self.dropped + len(self._held)
 
     def add(self, request: Logged) -> None:
         """Take a new request, and make room for it."""
@@ -290,7 +300,8 @@ class TrafficLog:
         """Tell of all changes at some places from now on.
 
         Args:
-            places: each with the time from which on requests count.
+            places: each with the time from which on requests count; one of them may be
+                :data:`EVERYWHERE`.
             changed: told of each request that is new or has changed.
 
         Returns:
@@ -313,7 +324,8 @@ class TrafficLog:
 
     def changed(self, request: Logged) -> None:
         """Tell those who watch its place that a request has changed."""
-        for watch in list(self.watched.get(request.place, ())):
+        watched = self.watched
+        for watch in [*watched.get(request.place, ()), *watched.get(EVERYWHERE, ())]:
             if watch.covers(request):
                 watch.changed(request)
 

@@ -309,6 +309,30 @@ class RecordedRequest:
             return None
         return *self.request_line, _fields(self.head), body
 
+    def summary(self) -> dict[str, Any]:
+        """Return what a list shows of it, named as in :meth:`data`: no headers and no bodies."""
+        method, path, query = self.request_line
+        response = None
+        if self.status:
+            response = {"status": self.status, "duration_s": self._duration_s()}
+        return {
+            "sequence": self.sequence,
+            "method": method,
+            "path": path,
+            "query": query,
+            "received_at": self._recorder.wall_s(self.arrived_s),
+            "websocket": self.websocket,
+            "answered_by": self.answered_by,
+            "error": self.error,
+            "over": self.over,
+            "response": response,
+        }
+
+    def _duration_s(self) -> float:
+        """Return how long the answer has taken so far, in seconds."""
+        until_s = self._recorder.now() if self._ended_s is None else self._ended_s
+        return until_s - self.arrived_s
+
     def data(self) -> dict[str, Any]:
         """Return all of it as :meth:`.exchange.InboundRequest.from_data` reads it, but for bodies,
         which are bytes here and base64 there."""
@@ -353,7 +377,6 @@ class RecordedRequest:
 
     def _response_data(self) -> dict[str, Any]:
         body = _content(self._response_body)
-        until_s = self._recorder.now() if self._ended_s is None else self._ended_s
         return {
             "status": self.status,
             "reason": (
@@ -363,7 +386,7 @@ class RecordedRequest:
             "body": body,
             "size_bytes": self._response_size,
             "truncated": len(body) < self._response_size,
-            "duration_s": until_s - self.arrived_s,
+            "duration_s": self._duration_s(),
             "complete": self._response_complete,
         }
 

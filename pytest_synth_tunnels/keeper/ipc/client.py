@@ -26,9 +26,11 @@ from .messages import (
     BackendInfo,
     Event,
     Finish,
+    InspectorAddress,
     LeaseEvents,
     LeaseInfo,
     Message,
+    OpenInspector,
     Report,
     TakeLeaseEvents,
 )
@@ -198,6 +200,19 @@ class KeeperClient:
                 raise self._remember(
                     connections.holding.keeper_died("it ended while this run needed it")
                 ) from None
+
+    def open_inspector(self) -> str:
+        """Open the live page with the run's traffic, unless it is open, and return its URL.
+
+        The URL is a secret, which reports leave out. The page ends with the run.
+
+        Raises:
+            KeeperError: there is no keeper, or it records nothing.
+        """
+        masked = list(self.run.settings.traffic_masked)
+        url = self.ask(OpenInspector(masked=masked), InspectorAddress).url
+        self.secrets.add(url.rstrip("/").rpartition("/")[2])
+        return url
 
     def take_lease_events(self) -> list[dict[str, Any]]:
         """Return what happened to the run's leases since the last call, as its owner.

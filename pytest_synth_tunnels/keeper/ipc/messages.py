@@ -31,11 +31,13 @@ __all__ = [
     "GetTraffic",
     "Hello",
     "InboxRespond",
+    "InspectorAddress",
     "LeaseEvents",
     "LeaseInfo",
     "ListTraffic",
     "Message",
     "OpenAddress",
+    "OpenInspector",
     "OpenLease",
     "OpenTraffic",
     "Port",
@@ -257,6 +259,14 @@ class ReplayRequest(Message):
     sequence: int
 
 
+class OpenInspector(Message):
+    """Asks for the page that shows the run's traffic as it flows. It is opened with the first of
+    these, and closed with the run. → InspectorAddress"""
+
+    masked: list[str] = []
+    """Names of further keys, as globs."""
+
+
 class TakeLeaseEvents(Message):
     """The run's owner asks what happened to the run's leases since it asked last.
     → LeaseEvents"""
@@ -372,6 +382,12 @@ class TrafficNoApp(Message):
     the question."""
 
     waited_s: float
+
+
+class InspectorAddress(Message):
+    """Where the page is. The URL is a secret: it lets everybody of this machine in."""
+
+    url: str
 
 
 class TrafficTimeUp(Message):

@@ -234,6 +234,16 @@ class LeaseRegistry:
                 return lease
         raise KeeperRequestError("UNKNOWN_LEASE", f"this run holds no lease {lease_id}, or no more")
 
+    def secrets(self) -> set[str]:
+        """Return what lets callers in and agents attach: it belongs in nothing that is shown."""
+        found = {self._transports.backend_client.api_key}
+        for lease in [*self._shared.values(), *self._exposed]:
+            transport = lease.transport
+            if transport.lease_id:
+                found |= {transport.url_secret, transport.worker_token or ""}
+                found.update(transport.headers.values())
+        return found - {""}
+
     def is_shared(self, lease: HeldLease) -> bool:
         """Whether a lease is the run's, or an address's, and not one that a process exposed."""
         return lease not in self._exposed

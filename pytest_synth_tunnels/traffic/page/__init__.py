@@ -1,10 +1,11 @@
-"""A run's traffic as one page that works wherever it is opened: style sheet, modules and data are
-inside, and nothing is fetched.
+"""A run's traffic as a page: of a finished run as one file, and of one that goes on, live.
 
-The modules are joined in the order of their imports, without their ``import`` and ``export`` words,
-so that their names at module level must differ; a test sees to that. The data stands in an element
-of its own that no browser runs, and the page's Content-Security-Policy lets it run and style itself
-by nothing but its own script and style sheet.
+The page of a finished run works wherever it is opened: style sheet, modules and data are inside,
+and nothing is fetched. The modules are joined in the order of their imports, without their
+``import`` and ``export`` words, so that their names at module level must differ; a test sees to
+that. The data stands in an element of its own that no browser runs, and the page's
+Content-Security-Policy lets it run and style itself by nothing but its own script and style sheet.
+The live page has the same modules, but for where its records come from, as files beside it.
 """
 
 import re
@@ -16,10 +17,10 @@ from importlib.resources import files
 from json import dumps
 from typing import Any, Final
 
-__all__ = ["MODULES", "page"]
+__all__ = ["LIVE_FILES", "MODULES", "live_file", "live_page", "page"]
 
-MODULES: Final = (
-    "source.js",
+_SHARED: Final = (
+    "text.js",
     "filters.js",
     "list.js",
     "bodies.js",
@@ -27,7 +28,15 @@ MODULES: Final = (
     "detail.js",
     "main.js",
 )
-"""The page's modules, each after those that it imports."""
+"""What both pages are made of, each after those that it imports."""
+
+MODULES: Final = (*_SHARED, "report.js")
+"""The modules of a run's page, each after those that it imports."""
+
+LIVE_FILES: Final = frozenset(
+    {*_SHARED, "edit.js", "live_source.js", "live.js", "style.css"},
+)
+"""What the live page fetches, all of it from beside itself."""
 
 _IMPORT: Final = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export (?=async function|function|class|const)", re.MULTILINE)
@@ -64,6 +73,26 @@ def page(title: str, records: Sequence[Mapping[str, Any]], har: Mapping[str, Any
             ),
         },
     )
+
+
+def live_page() -> str:
+    """Return the same page for the traffic of a run that goes on, which its server tells."""
+    return _filled(
+        _read("index.html"),
+        {
+            "</head>": '<link rel="stylesheet" href="style.css">\n</head>',
+            "</body>": '<script type="module" src="live.js"></script>\n</body>',
+        },
+    )
+
+
+def live_file(name: str) -> str:
+    """Return a file of the live page.
+
+    Args:
+        name: one of :data:`LIVE_FILES`.
+    """
+    return _read(name)
 
 
 def _read(name: str) -> str:

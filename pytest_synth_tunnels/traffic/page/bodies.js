@@ -1,7 +1,7 @@
 // How a body is shown. It is always data: text goes into text nodes, and an image is drawn from a
 // blob with a fixed image type, so that nothing in a body is ever run or fetched.
 
-import { bytesOf } from "./source.js";
+import { bytesOf, textOf } from "./text.js";
 
 const IMAGE_TYPES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp"]);
 const HEX_BYTES = 4096;
@@ -20,9 +20,9 @@ export function bodyElement(message) {
     return element;
   }
   const type = headerValue(message.headers, "content-type").split(";")[0].trim().toLowerCase();
-  const coded = headerValue(message.headers, "content-encoding").toLowerCase();
-  if (coded && coded !== "identity") {
-    inflate(bytes, coded).then(
+  const coded = codingOf(message);
+  if (coded) {
+    plainBytes(message).then(
       (plain) => element.append(contentElement(plain, type)),
       () => element.append(note(`Compressed with ${coded}.`), hexElement(bytes)),
     );
@@ -32,7 +32,16 @@ export function bodyElement(message) {
   return element;
 }
 
-async function inflate(bytes, coding) {
+function codingOf(message) {
+  const coded = headerValue(message.headers, "content-encoding").trim().toLowerCase();
+  return coded === "identity" ? "" : coded;
+}
+
+// The bytes of a body without its content coding.
+export async function plainBytes(message) {
+  const bytes = bytesOf(message.body);
+  const coding = codingOf(message);
+  if (!coding || bytes.length === 0) return bytes;
   const format = { gzip: "gzip", "x-gzip": "gzip", deflate: "deflate" }[coding];
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format));
   return new Uint8Array(await new Response(stream).arrayBuffer());
@@ -52,16 +61,6 @@ function parsed(text) {
     return JSON.parse(text);
   } catch {
     return undefined;
-  }
-}
-
-// The bytes as text, or null if they are none.
-function textOf(bytes) {
-  try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-    return /[\0-\x08\x0e-\x1f]/.test(text) ? null : text;
-  } catch {
-    return null;
   }
 }
 
@@ -93,6 +92,7 @@ function imageElement(bytes, type) {
 }
 
 export function tableElement(pairs) {
+  if (pairs.length === 0) return note("None.");
   const table = document.createElement("table");
   const body = table.createTBody();
   for (const [name, value] of pairs) {

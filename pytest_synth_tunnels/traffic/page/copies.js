@@ -1,6 +1,6 @@
 // A request as a command or as code, for the local app past the tunnel.
 
-import { bytesOf, bodyText } from "./source.js";
+import { bytesOf, bodyText } from "./text.js";
 
 const OWN = ["x-forwarded-", "x-synthtunnel-"];
 const BY_CLIENT = new Set(["host", "content-length", "connection", "transfer-encoding"]);

@@ -1,37 +1,73 @@
 // The selected request: what it was, what answered it, and what can be done with it.
 
 import { bodyElement, contentElement, note, tableElement } from "./bodies.js";
-import { bytesOf } from "./source.js";
+import { bytesOf } from "./text.js";
 import { duration, statusClass } from "./list.js";
 
 const ACTIONS = [
+  ["replay", "Replay"],
+  ["edit", "Edit and replay"],
   ["curl", "Copy as curl"],
   ["httpx", "Copy as httpx"],
 ];
 
-// Gives the elements that show a record.
+// Shows a record in an element.
+//
+// A part that shows the same as before stays as it is, with what a person has unfolded, selected or
+// focused in it: a request that goes on is shown again and again.
 //
 // `slowest_s` is the longest duration among all requests: the bar of this one is drawn against it.
-// `act` does what a button says, by its name.
-export function detailElements(record, { slowest_s, act }) {
+// `act` does what a button says, by its name; `canReplay` is whether it can send this one again.
+export function showParts(element, record, { slowest_s, act, canReplay }) {
   const { request } = record;
-  const parts = [backButton(act), headline(request)];
-  if (request.error) parts.push(paragraph("why", request.error));
-  if (record.late) parts.push(paragraph("why", "This came after its test had ended."));
-  parts.push(facts(record), buttons(act));
-  if (request.response) parts.push(timing(request, slowest_s));
-  parts.push(section("Request headers", tableElement(request.headers)));
+  const { sequence, response } = request;
+  const parts = [];
+  const add = (shows, make) => parts.push([JSON.stringify([sequence, ...shows]), make]);
+  const addSection = (title, shows, make) => add([title, shows], () => section(title, make()));
+  add(["back"], () => backButton(act));
+  add(["headline"], () => headline(request));
+  if (request.error) add([request.error], () => paragraph("why", request.error));
+  if (record.late) add(["late"], () => paragraph("why", "This came after its test had ended."));
+  add(["facts", record.test, response?.status, response?.complete, request.over], () => facts(record));
+  add(["buttons"], () => buttons(act, canReplay));
+  if (response) {
+    addSection("Timing", [response.duration_s, slowest_s], () => timing(request, slowest_s));
+  }
+  addSection("Request headers", request.headers, () => tableElement(request.headers));
   if (request.query) {
-    parts.push(section("Query", tableElement([...new URLSearchParams(request.query)])));
+    addSection("Query", [], () => tableElement([...new URLSearchParams(request.query)]));
   }
-  parts.push(section("Request body", bodyElement(request)));
-  if (request.response) {
-    parts.push(section("Response headers", tableElement(request.response.headers)));
-    if (!request.websocket) parts.push(section("Response body", bodyElement(request.response)));
+  if (!request.websocket) {
+    addSection("Request body", [request.body, request.size_bytes], () => bodyElement(request));
   }
-  if (request.websocket) parts.push(section("Messages", messagesElement(request)));
-  return parts;
+  if (response) {
+    addSection("Response headers", response.headers, () => tableElement(response.headers));
+  }
+  if (response && !request.websocket) {
+    addSection("Response body", [response.body, response.size_bytes], () => bodyElement(response));
+  }
+  if (request.websocket) {
+    const { messages, messages_dropped } = request;
+    addSection("Messages", [messages, messages_dropped], () => messagesElement(request));
+  }
+  const before = new Map([...element.children].map((child) => [shownBy.get(child), child]));
+  const shown = parts.map(([shows, make]) => {
+    const part = before.get(shows) ?? make();
+    before.delete(shows);
+    shownBy.set(part, shows);
+    return part;
+  });
+  for (const part of before.values()) part.remove();
+  // A part in its place is not touched: moved, it would lose focus, selection and scroll position.
+  let next = element.firstChild;
+  for (const part of shown) {
+    if (part === next) next = next.nextSibling;
+    else element.insertBefore(part, next);
+  }
 }
+
+// What the parts in the document show.
+const shownBy = new WeakMap();
 
 function paragraph(className, text) {
   const element = document.createElement("p");
@@ -84,13 +120,15 @@ function backButton(act) {
   return button;
 }
 
-function buttons(act) {
+function buttons(act, canReplay) {
   const element = document.createElement("div");
   element.className = "buttons";
   for (const [name, label] of ACTIONS) {
+    if (!canReplay && (name === "replay" || name === "edit")) continue;
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = label;
+    button.dataset.act = name;
     button.addEventListener("click", () => act(name));
     element.append(button);
   }
@@ -103,15 +141,18 @@ function timing(request, slowest_s) {
   const filled = document.createElement("span");
   filled.style.width = `${Math.min((request.response.duration_s / (slowest_s || 1)) * 100, 100)}%`;
   bar.append(filled);
-  const words = note(`${duration(request.response.duration_s)} until the end of the answer; the slowest of this run took ${duration(slowest_s)}.`);
-  return section("Timing", bar, words);
+  const until = request.websocket ? "until it was open" : "until the end of the answer";
+  const words = note(`${duration(request.response.duration_s)} ${until}; the slowest of this run took ${duration(slowest_s)}.`);
+  const element = document.createElement("div");
+  element.append(bar, words);
+  return element;
 }
 
-function section(title, ...content) {
+function section(title, content) {
   const element = document.createElement("section");
   const heading = document.createElement("h3");
   heading.textContent = title;
-  element.append(heading, ...content);
+  element.append(heading, content);
   return element;
 }
 

@@ -19,7 +19,9 @@ export class RequestList {
     this.chosen = null;
     this.rows = [];
     this.positions = new Map();
+    // The elements of the rows in view, by their requests' numbers, and the groups' by their names.
     this.drawn = new Map();
+    this.filledWith = new WeakMap();
     this.waiting = false;
     element.addEventListener("scroll", () => this.#drawSoon());
     new ResizeObserver(() => this.#drawSoon()).observe(element);
@@ -29,8 +31,11 @@ export class RequestList {
     });
   }
 
-  // Shows these records, in the order in which they came, grouped by test and worker.
+  // Shows these records, in the order in which they came, grouped by test and worker. A list that
+  // stands at its end stays there.
   show(records) {
+    const { scrollTop, scrollHeight, clientHeight } = this.element;
+    const follows = scrollTop > 0 && scrollTop + clientHeight >= scrollHeight - 2;
     const groups = new Map();
     for (const record of records) {
       const name = groupName(record);
@@ -50,14 +55,13 @@ export class RequestList {
       }
     }
     this.space.style.height = `${this.rows.length * ROW_PX}px`;
-    this.#forget();
+    if (follows) this.element.scrollTop = this.rows.length * ROW_PX;
     this.#draw();
   }
 
   choose(sequence) {
     this.chosen = sequence;
     this.#reveal(this.positions.get(sequence));
-    this.#forget();
     this.#draw();
     this.onChoose(sequence);
   }
@@ -106,63 +110,77 @@ export class RequestList {
     });
   }
 
-  #forget() {
-    this.space.replaceChildren();
-    this.drawn.clear();
-  }
-
   #draw() {
     const first = Math.max(Math.floor(this.element.scrollTop / ROW_PX) - SPARE_ROWS, 0);
     const shown = Math.ceil(this.element.clientHeight / ROW_PX) + 2 * SPARE_ROWS;
     const last = Math.min(first + shown, this.rows.length);
-    for (const [index, element] of this.drawn) {
-      if (index < first || index >= last) {
-        element.remove();
-        this.drawn.delete(index);
-      }
-    }
+    // A row that is drawn already is only brought up to date: it may just be pressed.
+    const before = this.drawn;
+    this.drawn = new Map();
+    let previous = null;
     for (let index = first; index < last; index += 1) {
-      if (this.drawn.has(index)) continue;
-      const element = this.#element(this.rows[index], index);
-      this.drawn.set(index, element);
-      this.space.append(element);
+      const row = this.rows[index];
+      const key = row.record ? row.record.request.sequence : row.group;
+      const element = before.get(key) ?? newRow(row);
+      before.delete(key);
+      this.drawn.set(key, element);
+      this.#fill(element, row, index);
+      if (!element.parentNode || element.previousSibling !== previous) {
+        this.space.insertBefore(element, previous ? previous.nextSibling : this.space.firstChild);
+      }
+      previous = element;
     }
+    for (const element of before.values()) element.remove();
     const position = this.positions.get(this.chosen);
-    if (position !== undefined && this.drawn.has(position)) {
+    if (position !== undefined && this.drawn.has(this.chosen)) {
       this.element.setAttribute("aria-activedescendant", `row-${this.chosen}`);
     } else {
       this.element.removeAttribute("aria-activedescendant");
     }
   }
 
-  #element(row, index) {
-    const element = document.createElement("div");
+  #fill(element, row, index) {
     element.style.top = `${index * ROW_PX}px`;
     if (!row.record) {
-      element.className = "row group";
       // A heading is no choice, and the number of its rows is said with each row's place.
       element.setAttribute("role", "presentation");
       element.textContent = `${row.group} (${row.count})`;
       element.title = row.group;
-      return element;
+      return;
     }
     const { request } = row.record;
-    element.className = "row";
-    element.id = `row-${request.sequence}`;
-    element.dataset.sequence = request.sequence;
-    element.setAttribute("role", "option");
     element.setAttribute("aria-selected", String(request.sequence === this.chosen));
     element.setAttribute("aria-setsize", String(this.size));
     element.setAttribute("aria-posinset", String(row.place));
-    element.append(
+    if (this.filledWith.get(element) === row.record) return;
+    this.filledWith.set(element, row.record);
+    element.id = `row-${request.sequence}`;
+    element.dataset.sequence = request.sequence;
+    element.setAttribute("role", "option");
+    element.setAttribute("aria-label", spokenRow(row.record));
+    element.replaceChildren(
       cell("time", clock(request.received_at)),
       cell("method", request.websocket ? "WS" : request.method),
       cell("path", request.query ? `${request.path}?${request.query}` : request.path),
       cell(`status ${statusClass(request)}`, statusText(request)),
       cell("took", request.response ? duration(request.response.duration_s) : ""),
     );
-    return element;
   }
+}
+
+function newRow(row) {
+  const element = document.createElement("div");
+  element.className = row.record ? "row" : "row group";
+  return element;
+}
+
+// What a screen reader says of a row: the heading above it is not heard with it.
+function spokenRow(record) {
+  const { request } = record;
+  const took = request.response ? `, ${duration(request.response.duration_s)}` : "";
+  const answer = statusText(request) === "…" ? "not answered yet" : statusText(request);
+  const method = request.websocket ? "WebSocket" : request.method;
+  return `${method} ${request.path}, ${answer}${took}, ${groupName(record)}`;
 }
 
 function cell(className, text) {
@@ -190,5 +208,7 @@ export function clock(moment_s) {
 }
 
 export function duration(seconds) {
-  return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(2)} s`;
+  if (seconds >= 1) return `${seconds.toFixed(2)} s`;
+  const milliseconds = seconds * 1000;
+  return `${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
 }
