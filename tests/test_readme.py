@@ -54,6 +54,8 @@ def pytest_fixture_setup(fixturedef):
     given = yield
     if fixturedef.argname == "synth_serve":
         SERVERS.append(given.__self__)
+    elif fixturedef.argname == "browser_type_launch_args":
+        given.update(executable_path="CHROMIUM", args=["--no-sandbox"])
     return given
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,10 +63,6 @@ def _stop_what_this_module_serves():
     yield
     for servers in SERVERS:
         servers.stop()
-
-@pytest.fixture(scope="session")
-def browser_type_launch_args():
-    return {"executable_path": "CHROMIUM", "args": ["--no-sandbox"]}
 """
 """A plugin for runs of several examples: each stops serving at its end, where it would end alone.
 And the browser is the machine's."""
