@@ -14,7 +14,7 @@ from typing import Any, assert_type
 
 import pytest
 
-import pytest_synth_tunnels
+import pytest_synth_tunnels as package
 from pytest_synth_tunnels import (
     AsyncTunnelsClient,
     ExposedLease,
@@ -140,4 +140,4 @@ def test_errors(synth_lease: Lease) -> None:
     except ServeError as error:
         assert_type(error.code, str)
     sdk.Nothing  # type: ignore[attr-defined]  # noqa: B018
-    pytest_synth_tunnels.nothing  # type: ignore[attr-defined]  # noqa: B018
+    package.nothing  # type: ignore[attr-defined]  # noqa: B018
