@@ -1,44 +1,96 @@
-"""The command line: ``python -m pytest_synth_tunnels doctor`` checks whether tunnels work here, and
-``… leases`` shows what hosted backends are owed.
-
-A lease stands in the ledger from its creation to its release, so what stays there was left by a
-keeper that was killed, or by a backend that was down. The next run with the same backend and key
-closes it; this closes it by hand.
-"""
+"""The command line: ``synth-tunnels``, also as ``python -m pytest_synth_tunnels``."""
 
 import argparse
 import os
 import sys
-import time
 from collections.abc import Sequence
 
-from .keeper.leases.spec import is_gone, release_requests
-from .keeper.ledger.ledger import (
-    Entry,
-    HostIdentity,
-    KeeperLiveness,
-    Ledger,
-    hash_key,
-    liveness_of,
-    state_folder,
-)
+from ._version import __version__
 from .options import API_KEY_VARIABLE, PROVIDERS
-from .sdk.errors import TunnelError
 
 __all__ = ["main"]
 
+_PROVIDER_HELP = f"{', '.join(PROVIDERS)} or an installed plugin's"
 
-def main(arguments: Sequence[str] | None = None) -> int:
+
+def main(arguments: Sequence[str] | None = None, *, prog: str = "synth-tunnels") -> int:
     """Run a command.
 
     Args:
         arguments: the command line without the program's name; by default the real one.
+        prog: the program's name.
 
     Returns:
-        The exit code: 1 if the doctor found a problem, or a stale lease could not be closed.
+        The exit code: 1 if the doctor found a problem, a stale lease could not be closed, or a
+        tunnel failed.
     """
-    parser = argparse.ArgumentParser(prog="python -m pytest_synth_tunnels")
-    commands = parser.add_subparsers(dest="command", required=True)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["backend"]:  # which reads its own arguments
+        from .backend.__main__ import main as serve_backend
+
+        return serve_backend(given[1:], prog=f"{prog} backend")
+    options = _parser(prog).parse_args(given)
+    match options.name:
+        case "doctor":
+            return _examine(options.backend, options.provider)
+        case "leases":
+            from .ledger_commands import show_leases
+
+            return show_leases(release_stale=options.release_stale)
+        case "expose" if options.port is None and options.command is None:
+            print(
+                f"{prog} expose: a port is needed, or --command with something that serves "
+                "{port}",
+                file=sys.stderr,
+            )
+            return 2
+        case _:
+            return _open_tunnel(options, prog)
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog)
+    parser.add_argument(
+        "--version", action="version", version=f"pytest-synth-tunnels {__version__}"
+    )
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    expose = commands.add_parser(
+        "expose",
+        help="give a local port a public URL, and show the requests that come",
+        description="Give a local port a public URL, and show the requests that come, until "
+        "Ctrl-C. Settings come from these options and the environment, not from an ini file.",
+    )
+    expose.add_argument(
+        "port",
+        nargs="?",
+        metavar="PORT",
+        help="the local port; with --command a free one by default",
+    )
+    expose.add_argument(
+        "--command",
+        metavar="COMMAND",
+        help="start this to serve the port, and end it with the tunnel; {port} stands for the port",
+    )
+    inbox = commands.add_parser(
+        "inbox",
+        help="show the requests that come to a public URL, without an app",
+        description="Answer every request to a public URL with 200 and show it, until Ctrl-C. "
+        "Settings come from these options and the environment, not from an ini file.",
+    )
+    for tunnel in (expose, inbox):
+        _add_backend_and_provider(tunnel)
+        tunnel.add_argument(
+            "--url-style",
+            metavar="STYLE",
+            help="root: a URL that is an origin of its own (the default with the embedded "
+            "backend); path: one with a path",
+        )
+        tunnel.add_argument(
+            "--require-token",
+            action="store_const",
+            const="true",
+            help="let in only callers that send the worker token, as a hosted relay always does",
+        )
     leases = commands.add_parser("leases", help="list the open leases of hosted backends")
     leases.add_argument(
         "--release-stale",
@@ -50,17 +102,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="check backend, key, connector and ports, and make a round trip",
         description="Settings come from these options and the environment, not from an ini file.",
     )
-    doctor.add_argument("--backend", help="auto, embedded, hosted or a URL")
-    doctor.add_argument("--provider", help=f"{', '.join(PROVIDERS)} or an installed plugin's")
-    options = parser.parse_args(arguments)
-    if options.command == "doctor":
-        return _examine(options.backend, options.provider)
-    ledger = Ledger(state_folder(os.environ))
+    _add_backend_and_provider(doctor)
+    commands.add_parser("backend", help="serve the embedded backend on its own", add_help=False)
+    return parser
+
+
+def _add_backend_and_provider(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", help="auto, embedded, hosted or a URL")
+    parser.add_argument("--provider", help=_PROVIDER_HELP)
+
+
+def _open_tunnel(options: argparse.Namespace, prog: str) -> int:
+    from .live_tunnel import LiveTunnel, open_keeper, tunnel_settings
+    from .settings import SettingsError
+
+    is_inbox = options.name == "inbox"
+    given = {name: value for name, value in vars(options).items() if name != "name"}
     try:
-        return _release_stale(ledger) if options.release_stale else _list(ledger)
-    except OSError as error:
-        print(f"cannot use the ledger: {error}", file=sys.stderr)
-        return 1
+        settings = tunnel_settings(given, os.environ)
+    except SettingsError as error:
+        print(f"{prog} {options.name}: {error}", file=sys.stderr)
+        return 2
+    keeper = open_keeper(settings, dict(os.environ), sys.stderr)
+    return LiveTunnel(keeper, is_inbox=is_inbox, out=sys.stdout, err=sys.stderr).run()
 
 
 def _examine(backend: str | None, provider: str | None) -> int:
@@ -76,52 +140,3 @@ def _examine(backend: str | None, provider: str | None) -> int:
     except KeyboardInterrupt:  # by now its lease is given back
         return 130
     return 0 if healthy else 1
-
-
-def _list(ledger: Ledger) -> int:
-    here = HostIdentity.here()
-    entries = ledger.entries()
-    for entry in entries:
-        print(_describe(entry, liveness_of(entry, here)))
-    if not entries:
-        print("no open leases")
-    return 0
-
-
-def _describe(entry: Entry, state: KeeperLiveness) -> str:
-    left_min = max(0.0, entry.expires_at - time.time()) / 60
-    return (
-        f"{entry.lease_id}  {state:7}  {entry.provider}  {entry.backend_url}  "
-        f"key {entry.key_hash}  on {entry.host}  expires in {left_min:.0f} min"
-    )
-
-
-def _release_stale(ledger: Ledger) -> int:
-    from .sdk.client import TunnelsClient
-
-    here = HostIdentity.here()
-    api_key = os.environ.get(API_KEY_VARIABLE, "").strip()
-    failed = False
-    for entry in ledger.entries():
-        if liveness_of(entry, here) is not KeeperLiveness.STALE:
-            continue
-        if entry.key_hash != hash_key(api_key):
-            print(
-                f"{entry.lease_id}: not closed: made with another key ({entry.key_hash}); set "
-                f"{API_KEY_VARIABLE} to it",
-                file=sys.stderr,
-            )
-            failed = True
-            continue
-        try:
-            with TunnelsClient(backend_base=entry.backend_url, retries=2) as client:
-                for request in release_requests(entry.provider, entry.lease_id):
-                    client.send(request)
-        except TunnelError as error:
-            if not is_gone(error):
-                print(f"{entry.lease_id}: not closed: {error}", file=sys.stderr)
-                failed = True
-                continue
-        ledger.remove([entry.lease_id])
-        print(f"{entry.lease_id}: closed")
-    return int(failed)

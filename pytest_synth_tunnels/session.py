@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from .keeper.ipc.messages import Event, Report
     from .settings import Settings
 
-__all__ = ["FIXTURES", "SESSION", "Session", "is_early_start", "runs_tests", "uses_tunnels"]
+__all__ = [
+    "FIXTURES",
+    "SESSION",
+    "Session",
+    "is_early_start",
+    "runs_tests",
+    "runtime_base",
+    "uses_tunnels",
+]
 
 FIXTURES = frozenset(
     {
@@ -102,7 +110,7 @@ class Session:
         )
         self._get_option = get_option or config.getoption
         self._run_id: str = given.get("run_id") or os.urandom(8).hex()
-        self._base: str = given.get("base") or _runtime_base(self.environ)
+        self._base: str = given.get("base") or runtime_base(self.environ)
         self._owner_pid: int = given.get("owner_pid") or unpatched.getpid()
         self._address: str = given.get("address", "")
         self._on_first_use = on_first_use
@@ -568,7 +576,7 @@ def _import_all() -> None:
     _ = client, hook_events, lease, listener, reporting, socket_table, synth_inbox, synth_traffic
 
 
-def _runtime_base(environ: dict[str, str]) -> str:
+def runtime_base(environ: Mapping[str, str]) -> str:
     """Return where this user's run directories lie, fixed before a test changes TMPDIR.
 
     That is the first usable place: one that can be written to, leaves room for the path of a
@@ -585,7 +593,7 @@ def _runtime_base(environ: dict[str, str]) -> str:
     return f"{tempfile.gettempdir()}/{name}"  # RunDirectory says what is wrong with it
 
 
-def _runtime_folders(environ: dict[str, str]) -> Iterator[str]:
+def _runtime_folders(environ: Mapping[str, str]) -> Iterator[str]:
     folder = environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(folder):
         yield folder

@@ -311,7 +311,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def test_the_runtime_directory_of_the_user_comes_first(
     temporary: Path, runtime: Path, name: str
 ) -> None:
-    assert module._runtime_base({"XDG_RUNTIME_DIR": str(runtime)}) == f"{runtime}/{name}"
+    assert module.runtime_base({"XDG_RUNTIME_DIR": str(runtime)}) == f"{runtime}/{name}"
 
 
 @posix
@@ -319,7 +319,7 @@ def test_the_runtime_directory_of_the_user_comes_first(
 def test_without_it_the_folder_for_temporary_files(
     temporary: Path, unusable: str, name: str
 ) -> None:
-    assert module._runtime_base({"XDG_RUNTIME_DIR": unusable}) == f"{temporary}/{name}"
+    assert module.runtime_base({"XDG_RUNTIME_DIR": unusable}) == f"{temporary}/{name}"
 
 
 @posix
@@ -330,7 +330,7 @@ def test_a_path_that_is_too_long_for_a_socket_is_left_out(
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
 
-    assert module._runtime_base({"XDG_RUNTIME_DIR": str(long)}) == f"/tmp/{name}"  # noqa: S108
+    assert module.runtime_base({"XDG_RUNTIME_DIR": str(long)}) == f"/tmp/{name}"  # noqa: S108
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="root alone can give it away")
@@ -339,7 +339,7 @@ def test_what_another_user_has_taken_is_left_out(temporary: Path, name: str) -> 
         (temporary / taken).mkdir()
         os.chown(temporary / taken, 12345, 12345)
 
-    assert module._runtime_base({}) == f"{temporary}/{name}-3"
+    assert module.runtime_base({}) == f"{temporary}/{name}-3"
 
 
 @posix
@@ -348,4 +348,4 @@ def test_where_no_place_is_usable_the_usual_one_is_named(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
 
-    assert module._runtime_base({}) == f"{temporary}/{name}"
+    assert module.runtime_base({}) == f"{temporary}/{name}"

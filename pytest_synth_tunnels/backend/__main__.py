@@ -20,16 +20,20 @@ __all__ = ["main"]
 API_KEY_VARIABLE = "SYNTH_API_KEY"
 
 
-def main(argv: list[str] | None = None) -> int:
+_PROGRAM = "python -m pytest_synth_tunnels.backend"
+
+
+def main(argv: list[str] | None = None, *, prog: str = _PROGRAM) -> int:
     """Serve until told to stop.
 
     Args:
         argv: the arguments; those of the process by default.
+        prog: the program's name.
 
     Returns:
         The exit code: 0 after a signal, 1 where it cannot listen.
     """
-    options = _parser().parse_args(argv)
+    options = _parser(prog).parse_args(argv)
     if not is_loopback(options.host):
         _tell(
             f"warning: {options.host} is not a loopback address: other machines can reach this "
@@ -73,9 +77,9 @@ async def _serve(host: str, port: int, api_key: str | None) -> None:
         await backend.close()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_synth_tunnels.backend",
+        prog=prog,
         description="Serve the Synth tunnels API, its relay and its public ingress on one port.",
         epilog=f"The API key is taken from {API_KEY_VARIABLE}, or made and printed.",
     )

@@ -134,7 +134,7 @@ class AppCommand:
             raise KeeperRequestError(
                 _CODE,
                 f"synth_tunnels_command cannot be started: {arguments[0]!r}: {reason}",
-                f"It was looked for in the PATH of pytest and runs in {self._cwd}",
+                f"It was looked for on PATH and runs in {self._cwd}",
             ) from None
         return child
 

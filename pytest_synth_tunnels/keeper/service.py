@@ -9,8 +9,8 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from ..agent.target import Target
@@ -60,7 +60,9 @@ from .leases.journal import Journal
 from .leases.lease import HeldLease
 from .leases.registry import COMMON, RELEASE_TIMEOUT_S, LeaseRegistry
 from .leases.spec import SYNTHTUNNEL, choose_url_style, is_gone
+from .open_waits import OpenWaits
 from .ports import HOST, LOOPBACK_HINT, PortReservation, clear_time_wait, means_no_loopback
+from .process.run_directory import RunDirectory
 from .readiness import wait_ready
 from .traffic import RunTraffic
 from .transports.factory import TransportFactory
@@ -75,6 +77,8 @@ _log = logging.getLogger(__name__)
 _MAX_WAIT_READY_S: Final = 3600.0
 _MAX_EVENTS: Final = 100
 
+_T = TypeVar("_T")
+
 
 class KeeperService:
     """The keeper's work, without the sockets through which it is asked. Made on the event loop.
@@ -88,6 +92,7 @@ class KeeperService:
         ledger_recorder: where hosted leases are written down; ``None`` for the embedded backend.
         on_holder_left: called when a process has let go of its leases.
         traffic: of the run; its own by default.
+        directory: where the run's processes find what is waited for; ``None`` if nobody looks.
 
     Attributes:
         holders: the processes that hold.
@@ -105,12 +110,14 @@ class KeeperService:
         ledger_recorder: "LedgerRecorder | None",
         on_holder_left: Callable[[], None],
         traffic: RunTraffic | None = None,
+        directory: RunDirectory | None = None,
     ) -> None:
         self.holders = Holders(self._holder_left)
         self.journal = Journal()
         self._settings = settings
         self._backend_client = backend_client
         self._on_holder_left = on_holder_left
+        self._waits = OpenWaits(directory, call_later=asyncio.get_running_loop().call_later)
         self._traffic = traffic or RunTraffic.of(settings)
         self._leases = LeaseRegistry(
             run_id=run_id,
@@ -240,7 +247,7 @@ class KeeperService:
         port = self._port(holder.address)
         lease = self._shared_lease(holder, port)
         address = self._address_on(lease, holder)
-        await lease.open_address(address, self._target(str(port)))
+        await self._wait_for_lease(lease, lease.open_address(address, self._target(str(port))))
         return lease.info(address)
 
     def _shared_lease(self, holder: Holder, port: int) -> HeldLease:
@@ -260,11 +267,18 @@ class KeeperService:
             )
         return self._leases.shared(holder.address, port)
 
+    async def _wait_for_lease(self, lease: HeldLease, opened: Awaitable[_T]) -> _T:
+        """Wait for what a lease gives once it is open, and let it be told while that takes long."""
+        with self._waits.waiting(lambda: _describe(lease)):
+            return await opened
+
     async def _wait_for_command(self) -> None:
         if self._command_started is None:
             return
+        what = f"synth_tunnels_command to listen on {HOST}:{self._port(COMMON)}"
         try:
-            await asyncio.shield(self._command_started)
+            with self._waits.waiting(lambda: what):
+                await asyncio.shield(self._command_started)
         except KeeperRequestError as error:
             raise error.renewed() from None
         if self._command_failure is not None:
@@ -314,7 +328,7 @@ class KeeperService:
             ),
         )
         try:
-            await lease.ready()
+            await self._wait_for_lease(lease, lease.ready())
         except BaseException:
             self._leases.drop(lease)
             raise
@@ -350,15 +364,17 @@ class KeeperService:
         lease = self._leases.find(request.lease_id)
         await lease.ready()
         address = self._address_on(lease, holder)
-        await wait_ready(
-            public_url=lease.url(address),
-            loopback_url=lease.transport.loopback_url(address),
-            headers=lease.transport.headers,
-            is_secret=bool(lease.transport.url_secret),
-            missing_link=lease.transport.missing_link,
-            target=lease.targets.target(address),
-            timeout_s=min(max(request.timeout_s, 0.0), _MAX_WAIT_READY_S),
-        )
+        target = lease.targets.target(address)
+        with self._waits.waiting(lambda: f"the app at {target.host}:{target.port} to accept"):
+            await wait_ready(
+                public_url=lease.url(address),
+                loopback_url=lease.transport.loopback_url(address),
+                headers=lease.transport.headers,
+                is_secret=bool(lease.transport.url_secret),
+                missing_link=lease.transport.missing_link,
+                target=target,
+                timeout_s=min(max(request.timeout_s, 0.0), _MAX_WAIT_READY_S),
+            )
         return Done()
 
     async def _status(self, _: Holder, request: Status) -> StatusInfo:
@@ -387,7 +403,9 @@ class KeeperService:
         target = self._target(str(port))
         lease.targets.set_target(own_address, target)
         opening = self._traffic.open(lease, own_address, target, request.test, inbox=request.inbox)
-        address, _ = await asyncio.gather(opening, self._wait_for_command())
+        address, _ = await asyncio.gather(
+            self._wait_for_lease(lease, opening), self._wait_for_command()
+        )
         return address
 
     async def _get_traffic(self, holder: Holder, request: GetTraffic) -> TrafficAddress:
@@ -520,3 +538,13 @@ class KeeperService:
             traffic=late,
             lease_events=self.journal.drain(),
         )
+
+
+def _describe(lease: HeldLease) -> str:
+    """Return what whoever waits for a lease waits for."""
+    transport = lease.transport
+    if transport.provider != SYNTHTUNNEL and lease.lease_id:
+        return f"the connector of {transport.provider}"
+    of = "" if transport.provider == SYNTHTUNNEL else f" for {transport.provider}"
+    backend = "the embedded backend" if transport.embedded else transport.backend_url
+    return f"a lease{of} from {backend}"

@@ -19,7 +19,7 @@ from ..._unpatched import unpatched
 from ...settings import find_missing_key
 from ..process.launch import Run, launch
 from ..process.run_directory import RunDirectoryError
-from .connection import KeeperConnection
+from .connection import KeeperConnection, WaitListener
 from .errors import KeeperError
 from .messages import (
     MAX_LINE_BYTES,
@@ -59,10 +59,12 @@ class _Connections:
         questions: carry the requests.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, listener: WaitListener | None) -> None:
         self.lock = unpatched.allocate_lock()
         self.holding: KeeperConnection | None = None
-        self.questions = QuestionPool(lambda: KeeperConnection(run, run.settings.start_timeout_s))
+        self.questions = QuestionPool(
+            lambda: KeeperConnection(run, run.settings.start_timeout_s, listener=listener)
+        )
 
     def abandon(self) -> None:
         """In a forked child: close the descriptors that it inherited."""
@@ -76,15 +78,17 @@ class KeeperClient:
 
     Args:
         run: whose keeper is meant; no connection is made until it is needed.
+        listener: told while a thread waits for the keeper to start, or for an answer.
 
     Attributes:
-        run: the same.
+        run: as above.
         secrets: the tokens, keys and secret paths that this process knows, for reports to leave
             out.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, listener: WaitListener | None = None) -> None:
         self.run = run
+        self._listener = listener
         self.secrets: set[str] = set()
         self._error: KeeperError | None = None
         """Why there is no keeper; the same cause at once for every later request."""
@@ -287,7 +291,10 @@ class KeeperClient:
                     self._raise_remembered()
                     try:
                         connections.holding = KeeperConnection(
-                            self.run, self.run.settings.start_timeout_s, wants_events=True
+                            self.run,
+                            self.run.settings.start_timeout_s,
+                            wants_events=True,
+                            listener=self._listener,
                         )
                     except KeeperError as error:
                         self._remember(error)
@@ -302,7 +309,7 @@ class KeeperClient:
         mine = self._by_pid.get(pid)
         if mine is None:
             # Each step is atomic: two threads that come here get the same object.
-            mine = self._by_pid.setdefault(pid, _Connections(self.run))
+            mine = self._by_pid.setdefault(pid, _Connections(self.run, self._listener))
             for other in list(self._by_pid):
                 inherited = self._by_pid.pop(other, None) if other != pid else None
                 if inherited is not None:

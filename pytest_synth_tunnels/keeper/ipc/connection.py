@@ -8,7 +8,7 @@ socket, never a Python clock.
 import _socket
 from contextlib import suppress
 from json import loads
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..._unpatched import unpatched
 from ...sdk.models import Secret
@@ -27,7 +27,7 @@ from .messages import (
     proof,
 )
 
-__all__ = ["SLACK_S", "KeeperConnection"]
+__all__ = ["SLACK_S", "KeeperConnection", "WaitListener"]
 
 __tracebackhide__ = True  # pytest shows a failed request at the line of the test that made it
 
@@ -35,9 +35,22 @@ SLACK_S = 5.0
 """The keeper keeps each deadline itself; its silence counts this much later."""
 
 _POLL_MS = 1
+_TICK_MS = 500
+"""How often a wait is told to its listener."""
+
 _HANDSHAKE_TIMEOUT_S = 10.0
 
 _M = TypeVar("_M", bound=Message)
+
+
+class WaitListener(Protocol):
+    """Told while a process waits for the keeper, on the thread that waits."""
+
+    def waiting(self, waited_s: float) -> None:
+        """Take that a thread has waited so far, in seconds; called twice a second."""
+
+    def over(self) -> None:
+        """Take that a wait of which it was told is over."""
 
 
 class KeeperConnection:
@@ -50,6 +63,7 @@ class KeeperConnection:
         timeout_s: how long to wait for a keeper that is starting, in seconds.
         wants_events: whether the keeper tells events on this connection.
         max_line_bytes: the longest line that the keeper may send.
+        listener: told while the keeper starts, and while :meth:`ask` waits for its answer.
 
     Attributes:
         events: what the keeper told unasked and nobody has taken yet.
@@ -69,14 +83,16 @@ class KeeperConnection:
         *,
         wants_events: bool = False,
         max_line_bytes: int = MAX_LINE_BYTES,
+        listener: WaitListener | None = None,
     ) -> None:
         self.events: list[Event] = []
         self.is_free = True
+        self._listener = listener
         self._run = run
         self._max_line_bytes = max_line_bytes
         self._buffer = bytearray()
         """What has arrived of lines that are not complete, or that nobody has read."""
-        run_file = _wait_for_run_file(run, timeout_s)
+        run_file = _wait_for_run_file(run, timeout_s, listener)
         family, address = run_file["address"]
         if family == "unix":
             self._socket = unpatched.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -137,6 +153,8 @@ class KeeperConnection:
             TimeoutError: it did not answer in time.
         """
         self.send(message)
+        if self._listener is not None:
+            self._wait_for_data(self._listener, timeout_s + SLACK_S)
         self._socket.settimeout(timeout_s + SLACK_S)
         return self._receive(answer)
 
@@ -155,17 +173,21 @@ class KeeperConnection:
         self._socket.settimeout(timeout_s + SLACK_S)
         return self._receive(kind)
 
-    def poll(self, kind: type[_M]) -> _M | None:
-        """Take what has arrived, without waiting, and return the answer if it is there.
+    def poll(self, kind: type[_M], timeout_s: float = 0.0) -> _M | None:
+        """Take what arrives, and return the answer as soon as it is there.
+
+        Args:
+            kind: what the answer must be.
+            timeout_s: how long to wait for it, in seconds; by default what has arrived must do.
 
         Raises:
             KeeperError: the keeper refused the request.
             ConnectionError: the keeper closed the connection, or broke the protocol.
         """
-        self._socket.settimeout(0)
+        self._socket.settimeout(timeout_s)
         try:
             return self._receive(kind)
-        except BlockingIOError:
+        except (BlockingIOError, TimeoutError):
             return None
 
     def take_events(self) -> list[Event]:
@@ -195,6 +217,29 @@ class KeeperConnection:
             return
         raise ConnectionError(f"expected Event, got {type(message).__name__}")
 
+    def _wait_for_data(self, listener: WaitListener, timeout_s: float) -> None:
+        """Wait until anything has arrived.
+
+        Raises:
+            ConnectionError: the keeper closed the connection.
+            TimeoutError: nothing has arrived in time.
+        """
+        waited_s = 0.0
+        try:
+            while not self._buffer:
+                part_s = min(_TICK_MS / 1000, timeout_s - waited_s)
+                self._socket.settimeout(part_s)
+                try:
+                    self._read()
+                except TimeoutError:
+                    waited_s += part_s
+                    if waited_s >= timeout_s:
+                        raise
+                    listener.waiting(waited_s)
+        finally:
+            if waited_s:
+                listener.over()
+
     def _receive(self, kind: type[_M]) -> _M:
         """Return the next answer; keep the events that come before it."""
         while (message := self._next()) is None:
@@ -221,13 +266,16 @@ class KeeperConnection:
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
-            data = self._socket.recv(65_536)
-            if not data or len(self._buffer) > self._max_line_bytes:
-                raise ConnectionResetError("the keeper closed the connection")
-            self._buffer += data
+            self._read()
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line
+
+    def _read(self) -> None:
+        data = self._socket.recv(65_536)
+        if not data or len(self._buffer) > self._max_line_bytes:
+            raise ConnectionResetError("the keeper closed the connection")
+        self._buffer += data
 
     def shut_down(self) -> None:
         """End the connection; a thread that waits for an answer learns it at once."""
@@ -247,17 +295,25 @@ class KeeperConnection:
         )
 
 
-def _wait_for_run_file(run: Run, timeout_s: float) -> dict[str, Any]:
+def _wait_for_run_file(run: Run, timeout_s: float, listener: WaitListener | None) -> dict[str, Any]:
     """Return the run file once the elected keeper has written it."""
-    for _ in range(int(timeout_s * 1000 / _POLL_MS)):
-        data = run.directory.read(run.directory.run_file)
-        if data:
-            found: dict[str, Any] = loads(data)
-            # In no traceback that shows local variables.
-            return {**found, "secret": Secret(found["secret"])}
-        if run.directory.has_failed():
-            break
-        pause(_POLL_MS)
+    waited_ms = 0
+    try:
+        while waited_ms < timeout_s * 1000:
+            data = run.directory.read(run.directory.run_file)
+            if data:
+                found: dict[str, Any] = loads(data)
+                # In no traceback that shows local variables.
+                return {**found, "secret": Secret(found["secret"])}
+            if run.directory.has_failed():
+                break
+            pause(_POLL_MS)
+            waited_ms += _POLL_MS
+            if listener is not None and waited_ms % _TICK_MS == 0:
+                listener.waiting(waited_ms / 1000)
+    finally:
+        if listener is not None and waited_ms >= _TICK_MS:
+            listener.over()
     raise KeeperError(
         f"the tunnel keeper did not start{_why_not(run, timeout_s)}", code="KEEPER_NOT_STARTED"
     )

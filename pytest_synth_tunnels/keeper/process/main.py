@@ -142,6 +142,7 @@ class KeeperProcess:
             ledger_recorder=ledger_recorder,
             on_holder_left=self._stop_if_unused,
             traffic=traffic,
+            directory=directory,
         )
 
     async def run(self) -> None:

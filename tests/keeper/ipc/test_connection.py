@@ -62,11 +62,11 @@ def answering(*answers: Message | bytes) -> Script:
 
 
 @pytest.fixture
-def connect(tmp_path: Path) -> Iterator[Callable[[Script], KeeperConnection]]:
+def connect(tmp_path: Path) -> Iterator[Callable[..., KeeperConnection]]:
     """Connect to a keeper that follows a script."""
     with ExitStack() as stack:
 
-        def connect(script: Script) -> KeeperConnection:
+        def connect(script: Script, **options: Any) -> KeeperConnection:
             run = run_in(tmp_path / "u" / "r", start_timeout_s=1)
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(run.directory.socket)
@@ -83,7 +83,7 @@ def connect(tmp_path: Path) -> Iterator[Callable[[Script], KeeperConnection]]:
             thread = threading.Thread(target=serve)
             thread.start()
             stack.callback(thread.join, 20)
-            connection = KeeperConnection(run, 1.0)
+            connection = KeeperConnection(run, 1.0, **options)
             stack.callback(connection.close)
             return connection
 
@@ -182,3 +182,78 @@ def test_shutting_down_ends_the_wait_of_another_thread(connect: Any) -> None:
     with pytest.raises(ConnectionError, match="closed the connection"):
         connection.read_events(20.0)
     timer.join()
+
+
+class Listener:
+    """Notes what it is told of waits; the first time, it lets the keeper go on."""
+
+    def __init__(self) -> None:
+        self.told: list[float | str] = []
+        self.go_on = threading.Event()
+
+    def waiting(self, waited_s: float) -> None:
+        self.told.append(waited_s)
+        self.go_on.set()
+
+    def over(self) -> None:
+        self.told.append("over")
+
+
+def test_a_wait_for_an_answer_is_told_until_it_comes(connect: Any) -> None:
+    listener = Listener()
+
+    def script(end: socket.socket) -> None:
+        welcome(end)
+        lines = end.makefile("rb")
+        lines.readline()
+        end.sendall(encode(Port(port=1)))
+        lines.readline()
+        listener.go_on.wait(20)
+        end.sendall(encode(Port(port=2)))
+        end.recv(1)
+
+    connection = connect(script, listener=listener)
+    assert connection.ask(ReservePort(), Port, 20.0) == Port(port=1)
+    assert listener.told == []
+    assert connection.ask(ReservePort(), Port, 20.0) == Port(port=2)
+    assert listener.told[0] == 0.5
+    assert listener.told[-1] == "over"
+
+
+def test_a_wait_that_is_told_has_its_deadline(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "SLACK_S", 0.25)
+    listener = Listener()
+    connection = connect(answering(), listener=listener)
+
+    with pytest.raises(TimeoutError):
+        connection.ask(ReservePort(), Port, 0.5)
+    assert listener.told == [0.5, "over"]
+
+
+def test_a_keeper_that_starts_slowly_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_in(tmp_path / "u" / "r")
+    listener = Listener()
+    pauses: list[int] = []
+
+    def pause(timeout_ms: int) -> None:
+        pauses.append(timeout_ms)
+        if len(pauses) == 1_200:
+            run.directory.mark_failed()
+
+    monkeypatch.setattr(connection_module, "pause", pause)
+    with pytest.raises(KeeperError):
+        KeeperConnection(run, 30.0, listener=listener)
+    assert listener.told == [0.5, 1.0, "over"]
+
+
+def test_an_answer_that_is_polled_for_some_time(connect: Any) -> None:
+    connection = connect(answering(EVENT, Port(port=8000)))
+    assert connection.poll(Port, 0.001) is None
+    connection.send(ReservePort())
+
+    assert connection.poll(Port, 20.0) == Port(port=8000)
+    assert connection.events == [EVENT]
