@@ -42,6 +42,7 @@ def address(**values: Any) -> TrafficAddress:
         "address": "",
         "own_address": "",
         "public_url": "http://127.0.0.1:4000",
+        "loopback_url": "http://127.0.0.1:4000",
         "headers": {},
         "url_secret": "",
         "local_url": "http://127.0.0.1:8000",
@@ -187,6 +188,7 @@ def test_nothing_in_a_line_controls_the_terminal(run: Any, tmp_path: Path) -> No
 def test_the_run_s_own_secrets_are_not_shown(run: Any, tmp_path: Path) -> None:
     info = address(
         public_url="https://relay.example/s/rt_5ec7e7",
+        loopback_url="",
         headers={"x-token": TOKEN},
         url_secret="rt_5ec7e7",
     )
@@ -199,6 +201,18 @@ def test_the_run_s_own_secrets_are_not_shown(run: Any, tmp_path: Path) -> None:
         "Whoever has the URL and the header can reach it. Ctrl-C ends it.",
     ]
     assert without_time(out[3]).startswith("GET /s/***/***  200")
+
+
+def test_a_tunnel_for_callers_in_containers(run: Any, tmp_path: Path) -> None:
+    info = address(public_url="http://host.test:4000/s/rt_1", loopback_url="http://127.0.0.1:4000")
+
+    _, out, _ = run(Keeper(tmp_path, info=info))
+
+    assert out == [
+        "http://host.test:4000/s/rt_1 leads to http://127.0.0.1:8000",
+        "http://127.0.0.1:4000 is the same for callers on this machine",
+        "Whoever has the URL can reach it. Ctrl-C ends it.",
+    ]
 
 
 def test_a_slow_request_is_shown_before_its_end_too(run: Any, tmp_path: Path) -> None:
@@ -302,7 +316,7 @@ def test_a_tunnel_that_goes_on_elsewhere(run: Any, tmp_path: Path) -> None:
     keeper = Keeper(tmp_path)
 
     def move() -> None:
-        keeper.info = address(public_url="https://new.example")
+        keeper.info = address(public_url="https://new.example", loopback_url="")
         keeper._events.append(moved)
 
     keeper._steps.append(move)
