@@ -48,6 +48,7 @@ myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "fieldlist",
 myst_heading_anchors = 3
 myst_substitutions = code_reference.substitutions()
 
+add_module_names = False  # each page says where its names are imported from
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {
@@ -60,6 +61,8 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"pytest-synth-tunnels {release}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_show_sourcelink = False
 html_copy_source = False
 

@@ -26,6 +26,19 @@ PACKAGE = Path(pytest_synth_tunnels.__file__).parent
 CODE = re.compile(r"[A-Z]+(_[A-Z]+)+")
 REFUSAL = re.compile(r"[a-z]+(_[a-z]+)*")
 
+NAME = re.compile(
+    r"""\{\w+\}  # {port}
+    | [\w.]*\w+\([^()]*\)  # wait_for(…)
+    | [A-Za-z]\w*_\w+(\s=\s[\w.]+)?  # exposed_port, SYNTH_API_KEY, synth_tunnels_traffic = false
+    | "[\w:.]+"
+    """,
+    re.VERBOSE,
+)
+"""What is a name in a plain text, not a word."""
+
+VALUE = re.compile(r"(?:^|(?<=; ))(\w+)(?=: )")
+"""A value that an option's help explains: run: one lease for all; worker: …"""
+
 NO_ERRORS = {"environ.get", "frozenset", "getattr", "log_refusal"}
 """Calls whose arguments in capitals are names of the system's, or words for the log alone."""
 
@@ -63,6 +76,11 @@ def fixtures() -> Iterator[Fixture]:
                 )
 
 
+def _importance(fixture: Fixture) -> bool:
+    """Return the sort key that puts what few tests need last."""
+    return fixture.name in ("synth_settings", "synth_tunnels")
+
+
 def _given(annotation: ast.expr) -> str:
     """Return the type in an annotation, without the iterator of a fixture that tears down."""
     if isinstance(annotation, ast.Constant):
@@ -80,7 +98,7 @@ def hooks() -> list[str]:
 def substitutions() -> dict[str, str]:
     """Return the text of each part, by its name."""
     return {
-        "fixtures": "\n".join(_describe_fixture(fixture) for fixture in fixtures()),
+        "fixtures": "\n".join(map(_describe_fixture, sorted(fixtures(), key=_importance))),
         "options": "\n".join(_describe_option(option) for option in OPTIONS),
         "hooks": "\n".join(_describe_hook(name) for name in hooks()),
         "classes": _autodoc("pytest_synth_tunnels", _named_here()),
@@ -91,10 +109,9 @@ def substitutions() -> dict[str, str]:
 
 
 def _describe_fixture(fixture: Fixture) -> str:
-    doc = " ".join(fixture.doc.split())
     return f"""
 ::::{{fixture}} {fixture.name}
-{_sentence(doc)}
+{_marked_up(fixture.doc, not_linked=fixture.name)}
 
 Scope: {fixture.scope}. Gives: {_type(fixture.gives)}.
 ::::
@@ -113,11 +130,10 @@ def _describe_option(option: Option) -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     return f"""
 ::::{{confval}} {option.ini}
-:default: {_default(defaults[option.name])}
+{_marked_up(option.help)}
 
-{_sentence(option.help)}
-
-Command line: `{option.flag}={option.metavar}`. Environment: `{option.variable}`.
+Default: {_default(defaults[option.name])}. Command line: `{option.flag}={option.metavar}`.
+Environment: `{option.variable}`.
 ::::
 """
 
@@ -145,11 +161,20 @@ def _autodoc(module: str, names: list[str]) -> str:
     home = __import__(module, fromlist=names)
     parts = []
     for name in sorted(names, key=lambda name: (not isinstance(getattr(home, name), type), name)):
-        kind = "class" if isinstance(getattr(home, name), type) else "function"
-        if isinstance(getattr(home, name), type) and issubclass(getattr(home, name), Exception):
+        value = getattr(home, name)
+        kind = "class" if isinstance(value, type) else "function"
+        if isinstance(value, type) and issubclass(value, Exception):
             kind = "exception"
-        parts.append(f".. auto{kind}:: {module}.{name}\n")
+        parts.append("\n   ".join([f".. auto{kind}:: {module}.{name}", *_options(value)]) + "\n")
     return _eval_rst("\n".join(parts))
+
+
+def _options(value: Any) -> list[str]:
+    """Return the options of the directive for a class that has no base which users know."""
+    bases = getattr(value, "__bases__", ())
+    if any(base is not object and not base.__name__.startswith("_") for base in bases):
+        return []
+    return [":no-show-inheritance:", ":inherited-members:"] if bases else []
 
 
 def _eval_rst(text: str) -> str:
@@ -170,10 +195,25 @@ def _sdk_codes() -> str:
     return "\n".join([*target, "| code | what to do |", "|---|---|", *rows])
 
 
-def _sentence(text: str) -> str:
-    """Return a text as a sentence, with its braces as they are."""
-    text = text[0].upper() + text[1:]
-    return text if text.endswith((".", ")")) else f"{text}."
+def _marked_up(text: str, not_linked: str = "") -> str:
+    """Return a plain text that terminals show as a sentence of the site: names become code, and
+    fixtures' names references.
+
+    Args:
+        text: a docstring, or an option's help.
+        not_linked: the fixture that the text is about.
+    """
+    text = " ".join(text.split())
+    text = text if text.endswith((".", ")")) else f"{text}."
+    text = VALUE.sub(r"`\1`", text)
+    linked = {fixture.name for fixture in fixtures()} - {not_linked}
+
+    def mark_up(found: re.Match[str]) -> str:
+        name = found[0]
+        return f"{{fixture}}`{name}`" if name in linked else f"`{name}`"
+
+    marked = NAME.sub(mark_up, text)
+    return marked[0].upper() + marked[1:]
 
 
 def error_codes() -> set[str]:
