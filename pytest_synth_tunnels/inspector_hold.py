@@ -56,9 +56,11 @@ class InspectorHold:
         """Wait until Ctrl-C, or until there is no keeper any more."""
         from .keeper.ipc.errors import KeeperError
 
+        never = unpatched.allocate_lock()
+        never.acquire()
         try:
             while True:
-                unpatched.select([], [], [], _LOOK_S)
+                never.acquire(timeout=_LOOK_S)
                 self._session.check()
         except KeyboardInterrupt:
             pass

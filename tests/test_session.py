@@ -349,3 +349,42 @@ def test_where_no_place_is_usable_the_usual_one_is_named(
     monkeypatch.setattr(os, "access", lambda *_: False)
 
     assert module.runtime_base({}) == f"{temporary}/{name}"
+
+
+def test_an_inspector_opens_once_settings_ask_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "http://127.0.0.1:9/secret/"
+    keeper: Any = FakeKeeper(start=None, open_inspector=url, finish=REPORT)
+    plain = session(tmp_path)
+    plain._keeper = keeper
+    plain.open_inspector()
+    assert plain.inspector_url == ""
+
+    monkeypatch.setenv("SYNTH_TUNNELS_INSPECTOR", "on")
+    worker = session(tmp_path, run_id="r", base="/b", owner_pid=os.getppid(), address="gw0")
+    worker._keeper = keeper
+    worker.open_inspector()
+    assert worker.inspector_url == ""
+
+    owner = session(tmp_path)
+    owner._keeper = keeper
+    owner.open_inspector()
+    assert owner.inspector_url == url
+    assert not owner.is_used, "the page alone is no use of the tunnel"
+    owner.start([])
+    assert owner.has_keeper, "it is needed until the end of the run"
+
+
+def test_an_inspector_that_cannot_be_opened_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNTH_TUNNELS_INSPECTOR", "on")
+    made = session(tmp_path)
+    keeper: Any = FakeKeeper(start=None, open_inspector=KeeperError("no port is free"))
+    made._keeper = keeper
+
+    made.open_inspector()
+
+    assert made.inspector_url == ""
+    assert made.trouble == ["the inspector cannot be opened: no port is free"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from pytest_synth_tunnels.traffic import log as log_module
-from pytest_synth_tunnels.traffic.log import NOWHERE, Place, TrafficLog
+from pytest_synth_tunnels.traffic.log import EVERYWHERE, NOWHERE, Place, TrafficLog
 
 A = Place("lease", "a")
 B = Place("lease", "b")
@@ -35,6 +35,12 @@ class TestRing:
         assert [entry.sequence for entry in filled(log, 3)] == [1, 2, 3]
         assert len(log) == 3
         assert log.size_bytes == 300
+
+    def test_the_last_number(self) -> None:
+        log = TrafficLog(max_requests=2)
+        assert log.last_sequence == 0
+        filled(log, 3)
+        assert log.last_sequence == 3
 
     def test_too_many_requests(self) -> None:
         log = TrafficLog(max_requests=3)
@@ -107,6 +113,20 @@ class TestWatch:
         assert told == []
         log.add(Entry(NOWHERE, arrived_s=2.5))
         assert len(told) == 1
+
+    def test_everywhere(self) -> None:
+        log = TrafficLog()
+        before = filled(log, 1) + filled(log, 1, place=B)
+        told: list[object] = []
+        watch, there = log.watch({EVERYWHERE: 0.0}, told.append)
+        assert there == before
+        after = filled(log, 1, place=Place("another", "c")) + filled(log, 1, place=NOWHERE)
+        log.changed(before[0])
+        assert told == [*after, before[0]]
+        watch.close()
+        filled(log, 1)
+        assert len(told) == 3
+        assert not log.watched
 
     def test_two_watches_of_one_place(self) -> None:
         log = TrafficLog()

@@ -352,3 +352,24 @@ class TestMemory:
         assert ("Host", "x") in headers
         recorded.take_body(b"d")
         assert recorded.replayable() is None
+
+
+class TestSummary:
+    def test_it_is_a_part_of_all_data(self) -> None:
+        world = World()
+        request = world.begin()
+        open_summary = request.summary()
+        assert open_summary["response"] is None
+        assert open_summary.items() <= request.data().items()
+        request.end()
+        request.reach()
+        world.clock.now += 2
+        request.response_started(404, [("X", "1")])
+        request.response_body(b"no such thing")
+        request.response_ended()
+        world.clock.now += 5
+        summary, data = request.summary(), request.data()
+        assert summary.pop("response") == {"status": 404, "duration_s": 2.0}
+        assert summary.items() <= data.items()
+        assert summary["received_at"] == 1e9 + 100
+        assert not {"headers", "body", "messages"} & summary.keys()

@@ -5,6 +5,7 @@ import { bytesOf, textOf } from "./text.js";
 
 const IMAGE_TYPES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp"]);
 const HEX_BYTES = 4096;
+const OPEN_CHARACTERS = 100_000;
 const OPEN_MEMBERS = 100;
 const DEEPEST = 64;
 
@@ -76,11 +77,26 @@ export function note(text) {
   return element;
 }
 
+// A text; of a very long one the beginning, and the rest when it is asked for.
 function textElement(text) {
   const element = document.createElement("pre");
   element.tabIndex = 0;
-  element.textContent = text;
-  return element;
+  if (text.length <= OPEN_CHARACTERS) {
+    element.textContent = text;
+    return element;
+  }
+  element.textContent = text.slice(0, OPEN_CHARACTERS);
+  const rest = document.createElement("button");
+  rest.type = "button";
+  rest.textContent = `${text.length - OPEN_CHARACTERS} more characters`;
+  rest.addEventListener("click", () => {
+    rest.remove();
+    element.textContent = text;
+    element.focus();
+  });
+  const both = document.createElement("div");
+  both.append(element, rest);
+  return both;
 }
 
 function imageElement(bytes, type) {

@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def world() -> Iterator[InspectorWorld]:
-    with inspector_world() as world:
+    with inspector_world(body_bytes=200_000) as world:
         world.open()
         yield world
 
@@ -268,6 +268,7 @@ def test_bodies_are_shown_and_never_run(world: InspectorWorld, page: Page) -> No
         "/png": ("image/png", b"\x89PNG\r\n not at all", ""),
         "/cut": (json_type, '{"a": [1, 2', '{"a": [1, 2'),
         "/long": (json_type, json.dumps([*range(300)]), "200 more"),
+        "/text": ("text/plain", "x" * 150_000, "50000 more characters"),
     }
     for path, (kind, body, _) in shown.items():
         kinds = [("Content-Type", kind), ("X-Hostile", "<img src=x onerror=owned=1>")]

@@ -226,3 +226,13 @@ def test_the_common_address_is_the_one_without_a_name() -> None:
         assert lease.info(COMMON).local_port == 9001
 
     run(test)
+
+
+def test_it_knows_what_must_not_be_shown() -> None:
+    async def test(leases: Leases) -> None:
+        leases.backend_client.api_key = "sk-1"
+        assert leases.registry.secrets() == {"sk-1"}
+        await leases.registry.shared("gw1", 9001).ready()
+        assert leases.registry.secrets() == {"sk-1", MADE["worker_token"]}
+
+    run(test)
