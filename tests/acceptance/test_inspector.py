@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from shutil import which
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,8 +18,15 @@ import pytest
 from ..support.inspector_world import Events
 from .conftest import RuntimeDirectory
 
+playwright_api = pytest.importorskip("playwright.sync_api")
+
+from playwright.sync_api import Browser, expect, sync_playwright  # noqa: E402
+
+CHROMIUM = which("chromium")
+
 pytestmark = [
     pytest.mark.acceptance,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium in the PATH"),
     pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent to a process group"),
 ]
 
@@ -48,6 +56,16 @@ def test_fails(synth_traffic):
     call(synth_traffic, "/stopped")
     assert False, "look at it"
 """
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield browser
+        browser.close()
 
 
 class Run:
@@ -133,13 +151,15 @@ def command_lines_and_environments() -> bytes:
 
 
 def test_a_held_run_of_workers_shows_its_requests_until_ctrl_c(
-    pytester: pytest.Pytester, runtime: RuntimeDirectory
+    browser: Browser, pytester: pytest.Pytester, runtime: RuntimeDirectory
 ) -> None:
     pytester.makepyfile(test_shop=SUITE)
     options = ("-n", "4", "--junit-xml=junit.xml", "--synth-tunnels-report=report.html")
 
     with running(pytester, "--synth-tunnels-inspector=hold", *options) as run:
         url = run.url()
+        page = browser.new_page()
+        page.goto(url)
         found = records(
             url,
             lambda found: (
@@ -153,12 +173,19 @@ def test_a_held_run_of_workers_shows_its_requests_until_ctrl_c(
         secret = urlsplit(url).path.strip("/")
         assert secret.encode() not in command_lines_and_environments()
         logs = [path.read_text() for path in runtime.path.rglob("*.log")]
+        expect(page.locator("[role=option]")).to_have_count(9)
+        groups = page.locator(".row.group").all_inner_texts()
         run.interrupt()
         assert run.end() == pytest.ExitCode.TESTS_FAILED
+        expect(page.locator("#state")).to_contain_text("the run has ended")
+        page.close()
 
     runtime.assert_nothing_left()
     tests = {record["test"].partition("::")[2] for record in found.values()}
     assert tests == {*(f"test_called[{number}]" for number in range(8)), "test_fails"}
+    assert sorted(groups) == sorted(
+        f"{record['test']} — {record['worker']} (1)" for record in found.values()
+    )
     workers = {record["worker"] for record in found.values()}
     assert len(workers) > 1
     assert workers <= {"gw0", "gw1", "gw2", "gw3"}
@@ -174,7 +201,7 @@ def test_a_held_run_of_workers_shows_its_requests_until_ctrl_c(
 
 
 def test_the_page_goes_on_while_pdb_waits(
-    pytester: pytest.Pytester, runtime: RuntimeDirectory
+    browser: Browser, pytester: pytest.Pytester, runtime: RuntimeDirectory
 ) -> None:
     pytester.makepyfile(test_shop=SUITE)
 
@@ -183,16 +210,23 @@ def test_the_page_goes_on_while_pdb_waits(
     ) as run:
         url = run.url()
         run.read_until(rb"\(Pdb\) ")
-        found = records(url, lambda found: len(found) == 1)
-        again = ask(url, "requests/1/replay", "POST", '{"path": "/again"}')
-        replayed = ask(url, f"requests/{again['sequence']}")["request"]
+        page = browser.new_page()
+        page.goto(url)
+        page.get_by_text("/stopped").click()
+        expect(page.locator("#detail h2")).to_have_text("GET /stopped")
+        page.keyboard.press("e")
+        page.get_by_role("dialog").get_by_label("Path").fill("/again")
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#detail h2")).to_have_text("GET /again")
+        replayed = page.locator("#detail").inner_text()
+        page.close()
         run.process.stdin.write(b"q\n")  # type: ignore[union-attr]
         run.process.stdin.flush()  # type: ignore[union-attr]
         run.end()
 
     runtime.assert_nothing_left()
-    assert found[1]["request"]["response"]["status"] == 200
-    assert (replayed["path"], replayed["response"]["status"]) == ("/again", 200)
+    assert "200 OK" in replayed
+    assert "hello" in replayed
 
 
 def test_a_run_that_needs_no_tunnel_shows_an_empty_page_and_says_nothing(

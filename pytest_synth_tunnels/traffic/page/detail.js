@@ -17,8 +17,9 @@ const ACTIONS = [
 // focused in it: a request that goes on is shown again and again.
 //
 // `slowest_s` is the longest duration among all requests: the bar of this one is drawn against it.
-// `act` does what a button says, by its name; `canReplay` is whether it can send this one again.
-export function showParts(element, record, { slowest_s, act, canReplay }) {
+// `hasTests` is whether any request belongs to a test. `act` does what a button says, by its name;
+// `canReplay` is whether it can send this one again.
+export function showParts(element, record, { slowest_s, hasTests, act, canReplay }) {
   const { request } = record;
   const { sequence, response } = request;
   const parts = [];
@@ -28,7 +29,9 @@ export function showParts(element, record, { slowest_s, act, canReplay }) {
   add(["headline"], () => headline(request));
   if (request.error) add([request.error], () => paragraph("why", request.error));
   if (record.late) add(["late"], () => paragraph("why", "This came after its test had ended."));
-  add(["facts", record.test, response?.status, response?.complete, request.over], () => facts(record));
+  add(["facts", hasTests, response?.status, response?.complete, request.over], () =>
+    facts(record, hasTests),
+  );
   add(["buttons"], () => buttons(act, canReplay));
   if (response) {
     addSection("Timing", [response.duration_s, slowest_s], () => timing(request, slowest_s));
@@ -83,7 +86,7 @@ function headline(request) {
   return element;
 }
 
-function facts(record) {
+function facts(record, hasTests) {
   const { request } = record;
   const { response } = request;
   const list = document.createElement("dl");
@@ -103,7 +106,9 @@ function facts(record) {
     add("Status", request.over ? "ended without an answer" : "not answered yet");
   }
   if (request.answered_by) add("Answered by", `the ${request.answered_by}`);
-  add("Test", record.test || "none: it came to the lease's own address outside any test");
+  if (hasTests) {
+    add("Test", record.test || "none: it came to the lease's own address outside any test");
+  }
   if (record.worker) add("Worker", record.worker);
   add("Received", new Date(request.received_at * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }));
   if (request.client) add("Caller", request.client);

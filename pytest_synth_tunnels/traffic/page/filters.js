@@ -2,8 +2,10 @@
 
 export const NO_FILTER = { path: "", method: "", status: "", test: "", numbers: null };
 
+export const NO_TEST = "no test";
+
 export function testName(record) {
-  return record.test || "no test";
+  return record.test || NO_TEST;
 }
 
 export function groupName(record) {

@@ -3,7 +3,7 @@
 // Only the rows in view (and a few around them) are in the document, so that thousands of requests
 // stay smooth. The list itself has the focus, and names its chosen row by `aria-activedescendant`.
 
-import { groupName, hasFailed } from "./filters.js";
+import { NO_TEST, groupName, hasFailed } from "./filters.js";
 
 const ROW_PX = 28;
 const SPARE_ROWS = 12;
@@ -47,7 +47,8 @@ export class RequestList {
     this.size = records.length;
     let place = 0;
     for (const [name, members] of groups) {
-      this.rows.push({ group: name, count: members.length });
+      // Where there are no tests, a heading would say nothing.
+      if (groups.size > 1 || name !== NO_TEST) this.rows.push({ group: name, count: members.length });
       for (const record of members) {
         place += 1;
         this.positions.set(record.request.sequence, this.rows.length);

@@ -35,6 +35,7 @@ const records = new Map();
 let source = null;
 let openEditorFor = null;
 let slowest_s = 0;
+let hasTests = false;
 let filter = { ...NO_FILTER };
 let shownDetail = null;
 
@@ -81,6 +82,10 @@ function takeRecords(changed, dropped) {
     slowest_s = Math.max(slowest_s, request.response?.duration_s ?? 0);
     addChoice("filter-method", request.method);
     addChoice("filter-test", testName(record));
+    if (record.test && !hasTests) {
+      hasTests = true;
+      byId("test-label").hidden = false;
+    }
     if (request.sequence === shownDetail) refreshDetail();
     if (filter.numbers) searchAgainFrom(request.sequence);
   }
@@ -193,7 +198,7 @@ async function showDetail(sequence) {
   const focused = detail.contains(document.activeElement) ? document.activeElement : null;
   const { scrollTop } = detail;
   const canReplay = Boolean(source.replay) && !record.request.websocket;
-  showParts(detail, record, { slowest_s, act, canReplay });
+  showParts(detail, record, { slowest_s, hasTests, act, canReplay });
   detail.scrollTop = isSame ? scrollTop : 0;
   if (focused && !focused.isConnected) detail.focus({ preventScroll: true });
   if (!isSame) document.body.classList.add("showing");

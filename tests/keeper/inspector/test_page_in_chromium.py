@@ -117,6 +117,7 @@ def test_the_list_fills_by_test_and_worker(world: InspectorWorld, page: Page) ->
     assert rows(page) == ["POST /hooks/paid 200", "GET / 404", "GET /slow …"]
     page.get_by_text("/slow").click()
     expect(page.locator("#detail")).to_contain_text("not answered yet")
+    expect(page.locator("#detail")).to_contain_text("test_b.py::test_sent")
     world.call(lambda: open_request.refused(502, "X", "nothing listens"))
     expect(page.locator("#detail")).to_contain_text("X: nothing listens")
     assert rows(page)[2] == "GET /slow 502"
@@ -124,6 +125,19 @@ def test_the_list_fills_by_test_and_worker(world: InspectorWorld, page: Page) ->
     world.end()
     expect(page.locator("#state")).to_contain_text("the run has ended")
     expect(page.locator("[role=option]")).to_have_count(3)
+
+
+def test_where_there_are_no_tests_nothing_speaks_of_them(world: InspectorWorld, page: Page) -> None:
+    world.come("GET", "/a")
+    page.get_by_text("/a").click()
+    expect(page.locator("#detail h2")).to_have_text("GET /a")
+    expect(page.locator(".row.group")).to_have_count(0)
+    expect(page.locator("#filter-test")).to_be_hidden()
+    assert "Test" not in detail(page)
+    world.begin_test("test_a", address="t2")
+    world.come("GET", "/b", address="t2")
+    expect(page.locator(".row.group")).to_have_text(["no test (1)", "test_a (1)"])
+    expect(page.locator("#filter-test")).to_be_visible()
 
 
 def test_filters_and_a_search_in_bodies(world: InspectorWorld, page: Page) -> None:
@@ -155,6 +169,7 @@ def test_filters_and_a_search_in_bodies(world: InspectorWorld, page: Page) -> No
 
 
 def test_the_keyboard_does_everything(world: InspectorWorld, page: Page) -> None:
+    world.begin_test("test_a", "gw0")
     for number in range(4):
         world.come("GET", f"/{number}")
     expect(page.locator("[role=option]")).to_have_count(4)
