@@ -30,6 +30,7 @@ them."""
 
 NEEDS = {
     "test_aiohttp.py": "aiohttp",
+    "test_aiohttp_in_my_loop.py": "aiohttp",
     "test_browser.py": "pytest_playwright",
     "test_pytest_asyncio.py": "pytest_asyncio",
     "test_standard_webhooks.py": "standardwebhooks",
