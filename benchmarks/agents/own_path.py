@@ -22,12 +22,9 @@ from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.agent.dialer import Dialer
 from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.backend.server import Backend
-from pytest_synth_tunnels.http import pool
 from pytest_synth_tunnels.sdk import requests
 from pytest_synth_tunnels.traffic.log import TrafficLog
 from pytest_synth_tunnels.traffic.recorder import Recorder
-
-pool.connect_at_once = lambda *_: None  # type: ignore[assignment]  # by way of the loop below
 
 APP_PORT = 9
 CALLERS = 16
@@ -99,6 +96,9 @@ class Loop(asyncio.SelectorEventLoop):
     """Connects, without sockets, to what listens in this process, or to an app."""
 
     factory: Callable[[], asyncio.Protocol]
+
+    _make_socket_transport = property()  # type: ignore[assignment]
+    """Not there, so that the pool takes this loop for one that adopts no sockets."""
 
     async def create_server(  # type: ignore[override]
         self, factory: Any, *given: Any, **named: Any

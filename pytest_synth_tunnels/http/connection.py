@@ -644,7 +644,7 @@ class ServerConnection(asyncio.Protocol):
         """
         left = self.transport.get_write_buffer_size()
         reads_on = 0 < left < self._unread_bytes
-        self._unread_bytes = left
+        self._unread_bytes = float(left)
         if reads_on:
             self._deadlines.set(self, self._time() + timeout_s)
         return reads_on
