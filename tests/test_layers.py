@@ -18,7 +18,7 @@ import pytest_synth_tunnels
 PACKAGE = Path(pytest_synth_tunnels.__file__).parent
 
 LAYERS = (
-    ("_version", "_unpatched", "environment", "options"),
+    ("_version", "_unpatched", "compiled", "environment", "options"),
     ("settings", "socket_table"),
     ("sdk", "aio"),
     ("http",),

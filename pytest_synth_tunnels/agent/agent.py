@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from ..aio.deadlines import Deadlines
+from ..compiled import mypyc_attr
 from ..http.pool import PATIENCE_S
 from ..http.refusal_log import log_refusal
 from ..traffic.recorder import Recorder
@@ -57,6 +58,7 @@ __all__ = ["Agent"]
 _LOST_REASON: Final = "the tunnel's agent lost its relay"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # for tests
 class Agent:
     """Serves leases over one link (a :class:`~..wire.link.LinkHandler`), with their own targets
     only.

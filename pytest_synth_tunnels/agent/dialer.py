@@ -30,7 +30,7 @@ __all__ = ["Dialer", "connect"]
 _TIMEOUT_S: Final = 10.0
 """For the connection, and then again for ``ATTACH_ACK``."""
 
-_CLOSE_TIMEOUT_S: Final = 0.5
+_CLOSE_TIMEOUT_S = 0.5
 """How long the relay may take to close too, in seconds; nobody waits for longer."""
 
 

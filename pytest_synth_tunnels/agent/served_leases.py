@@ -146,6 +146,8 @@ class ServedLeases:
         self._on_app_closed = on_app_closed
         self._leases: dict[str, ServedLease] = {}
         """By id."""
+        self.make_pool: Callable[..., ConnectionPool] = ConnectionPool
+        """Makes the connections to a target."""
         self.pools: set[ConnectionPool] = set()
         """Every pool, also those of targets that were replaced while requests were in flight."""
 
@@ -205,7 +207,7 @@ class ServedLeases:
             return
         self.remove_target(lease_id, address)
         place = (target.host, target.port)
-        pool = ConnectionPool(
+        pool = self.make_pool(
             *place,
             patience_s=self._patience_s,
             on_app_closed=self._on_app_closed,

@@ -395,7 +395,9 @@ def _aliases(*authorities: str) -> set[str]:
 
 def _is_under(path: str, prefix: str) -> bool:
     """Tell whether ``path`` is ``prefix`` or lies under it."""
-    return bool(prefix) and path.startswith(prefix) and path[len(prefix) :][:1] in ("", "/", "?", "#")
+    return (
+        bool(prefix) and path.startswith(prefix) and path[len(prefix) :][:1] in ("", "/", "?", "#")
+    )
 
 
 def _rooted(rest: str) -> str:

@@ -49,7 +49,7 @@ __all__ = ["AppWebSocket", "AppWebSockets"]
 _MAX_OPEN: Final = 64
 """How many WebSockets a lease may have, which is what relays allow."""
 
-_MAX_BODY_BYTES: Final = 1024 * 1024
+_MAX_BODY_BYTES = 1024 * 1024
 """How long an app's refusal may be, which travels in one frame."""
 
 _UNREACHABLE: Final = "TUNNEL_ENDPOINT_UNREACHABLE"

@@ -12,7 +12,7 @@ from typing import Final
 
 __all__ = ["SuspendDetector"]
 
-_LOOK_EVERY_S: Final = 2.0
+_LOOK_EVERY_S = 2.0
 _JUMP_S: Final = 5.0
 """How much more than a look's time must have passed. A loop that was busy for so long, or a clock
 that was set, is taken for a sleep too, which costs a ping."""

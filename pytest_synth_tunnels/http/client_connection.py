@@ -69,7 +69,7 @@ _MAX_INTERIMS: Final = 64
 _MAX_TRAILER_BYTES: Final = 65_536
 _WRITE_BUFFER_BYTES: Final = 128 * 1024
 _SMALL_BYTES: Final = 65_536
-_IDLE_S: Final = 0.5
+_IDLE_S = 0.5
 """How long after its last request began a connection is used again without asking the system
 whether the app has ended it. Apps end those that wait for seconds, and what comes sooner the event
 loop tells, unless it comes in this very tick. To ask takes system calls, which a busy caller would
@@ -747,7 +747,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_request()
             return
         reader.feed(data)
-        handler = reader.handler
+        handler = cast("ResponseHandler | None", reader.handler)
         if handler is None:  # it has abandoned its request meanwhile
             return
         stage = reader.stage

@@ -60,7 +60,7 @@ _PIPELINE_BYTES: Final = 65_536
 """Reading pauses when this much of later requests waits."""
 _WRITE_AT_BYTES: Final = 65_536
 """Response bytes are collected up to here within a tick; larger pieces are not copied."""
-_LOOK_S: Final = 1.0
+_LOOK_S = 1.0
 """How often a caller whose body waits is looked at: it is not read, so its end does not come."""
 
 

@@ -7,7 +7,7 @@ __all__ = ["Admission", "ConnectionLimiter", "Droppable"]
 
 _SPARE_CONNECTIONS: Final = 64
 """How many connections beyond the limit are told why they are refused."""
-_GRACE_S: Final = 1.0
+_GRACE_S = 1.0
 """How long a new connection need not make room for another."""
 
 

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
 
 from ..aio.tick_writer import TickWriter
+from ..compiled import mypyc_attr
 from .client_connection import ClientConnection, ConnectionWaiter, OriginError
 from .sockets import adopts_sockets, connect_at_once, make_transport
 
@@ -45,7 +46,7 @@ _LOCALHOST: Final = ("127.0.0.1", "::1")
 """What ``localhost`` is, whatever a resolver says. Servers listen at one of the two, or at both."""
 
 _CONNECT_TIMEOUT_S: Final = 10.0
-_MAX_TIED: Final = 4096
+_MAX_TIED = 4096
 """How many connections may be tied to callers. Relays have bounds of their own, below this one."""
 
 
@@ -71,6 +72,7 @@ class _Waiting(NamedTuple):
     """The name of the caller's connection; empty if it is not known."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # for tests
 class ConnectionPool:
     """The connections to one host and port.
 
@@ -247,12 +249,16 @@ class ConnectionPool:
     def _dial(self) -> None:
         """Have as many connections in the making as requests wait, or one while the app refuses."""
         self._retry = None
-        while self._retry is None:
+        while not self._waits_to_retry():
             wanted = len(self._waiting) if self._start.accepted else min(len(self._waiting), 1)
             if len(self._dials) + len(self._in_making) >= wanted:
                 break
             if not self._connect_at_once():
                 self._dials.add(self._loop.create_task(self._connect()))
+
+    def _waits_to_retry(self) -> bool:
+        """Return whether the app has refused, and is tried again soon."""
+        return self._retry is not None
 
     def _connect_at_once(self) -> bool:
         """Connect to an app of this machine, without waiting; return whether it has answered, one

@@ -79,7 +79,7 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _BODILESS: Final = frozenset({204, 304})
 """Statuses whose answers have no body, whatever length they tell."""
 
-_MAX_HELD_BYTES: Final = 8 * 1024 * 1024
+_MAX_HELD_BYTES = 8 * 1024 * 1024
 """How much of bodies may wait for agents, in the whole relay."""
 
 

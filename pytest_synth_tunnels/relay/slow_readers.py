@@ -6,11 +6,11 @@ So what comes for a slow caller is kept, and what is kept for all of them togeth
 the bound the one for whom the most is kept is cut off, at once, and nobody else notices.
 """
 
-from typing import Final, Protocol
+from typing import Protocol
 
 __all__ = ["SlowReader", "SlowReaders"]
 
-_MAX_UNREAD_BYTES: Final = 64 * 1024 * 1024
+_MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """How much may be kept for all slow callers of a relay together."""
 
 

@@ -31,7 +31,7 @@ __all__ = [
 MAX_REQUESTS: Final = 10_000
 MAX_BYTES: Final = 32 << 20
 _MAX_LATE: Final = 100
-_MAX_TESTS: Final = 16_384
+_MAX_TESTS = 16_384
 """The tests whose places are remembered."""
 
 _ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/]+)")

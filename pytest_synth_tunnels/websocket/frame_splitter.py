@@ -55,11 +55,11 @@ class FrameSplitter:
                 taken = min(self._passes, len(data) - at)
                 self._passes -= taken
                 at += taken
-            elif self._left:
+            elif self._left > 0:
                 pieces += data[start:at], self._head()
                 start = at
             elif size := self._read_head(data, at):
-                if self._left:
+                if self._left > 0:
                     pieces.append(data[start:at])
                     at += size
                     start = at

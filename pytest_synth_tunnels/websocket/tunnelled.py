@@ -53,16 +53,16 @@ from .frame_splitter import FrameSplitter
 
 __all__ = ["TunnelledWebSocket"]
 
-_STALL_S: Final = 10.0
+_STALL_S = 10.0
 """How long a reader may stand still, in seconds."""
 
-_CLOSE_TIMEOUT_S: Final = 10.0
+_CLOSE_TIMEOUT_S = 10.0
 """How long the peer may take to answer a close frame, in seconds."""
 
-_MAX_QUEUE_BYTES: Final = MAX_WS_MESSAGE_BYTES + 2 * WINDOW_BYTES
+_MAX_QUEUE_BYTES = MAX_WS_MESSAGE_BYTES + 2 * WINDOW_BYTES
 """How much may wait for a reader that cannot make the other end of the link wait."""
 
-_MAX_QUEUES_BYTES: Final = 2 * MAX_WS_MESSAGE_BYTES
+_MAX_QUEUES_BYTES = 2 * MAX_WS_MESSAGE_BYTES
 """How much may wait for all such readers together, beyond a little for each."""
 
 _FRAME_COST_BYTES: Final = 64

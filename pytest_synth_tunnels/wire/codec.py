@@ -16,6 +16,7 @@ import pybase64
 from ..http.headers import Headers, HeaderTable
 from .frames import (
     Frame,
+    FrameEnvelope,
     FrameError,
     ReqBody,
     ReqEnd,
@@ -55,15 +56,7 @@ _PLACEHOLDER_B64: Final = pybase64.b64encode(_PLACEHOLDER)
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Frame)
 
-
-class _Envelope(msgspec.Struct, gc=False):
-    """What a malformed frame may still tell: whose failure it is."""
-
-    type: str = ""
-    rid: str | None = None
-
-
-_envelope_decoder = msgspec.json.Decoder(_Envelope)
+_envelope_decoder = msgspec.json.Decoder(FrameEnvelope)
 _TYPES: Final = frozenset(kind.__struct_config__.tag for kind in get_args(Frame))
 _WITH_HEADERS: Final = frozenset(
     {ReqHeaders, RespInterim, RespHeaders, WsOpen, WsOpenAck, WsOpenReject}

@@ -10,9 +10,12 @@ from typing import cast
 
 from websockets.protocol import Protocol
 
+from ..compiled import mypyc_attr
+
 __all__ = ["Endpoint"]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # for tests
 class Endpoint(asyncio.Protocol):
     """One end of a WebSocket connection. Subclasses say what is done with what arrives.
 

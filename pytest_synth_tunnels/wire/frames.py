@@ -42,6 +42,7 @@ __all__ = [
     "Cancel",
     "ConnClosed",
     "Frame",
+    "FrameEnvelope",
     "FrameError",
     "LocalTarget",
     "RelayCapabilities",
@@ -69,7 +70,7 @@ MAX_CHUNK_BYTES: Final = 65_536
 MAX_WHOLE_BYTES: Final = 16_384
 """The longest body that goes in one frame with its head."""
 
-MAX_WS_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+MAX_WS_MESSAGE_BYTES = 16 * 1024 * 1024
 """The longest message of a caller's or an app's WebSocket."""
 
 CONNECTION_CLOSED: Final = "APP_CONNECTION_CLOSED"
@@ -101,6 +102,13 @@ class FrameError(ValueError):
     def __init__(self, message: str, rid: str | None = None) -> None:
         super().__init__(message)
         self.rid = rid
+
+
+class FrameEnvelope(msgspec.Struct, gc=False):
+    """What a malformed frame may still tell: whose failure it is."""
+
+    type: str = ""
+    rid: str | None = None
 
 
 class _Frame(msgspec.Struct, tag_field="type", gc=False, omit_defaults=False):

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable
-from typing import Final
 
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers as WireHeaders
@@ -25,7 +24,7 @@ __all__ = [
     "wire_logger",
 ]
 
-MAX_MESSAGE_BYTES: Final = 88 * 1024 * 1024
+MAX_MESSAGE_BYTES = 88 * 1024 * 1024
 """The longest message that is taken; a longer one ends the connection (close code 1009). One
 published agent puts what an app says on a WebSocket into one frame, up to 64 MiB of it, in base64:
 too much for that stream should not end all others."""

@@ -33,7 +33,7 @@ __all__ = ["HandshakeError", "WebSocketLink", "accept"]
 PING_INTERVAL_S: Final = 20.0
 """Between pings; a peer that was silent from one to the next is dead."""
 
-_PROBE_S: Final = 5.0
+_PROBE_S = 5.0
 """For an answer where there is reason to doubt that the peer is still there."""
 
 _CLOSE_TIMEOUT_S: Final = 2.0
@@ -42,7 +42,7 @@ _CLOSE_TIMEOUT_S: Final = 2.0
 _WRITE_BUFFER_BYTES: Final = 512 * 1024
 """Above it the handler is asked to pause its bodies."""
 
-_MAX_BACKLOG_BYTES: Final = 64 * 1024 * 1024
+_MAX_BACKLOG_BYTES = 64 * 1024 * 1024
 """A peer that lets this much wait is gone: frames that are no bodies are never held back."""
 
 _QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)

@@ -345,14 +345,6 @@ def test_closing_waits_for_the_connection_to_end(
     relay_closes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dialer, "_CLOSE_TIMEOUT_S", 0.02)
-    dialled = dialer.connect
-    connected: list[websocket_link.WebSocketLink] = []
-
-    async def connect(*given: Any, **options: Any) -> websocket_link.WebSocketLink:
-        connected.append(await dialled(*given, **options))
-        return connected[-1]
-
-    monkeypatch.setattr(dialer, "connect", connect)
 
     async def main() -> None:
         news = News()
@@ -373,7 +365,7 @@ def test_closing_waits_for_the_connection_to_end(
             dialing(port_of(server), news, backoff_s=(60.0, 60.0)) as dialer,
         ):
             await news.until(lambda: len(news.all) == (2 if relay_closes else 1))
-            (link,) = connected
+            (link,) = dialer._open
             assert not link.closed.done()
             await dialer.close()
             assert link.closed.done()

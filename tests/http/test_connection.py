@@ -2,10 +2,10 @@
 
 import json
 import socket
+from unittest import mock
 
 import pytest
 
-from pytest_synth_tunnels.http import connection as connection_module
 from pytest_synth_tunnels.http.exchange import IGNORE
 
 from ..support.http_server import GET, OneConnection
@@ -479,13 +479,11 @@ def test_what_is_not_read_is_dropped_in_time(world):
 
 
 @pytest.fixture
-def resets(monkeypatch):
-    """One for each connection that was reset instead of ended."""
-    found = []
-    monkeypatch.setattr(
-        connection_module, "reset", lambda transport: (found.append(1), transport.abort())
-    )
-    return found
+def resets(world):
+    """What was said to a socket of each connection that was reset instead of ended."""
+    sock = mock.Mock(fileno=lambda: -1)
+    world.wire.extra["socket"] = sock
+    return sock.setsockopt.mock_calls
 
 
 @pytest.mark.parametrize(("version", "look_s"), [("1.0", 5), ("1.1", 75)], ids=["close", "keep"])

@@ -441,8 +441,14 @@ def test_answers_are_written_together_while_others_are_under_way(brief):
 
 def test_a_request_says_whether_others_are_under_way(brief):
     seen = []
-    send = brief.agent.session.link.send
-    brief.agent.session.link.send = lambda frame, at_once: (seen.append(at_once), send(frame))
+
+    class SeenLink:
+        def send(self, frame, *, at_once):
+            seen.append(at_once)
+            link.send(frame)
+
+    link = brief.agent.session.link
+    brief.agent.session.link = SeenLink()
     brief.ask()
     brief.call("POST", "/x", "Content-Length: 5", body=b"hello")
     assert seen == [True, False]

@@ -63,7 +63,8 @@ class Wire(asyncio.Transport):
     """A transport that keeps what is written, and remembers what else it was told."""
 
     def __init__(self) -> None:
-        super().__init__({"peername": ("192.0.2.7", 5555)})
+        self.extra: dict[str, Any] = {"peername": ("192.0.2.7", 5555)}
+        super().__init__(self.extra)
         self.written = b""
         self.unread_bytes = 0
         """What the other end makes it hold back."""

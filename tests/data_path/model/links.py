@@ -23,6 +23,7 @@ from pytest_synth_tunnels.wire.frames import (
 )
 from pytest_synth_tunnels.wire.link import LinkHandler
 
+from .apps import ManualOrigin
 from .wires import PIECE_BYTES
 
 if TYPE_CHECKING:
@@ -254,6 +255,8 @@ class Lease:
         world.relay.add(self.route)
         with world.running():
             self.agent = Agent(agent_id=name, timeout_s=60, patience_s=1)
+            # They dial no real connections.
+            self.agent.leases.make_pool = type("Dialled", (ManualOrigin,), {"world": world})
             self.agent.leases.serve(self.route.lease_id, self.route.public_url)
             self.agent.leases.set_target(self.route.lease_id, "", Target("127.0.0.1", 8000))
         (self.origin,) = self.agent.leases.pools

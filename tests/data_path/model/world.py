@@ -13,7 +13,6 @@ from unittest import mock
 
 from websockets.protocol import Side, State
 
-from pytest_synth_tunnels.agent import served_leases
 from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.agent.forwarded_request import ForwardedRequest
 from pytest_synth_tunnels.http.server import HttpServer
@@ -26,7 +25,7 @@ from pytest_synth_tunnels.websocket.tunnelled import TunnelledWebSocket
 from pytest_synth_tunnels.wire.frames import WINDOW_BYTES
 
 from ...support.manual_loop import ManualLoop, Timer
-from .apps import App, ManualOrigin
+from .apps import App
 from .callers import NOWHERE, Asked, Caller, text_of
 from .links import WALL_S, Lease, Wiring
 from .talks import Talker
@@ -104,12 +103,8 @@ class World:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let what asks for the running loop have this one, and dial no real connections."""
-        origin = type("Dialled", (ManualOrigin,), {"world": self})
-        with (
-            mock.patch.object(asyncio, "get_running_loop", return_value=self.loop),
-            mock.patch.object(served_leases, "ConnectionPool", origin),
-        ):
+        """Let what asks for the running loop have this one."""
+        with mock.patch.object(asyncio, "get_running_loop", return_value=self.loop):
             yield
 
     def new_tag(self) -> str:
