@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ._version import __version__
+from .compiled import build_name
 from .options import API_KEY_VARIABLE, PROVIDERS
 
 __all__ = ["main"]
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "synth-tunnels")
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog)
     parser.add_argument(
-        "--version", action="version", version=f"pytest-synth-tunnels {__version__}"
+        "--version", action="version", version=f"pytest-synth-tunnels {build_name()}"
     )
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
     expose = commands.add_parser(

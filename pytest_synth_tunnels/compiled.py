@@ -9,7 +9,9 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["form", "is_compiled", "mypyc_attr"]
+from ._version import __version__
+
+__all__ = ["build_name", "is_compiled", "mypyc_attr"]
 
 if TYPE_CHECKING:
     from mypy_extensions import mypyc_attr
@@ -37,6 +39,6 @@ def is_compiled(source: Path = _SOURCE) -> bool:
     return any(source.with_name(source.stem + suffix).exists() for suffix in EXTENSION_SUFFIXES)
 
 
-def form() -> str:
-    """Return ``compiled`` or ``pure Python``, for people."""
-    return "compiled" if is_compiled() else "pure Python"
+def build_name() -> str:
+    """Return the version of this installation and its form, such as ``0.1.0 (compiled)``."""
+    return f"{__version__} ({'compiled' if is_compiled() else 'pure Python'})"

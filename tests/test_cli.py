@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels import cli
-from pytest_synth_tunnels._version import __version__
+from pytest_synth_tunnels.compiled import build_name
 
 
 def test_it_is_the_package_s_command() -> None:
@@ -67,7 +67,7 @@ def test_its_version(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
 
     assert caught.value.code == 0
-    assert capsys.readouterr().out == f"pytest-synth-tunnels {__version__}\n"
+    assert capsys.readouterr().out == f"pytest-synth-tunnels {build_name()}\n"
 
 
 def test_the_backend_reads_its_own_arguments(capsys: pytest.CaptureFixture[str]) -> None:

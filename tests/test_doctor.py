@@ -17,6 +17,7 @@ import pytest
 from pytest_synth_tunnels import doctor
 from pytest_synth_tunnels.backend.server import Backend
 from pytest_synth_tunnels.cli import main
+from pytest_synth_tunnels.compiled import build_name
 from pytest_synth_tunnels.connectors import ngrok
 from pytest_synth_tunnels.doctor import checks
 
@@ -71,8 +72,11 @@ def test_all_is_well_offline(diagnose: Diagnose) -> None:
     code, found = diagnose()
 
     assert code == 0
-    assert list(found) == ["settings", "key", "backend", "connector", "ports", "round trip"]
+    assert list(found) == [
+        *("version", "settings", "key", "backend", "connector", "ports", "round trip")
+    ]
     assert {words.partition(":")[0] for words in found.values()} == {"ok"}
+    assert found["version"] == f"ok: {build_name()}"
     assert found["settings"].startswith("ok: embedded backend, provider synthtunnel")
     assert "a request and its answer" in found["round trip"]
     for thread in set(threading.enumerate()) - before:
@@ -391,7 +395,7 @@ def test_as_a_command(tmp_path: Path) -> None:
     )
 
     assert process.returncode == 0, process.stdout
-    assert process.stdout.count("\nok ") == 5
+    assert process.stdout.count("\nok ") == 6
     assert process.stderr == ""
     assert KEY not in process.stdout
     assert list(tmp_path.iterdir()) == []

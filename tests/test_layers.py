@@ -18,8 +18,8 @@ import pytest_synth_tunnels
 PACKAGE = Path(pytest_synth_tunnels.__file__).parent
 
 LAYERS = (
-    ("_version", "_unpatched", "compiled", "environment", "options"),
-    ("settings", "socket_table"),
+    ("_version", "_unpatched", "environment", "options"),
+    ("compiled", "settings", "socket_table"),
     ("sdk", "aio"),
     ("http",),
     ("wire", "traffic"),

@@ -395,9 +395,9 @@ def _aliases(*authorities: str) -> set[str]:
 
 def _is_under(path: str, prefix: str) -> bool:
     """Tell whether ``path`` is ``prefix`` or lies under it."""
-    return (
-        bool(prefix) and path.startswith(prefix) and path[len(prefix) :][:1] in ("", "/", "?", "#")
-    )
+    if not prefix or not path.startswith(prefix):
+        return False
+    return len(path) == len(prefix) or path[len(prefix)] in "/?#"
 
 
 def _rooted(rest: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from ..compiled import build_name
 from ..keeper.backend_client import BackendClient, EmbeddedBackendClient, HostedBackendClient
 from ..keeper.service import KeeperService
 from ..options import API_KEY_VARIABLE, Option
@@ -100,6 +101,7 @@ class _Examination:
         service.start()
         try:
             async with asyncio.timeout(_DEADLINE_S):
+                self._tell("version", Verdict.OK, build_name())
                 await self._make("settings", checks.settings)
                 await self._make("key", checks.key)
                 await self._make("backend", checks.backend, needs_all=True)

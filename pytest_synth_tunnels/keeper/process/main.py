@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 
 from ...aio.runtime import run
 from ...aio.tasks import in_thread, spawn
+from ...compiled import build_name
 from ...settings import Settings
 from ...traffic.recorder import Recorder
 from ..backend_client import BackendClient, EmbeddedBackendClient, HostedBackendClient
@@ -151,6 +152,7 @@ class KeeperProcess:
         server = await asyncio.start_server(self._accept, sock=listener, limit=MAX_LINE_BYTES)
         self._write_run_file(listener)
         self._catch_signals()
+        _log.info("pytest-synth-tunnels %s", build_name())
         watch = watch_process(self._owner_pid, self._owner_is_dead, start=self._owner_start)
         started_at = time.monotonic()
         self._service.start()
