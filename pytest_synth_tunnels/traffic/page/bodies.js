@@ -1,7 +1,7 @@
 // How a body is shown. It is always data: text goes into text nodes, and an image is drawn from a
 // blob with a fixed image type, so that nothing in a body is ever run or fetched.
 
-import { bytesOf, textOf } from "./text.js";
+import { binaryBytes, binaryText, bytesOf, textOf } from "./text.js";
 
 const IMAGE_TYPES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp"]);
 const HEX_BYTES = 4096;
@@ -20,7 +20,7 @@ export function bodyElement(message) {
     element.append(note(message.size_bytes ? `${message.size_bytes} bytes` : "No body."));
     return element;
   }
-  const type = headerValue(message.headers, "content-type").split(";")[0].trim().toLowerCase();
+  const type = headerValue(message.headers, "content-type").trim();
   const coded = codingOf(message);
   if (coded) {
     plainBytes(message).then(
@@ -48,13 +48,59 @@ export async function plainBytes(message) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-export function contentElement(bytes, type) {
+// Shows bytes as what their content type says, or as what they look like; gives an element.
+export function contentElement(bytes, contentType) {
+  const type = contentType.split(";")[0].trim().toLowerCase();
+  if (type === "multipart/form-data") {
+    const parts = formParts(bytes, contentType);
+    if (parts) return partsElement(parts);
+  }
   if (IMAGE_TYPES.has(type)) return imageElement(bytes, type);
   const text = textOf(bytes);
   if (text === null) return hexElement(bytes);
   if (type === "application/x-www-form-urlencoded") return tableElement([...new URLSearchParams(text)]);
   const json = /[{[]/.test(text.trimStart()[0] ?? "") ? parsed(text) : undefined;
   return json === undefined ? textElement(text) : jsonElement(json);
+}
+
+// The parts of a multipart form as [headers, bytes] pairs, or null if it is malformed.
+function formParts(bytes, contentType) {
+  const [, quoted, plain] = /;\s*boundary=(?:"([^"]+)"|([^\s;]+))/i.exec(contentType) ?? [];
+  const boundary = quoted ?? plain;
+  if (!boundary) return null;
+  // One character for each byte, so that places in the text are places in the bytes.
+  const text = `\r\n${binaryText(bytes)}`;
+  const pieces = text.split(`\r\n--${boundary}`);
+  if (pieces.length < 2 || pieces.length > OPEN_MEMBERS || pieces[0].trim()) return null;
+  const parts = [];
+  for (const piece of pieces.slice(1)) {
+    if (piece.startsWith("--")) break;
+    const end = piece.indexOf("\r\n\r\n");
+    if (end < 0) return null;
+    const head = new TextDecoder().decode(binaryBytes(piece.slice(2, end)));
+    const headers = head.split("\r\n").map((line) => {
+      const [name, ...value] = line.split(":");
+      return [name, value.join(":").trim()];
+    });
+    parts.push([headers, binaryBytes(piece.slice(end + 4))]);
+  }
+  return parts;
+}
+
+function partsElement(parts) {
+  const list = document.createElement("dl");
+  list.className = "parts";
+  for (const [headers, bytes] of parts) {
+    const name = document.createElement("dt");
+    const disposition = headerValue(headers, "content-disposition");
+    const [, field] = /;\s*name="([^"]*)"/i.exec(disposition) ?? [];
+    const [, file] = /;\s*filename="([^"]*)"/i.exec(disposition) ?? [];
+    name.textContent = file === undefined ? (field ?? "") : `${field} (file ${file})`;
+    const value = document.createElement("dd");
+    value.append(bytes.length ? contentElement(bytes, headerValue(headers, "content-type")) : note("Empty."));
+    list.append(name, value);
+  }
+  return list;
 }
 
 function parsed(text) {

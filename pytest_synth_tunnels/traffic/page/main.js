@@ -181,8 +181,13 @@ for (const id of FILTERS) byId(id).addEventListener("input", readFilters);
 // The details.
 
 let detailRecord = null;
+let detailLoaded = Promise.resolve();
 
-async function showDetail(sequence) {
+function showDetail(sequence) {
+  detailLoaded = loadDetail(sequence);
+}
+
+async function loadDetail(sequence) {
   const isSame = sequence === shownDetail;
   shownDetail = sequence;
   let record;
@@ -249,6 +254,8 @@ async function act(name) {
     backToList();
     return;
   }
+  // A key may come before the details of the request that was just chosen.
+  await detailLoaded;
   const record = detailRecord;
   if (!record || record.request.sequence !== shownDetail) return;
   const { request } = record;
@@ -302,7 +309,8 @@ const OF_THE_LIST = new Set(["ArrowDown", "ArrowUp", "PageDown", "PageUp", "Home
 
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey || target.closest("dialog")) return;
+  // A dialog that was just closed may still have the focus.
+  if (event.ctrlKey || event.metaKey || event.altKey || target.closest("dialog[open]")) return;
   if (target.matches("input, select, textarea") && key !== "Escape") return;
   if (OF_THE_LIST.has(key) && target !== byId("rows") && target !== document.body) return;
   const handler = HANDLERS[key];

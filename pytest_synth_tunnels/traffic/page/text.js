@@ -1,7 +1,21 @@
 // Bytes and texts of recorded bodies, which records hold as base64.
 
 export function bytesOf(base64) {
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return binaryBytes(atob(base64));
+}
+
+// The bytes of a text that has one character for each.
+export function binaryBytes(text) {
+  return Uint8Array.from(text, (character) => character.charCodeAt(0));
+}
+
+// Bytes as a text that has one character for each.
+export function binaryText(bytes) {
+  const pieces = [];
+  for (let start = 0; start < bytes.length; start += 8192) {
+    pieces.push(String.fromCharCode(...bytes.subarray(start, start + 8192)));
+  }
+  return pieces.join("");
 }
 
 export function bodyText(base64) {
