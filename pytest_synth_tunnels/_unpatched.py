@@ -31,6 +31,7 @@ class unpatched:  # noqa: N801 (it is read like a module)
 
     allocate_lock = staticmethod(_thread.allocate_lock)
     close = staticmethod(os.close)
+    get_ident = staticmethod(_thread.get_ident)
     getpid = staticmethod(os.getpid)
     listdir = staticmethod(os.listdir)
     lstat = staticmethod(os.lstat)

@@ -86,6 +86,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             "backend); path: one with a path",
         )
         tunnel.add_argument(
+            "--inspect",
+            action="store_true",
+            help="show the requests in a page too, with their bodies, and replay them from there",
+        )
+        tunnel.add_argument(
             "--require-token",
             action="store_const",
             const="true",
@@ -117,14 +122,21 @@ def _open_tunnel(options: argparse.Namespace, prog: str) -> int:
     from .settings import SettingsError
 
     is_inbox = options.name == "inbox"
-    given = {name: value for name, value in vars(options).items() if name != "name"}
+    given = {k: v for k, v in vars(options).items() if k not in ("name", "inspect")}
     try:
         settings = tunnel_settings(given, os.environ)
     except SettingsError as error:
         print(f"{prog} {options.name}: {error}", file=sys.stderr)
         return 2
     keeper = open_keeper(settings, dict(os.environ), sys.stderr)
-    return LiveTunnel(keeper, is_inbox=is_inbox, out=sys.stdout, err=sys.stderr).run()
+    tunnel = LiveTunnel(
+        keeper,
+        is_inbox=is_inbox,
+        has_inspector=options.inspect,
+        out=sys.stdout,
+        err=sys.stderr,
+    )
+    return tunnel.run()
 
 
 def _examine(backend: str | None, provider: str | None) -> int:

@@ -52,7 +52,10 @@ from .wait_display import StreamScreen, WaitDisplay
 __all__ = ["LiveTunnel", "StopRequested", "open_keeper", "tunnel_settings"]
 
 _OF_SUITES: Final = frozenset(
-    {"port", "command", "app", "share", "start", "traffic", "har", "output", "report"}
+    {
+        *("port", "command", "app", "share", "start"),
+        *("traffic", "har", "output", "report", "inspector"),
+    }
 )
 """Settings that the environment gives to test runs, and that say nothing of this tunnel."""
 
@@ -165,6 +168,7 @@ class LiveTunnel:
     Args:
         keeper: of a run that this process owns.
         is_inbox: whether requests are answered without an app.
+        has_inspector: whether a page shows the requests too.
         out: where the URL and the requests are written.
         err: where anything else is told.
         now: seconds, by :func:`time.monotonic`.
@@ -177,6 +181,7 @@ class LiveTunnel:
         keeper: KeeperClient,
         *,
         is_inbox: bool,
+        has_inspector: bool = False,
         out: TextIO,
         err: TextIO,
         now: Callable[[], float] = unpatched.monotonic,
@@ -185,6 +190,7 @@ class LiveTunnel:
         self._keeper = keeper
         self._settings = keeper.run.settings
         self._is_inbox = is_inbox
+        self._has_inspector = has_inspector
         self._out = out
         self._err = err
         self._now = now
@@ -250,6 +256,9 @@ class LiveTunnel:
         self._info = info
         self._awaits_app = bool(info.local_url) and settings.command is None
         self._introduce(info)
+        if self._has_inspector:
+            # The URL is a secret of the user's, and shown to the user alone.
+            self._print(f"Inspector: {self._keeper.open_inspector()}")
 
     def _current(self, lease_id: str, address: str | None) -> TrafficAddress:
         return self._keeper.ask(GetTraffic(lease_id=lease_id, address=address), TrafficAddress)

@@ -154,6 +154,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
                 terminal.write_line(_inspector_line(ours))
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Let the controller of xdist's workers show what they wait for."""
+    controller: Any = session.config.pluginmanager.get_plugin("dsession")
+    if controller is not None and hasattr(controller, "queue"):
+        from .idle_queue import IdleQueue
+
+        ours = session.config.stash[SESSION]
+        controller.queue = IdleQueue(controller.queue, ours.show_waits, ours.pause_waits)
+    return (yield)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     hosted = [item for item in items if item.get_closest_marker("synth_hosted")]
     reason = config.stash[SESSION].why_not_hosted() if hosted else None
@@ -457,6 +469,7 @@ def _app_servers(pytestconfig: pytest.Config) -> "Iterator[AppServers]":
         root_path=str(pytestconfig.rootpath),
         start_timeout_s=session.settings.start_timeout_s,
         exposed_port=lambda: _port_to_serve(session),
+        waits=session.app_waits(),
     )
     yield servers
     servers.stop()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .hook_events import HookCaller
     from .keeper.ipc.client import KeeperClient
     from .keeper.ipc.messages import Event, Report
+    from .run_waits import AppWaits, RunWaits
     from .settings import Settings
 
 __all__ = [
@@ -119,6 +120,9 @@ class Session:
         self._settings: Settings | None = None
         self._har_files: HarFiles | None = None
         self._keeper: KeeperClient | None = None
+        self._thread = unpatched.get_ident()
+        """The thread that writes to the terminal."""
+        self._waits: RunWaits | None = None
         self._hook_caller: HookCaller | None = None
 
     @property
@@ -255,8 +259,64 @@ class Session:
                 environ=self.environ,
                 cwd=self._command_folder(),
                 sys_path=self.sys_path,
-            )
+            ),
+            self,
         )
+
+    def _run_waits(self) -> "RunWaits | None":
+        """Return what shows the waits of this run; ``None`` in a process that has no terminal, or
+        where the user wants it quiet."""
+        is_quiet = (self._get_option("verbose") or 0) < 0
+        if self.worker_id or not self.is_owner or is_quiet:
+            return None
+        if self._waits is None:
+            from .keeper.process.run_directory import RunDirectory
+            from .pytest_screen import PytestScreen
+            from .run_waits import RunWaits
+            from .wait_display import WaitDisplay
+
+            screen = PytestScreen(self.config, sys.stdout if self.is_early else None)
+            self._waits = RunWaits(
+                RunDirectory(self.directory_path),
+                WaitDisplay(screen, prefix="synth tunnels: "),
+                # A forked child and a test's threads share the terminal, and not its state.
+                may_show=lambda: self.is_owner and unpatched.get_ident() == self._thread,
+            )
+        return self._waits
+
+    def app_waits(self) -> "AppWaits | None":
+        """Return what takes the waits of this process for an app that it serves."""
+        if not self.worker_id:
+            return self._run_waits()
+        from .keeper.process.run_directory import RunDirectory
+        from .run_waits import ToldWaits
+
+        return ToldWaits(RunDirectory(self.directory_path), self.worker_id)
+
+    def waiting(self, waited_s: float) -> None:
+        """Show what a thread of this process waits for at the keeper (a ``WaitListener``)."""
+        waits = self._run_waits()
+        if waits is not None:
+            waits.waiting(waited_s)
+
+    def over(self) -> None:
+        """Show that such a wait is over."""
+        if self._waits is not None:
+            self._waits.over()
+
+    def show_waits(self) -> None:
+        """Show what the workers of this run wait for; called while they let their controller
+        wait."""
+        if self._waits is None and not self._is_keeper_up():
+            return
+        waits = self._run_waits()
+        if waits is not None:
+            waits.look()
+
+    def pause_waits(self) -> None:
+        """Make room for what others are about to write."""
+        if self._waits is not None:
+            self._waits.pause()
 
     @property
     def har_files(self) -> "HarFiles":
@@ -398,6 +458,7 @@ class Session:
                 self._keeper.finish(_FINISH_TIMEOUT_S)
         # A test that needs one after all has it started anew, in a directory of its own.
         self._is_ahead, self._keeper, self._run_id = False, None, os.urandom(8).hex()
+        self._waits = None
 
     def _remember(self, is_used: bool) -> None:
         """Note in pytest's cache whether this run used tunnels, for the next one."""
@@ -570,10 +631,21 @@ def _installed_providers(from_hooks: "Mapping[str, str]") -> list[str]:
 
 def _import_all() -> None:
     """Import, before the first test, all that a test process needs of us."""
-    from . import hook_events, lease, listener, reporting, socket_table, synth_inbox, synth_traffic
+    from . import (
+        hook_events,
+        lease,
+        listener,
+        pytest_screen,
+        reporting,
+        run_waits,
+        socket_table,
+        synth_inbox,
+        synth_traffic,
+    )
     from .keeper.ipc import client
 
-    _ = client, hook_events, lease, listener, reporting, socket_table, synth_inbox, synth_traffic
+    _ = client, hook_events, lease, listener, pytest_screen, reporting, run_waits, socket_table
+    _ = synth_inbox, synth_traffic
 
 
 def runtime_base(environ: Mapping[str, str]) -> str:

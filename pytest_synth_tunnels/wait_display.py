@@ -4,6 +4,7 @@ On a terminal it is one line, which is rewritten as time passes; in a log it is 
 seconds. Nothing is said of a wait that takes no longer than two seconds.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TextIO
@@ -23,6 +24,10 @@ class Screen(Protocol):
     @property
     def is_terminal(self) -> bool:
         """Whether a line can be rewritten."""
+
+    @property
+    def columns(self) -> int:
+        """How many characters a line of a terminal has."""
 
     def begin(self) -> None:
         """Come to the beginning of a line."""
@@ -51,6 +56,14 @@ class StreamScreen:
     def is_terminal(self) -> bool:
         """Whether the stream is one."""
         return self._stream.isatty()
+
+    @property
+    def columns(self) -> int:
+        """The terminal's own width."""
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns
+        except (OSError, ValueError):
+            return shutil.get_terminal_size().columns
 
     def begin(self) -> None:
         """Stay: whatever is written here ends with its line."""
@@ -106,7 +119,7 @@ class WaitDisplay:
         """Show what is waited for now; nothing ends the showing."""
         now_s = self._now()
         parts = [
-            f"{wait.what} ({now_s - wait.since_s:.0f} s)"
+            f"{int(now_s - wait.since_s)} s for {wait.what}"
             for wait in waits
             if now_s - wait.since_s > SHOWN_AFTER_S
         ]
@@ -141,8 +154,6 @@ class WaitDisplay:
         self._said = ""
 
     def _text(self, verb: str) -> str:
-        text = f"{self._prefix}{verb} for {self._said}"
-        if not self._screen.is_terminal:
-            return text
+        text = f"{self._prefix}{verb} {self._said}"
         # A line that wraps could not be rewritten.
-        return text[: shutil.get_terminal_size().columns - 1]
+        return text[: self._screen.columns - 1] if self._screen.is_terminal else text

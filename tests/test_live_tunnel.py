@@ -106,6 +106,9 @@ class Keeper:
             return None
         return step() if callable(step) else step
 
+    def open_inspector(self) -> str:
+        return "http://127.0.0.1:5000/secret/"
+
     def check(self) -> list[Event]:
         events, self._events = self._events, []
         return events
@@ -213,6 +216,12 @@ def test_a_tunnel_for_callers_in_containers(run: Any, tmp_path: Path) -> None:
         "http://127.0.0.1:4000 is the same for callers on this machine",
         "Whoever has the URL can reach it. Ctrl-C ends it.",
     ]
+
+
+def test_the_inspector_s_url_is_shown_to_the_user(run: Any, tmp_path: Path) -> None:
+    _, out, _ = run(Keeper(tmp_path), has_inspector=True)
+
+    assert out[2:] == ["Inspector: http://127.0.0.1:5000/secret/"]
 
 
 def test_a_slow_request_is_shown_before_its_end_too(run: Any, tmp_path: Path) -> None:

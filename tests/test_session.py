@@ -15,6 +15,7 @@ import pytest
 from pytest_synth_tunnels import session as module
 from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
 from pytest_synth_tunnels.keeper.ipc.messages import Event, Port, Report
+from pytest_synth_tunnels.run_waits import RunWaits, ToldWaits
 from pytest_synth_tunnels.session import Session, uses_tunnels
 
 REPORT = Report(
@@ -388,3 +389,65 @@ def test_an_inspector_that_cannot_be_opened_is_told(
 
     assert made.inspector_url == ""
     assert made.trouble == ["the inspector cannot be opened: no port is free"]
+
+
+def with_terminal(tmp_path: Path, verbose: int, worker_id: str = "") -> tuple[Session, list[str]]:
+    """Return a session whose keeper is starting, and what the terminal shows of it."""
+    lines: list[str] = []
+    reporter = SimpleNamespace(
+        isatty=False,
+        ensure_newline=lambda: None,
+        write_line=lines.append,
+        flush=lambda: None,
+        _tw=SimpleNamespace(width_of_current_line=0),
+    )
+    found = config(tmp_path)
+    if worker_id:
+        found.workerinput = {"workerid": worker_id}
+    found.pluginmanager = SimpleNamespace(get_plugin={"terminalreporter": reporter}.get)
+    made = Session(found, lambda _: None, get_option={"verbose": verbose}.get)
+    return made, lines
+
+
+@pytest.mark.parametrize(
+    ("verbose", "worker_id", "shown"), [(0, "", 1), (1, "", 1), (-1, "", 0), (0, "gw0", 0)]
+)
+def test_a_wait_is_shown_where_there_is_a_terminal(
+    tmp_path: Path, verbose: int, worker_id: str, shown: int
+) -> None:
+    made, lines = with_terminal(tmp_path, verbose, worker_id)
+
+    made.waiting(4.0)
+    made.over()
+
+    assert lines == ["synth tunnels: waiting 4 s for the tunnel keeper to start"] * shown
+
+
+def test_a_wait_of_another_thread_is_not_shown(tmp_path: Path) -> None:
+    made, lines = with_terminal(tmp_path, 0)
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(made.waiting, 4.0).result()
+        threads.submit(made.over).result()
+
+    assert lines == []
+
+
+def test_a_controller_looks_only_once_there_is_a_run(tmp_path: Path) -> None:
+    made, lines = with_terminal(tmp_path, 0)
+    made._base = str(tmp_path)
+
+    made.show_waits()
+    assert made._waits is None
+    claim = Path(made.directory_path) / "claim"
+    claim.mkdir(parents=True)
+    made.show_waits()
+    assert made._waits is not None
+    made.pause_waits()
+    assert lines == []
+
+
+def test_who_takes_the_waits_for_an_app(tmp_path: Path) -> None:
+    assert isinstance(with_terminal(tmp_path, 0)[0].app_waits(), RunWaits)
+    assert with_terminal(tmp_path, -1)[0].app_waits() is None
+    assert isinstance(with_terminal(tmp_path, -1, worker_id="gw0")[0].app_waits(), ToldWaits)

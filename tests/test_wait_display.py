@@ -62,10 +62,10 @@ def test_one_line_is_rewritten_on_a_terminal() -> None:
     watched.show_until(4.0, LEASE)
     (shown,) = watched.take()
     assert shown.split("|")[1:] == [
-        f"synth tunnels: waiting for a lease ({number} s)" for number in (2, 3, 4)
+        f"synth tunnels: waiting {number} s for a lease" for number in (2, 3, 4)
     ]
     watched.display.end()
-    assert watched.take() == ["|synth tunnels: waited for a lease (4 s)", ""]
+    assert watched.take() == ["|synth tunnels: waited 4 s for a lease", ""]
     watched.display.end()
     assert watched.take() == [""]
 
@@ -77,9 +77,9 @@ def test_a_log_has_a_line_each_ten_seconds() -> None:
     watched.display.end()
 
     assert watched.take() == [
-        "synth tunnels: waiting for a lease (2 s)",
-        "synth tunnels: waiting for a lease (12 s)",
-        "synth tunnels: waiting for a lease (22 s)",
+        "synth tunnels: waiting 2 s for a lease",
+        "synth tunnels: waiting 12 s for a lease",
+        "synth tunnels: waiting 22 s for a lease",
         "",
     ]
 
@@ -89,7 +89,7 @@ def test_several_waits_share_the_line() -> None:
 
     watched.show_until(4.0, LEASE, OpenWait("the command", 1.0), OpenWait("an app", 3.0))
 
-    assert watched.take()[-1].endswith("waiting for a lease (4 s) and the command (3 s)")
+    assert watched.take()[-1].endswith("waiting 4 s for a lease and 3 s for the command")
 
 
 def test_what_others_write_does_not_meet_an_open_line() -> None:
@@ -97,11 +97,11 @@ def test_what_others_write_does_not_meet_an_open_line() -> None:
 
     watched.show_until(2.5, LEASE)
     watched.display.pause()
-    assert watched.take() == ["|synth tunnels: waiting for a lease (2 s)", ""]
+    assert watched.take() == ["|synth tunnels: waiting 2 s for a lease", ""]
     watched.show_until(12.0, LEASE)
     assert watched.take() == [""]
     watched.show_until(12.5, LEASE)
-    assert watched.take() == ["|synth tunnels: waiting for a lease (12 s)"]
+    assert watched.take() == ["|synth tunnels: waiting 12 s for a lease"]
     watched.display.pause()
     watched.display.end()
     assert watched.take() == ["", ""]
@@ -115,8 +115,8 @@ def test_the_next_wait_is_said_at_once() -> None:
     watched.show_until(5.5, OpenWait("the command", 3.0))
 
     assert watched.take() == [
-        "synth tunnels: waiting for a lease (2 s)",
-        "synth tunnels: waiting for the command (2 s)",
+        "synth tunnels: waiting 2 s for a lease",
+        "synth tunnels: waiting 2 s for the command",
         "",
     ]
 

@@ -2,14 +2,15 @@
 
 A wait of more than two seconds is shown by the process that has the terminal. Under pytest-xdist
 that is the controller, which waits for nothing itself and holds no connection to the keeper, so
-that files tell it. A run whose waits are all short writes none. The keeper tells what its clients
+that files tell it. A run whose waits are all short writes none. A file is renewed twice a second,
+and one that is older was left by a process that has died. The keeper tells what its clients
 wait for; a process tells what it waits for in itself, such as an app that it serves.
 
 Standard library only, since the pytest process imports it.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from json import dumps, loads
 from typing import NamedTuple, Protocol
@@ -27,6 +28,8 @@ _NAME = "waits"
 """How the names of the files begin."""
 
 _MAX_FILE_BYTES = 65_536
+_VALID_S = 5.0
+"""How long a file counts."""
 
 
 class OpenWait(NamedTuple):
@@ -70,8 +73,8 @@ class OpenWaits:
         self._now = now
         self._open: dict[object, tuple[Callable[[], str], float]] = {}
         """What is waited for, and since when; each by an object of its own."""
-        self._told: list[OpenWait] = []
-        """What the file says; empty where there is none."""
+        self._has_told = False
+        """Whether there is a file."""
         self._timer: Timer | None = None
 
     @contextmanager
@@ -89,7 +92,7 @@ class OpenWaits:
             yield
         finally:
             del self._open[key]
-            if self._told or not self._open:
+            if self._has_told or not self._open:
                 self._tell()
 
     def _tell(self) -> None:
@@ -99,27 +102,29 @@ class OpenWaits:
             self._timer = None
         if self._directory is None:
             return
-        began_by_s = self._now() - SHOWN_AFTER_S
+        now_s = self._now()
+        began_by_s = now_s - SHOWN_AFTER_S
         first: dict[str, float] = {}
         for describe, since_s in self._open.values():
             if since_s <= began_by_s:
                 # Several processes may wait for the same.
                 first.setdefault(describe(), since_s)
         waits = [OpenWait(what, since_s) for what, since_s in first.items()]
-        if waits != self._told:
-            write_waits(self._directory, "", waits)
-            self._told = waits
+        if waits or self._has_told:
+            write_waits(self._directory, "", waits, now_s)
+            self._has_told = bool(waits)
         if self._open:
             self._timer = self._call_later(_REWRITE_S, self._tell)
 
 
-def write_waits(directory: RunDirectory, address: str, waits: list[OpenWait]) -> None:
+def write_waits(directory: RunDirectory, address: str, waits: list[OpenWait], now_s: float) -> None:
     """Tell what a process waits for; it does without where nothing can be written.
 
     Args:
         directory: of the run.
         address: of the process (``gw1``); empty for the keeper.
         waits: all of it; none removes the file.
+        now_s: the time, by :func:`time.monotonic`.
     """
     path = f"{directory.path}/{_NAME}-{address}"
     with suppress(OSError):
@@ -129,14 +134,19 @@ def write_waits(directory: RunDirectory, address: str, waits: list[OpenWait]) ->
         unfinished = f"{directory.path}/.{_NAME}-{address}"
         fd = unpatched.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            unpatched.write(fd, dumps(waits).encode())
+            unpatched.write(fd, dumps({"told_s": now_s, "waits": waits}).encode())
         finally:
             unpatched.close(fd)
         unpatched.rename(unfinished, path)
 
 
-def read_waits(directory: RunDirectory) -> list[OpenWait]:
-    """Return what the processes of a run wait for, the longest wait first."""
+def read_waits(directory: RunDirectory, now_s: float) -> list[OpenWait]:
+    """Return what the processes of a run wait for, the longest wait first.
+
+    Args:
+        directory: of the run.
+        now_s: the time, by :func:`time.monotonic`.
+    """
     found: list[OpenWait] = []
     try:
         names = unpatched.listdir(directory.path)
@@ -145,10 +155,8 @@ def read_waits(directory: RunDirectory) -> list[OpenWait]:
     for name in names:
         if name.startswith(f"{_NAME}-"):
             data = directory.read(f"{directory.path}/{name}", _MAX_FILE_BYTES)
-            with suppress(ValueError, TypeError):  # it is gone, or cut off on a full disk
-                found += _read(loads(data or b"[]"))
+            with suppress(ValueError, TypeError, KeyError):  # it is gone, or cut off on a full disk
+                content = loads(data or b"")
+                if now_s - content["told_s"] < _VALID_S:
+                    found += [OpenWait(str(what), float(s)) for what, s in content["waits"]]
     return sorted(found, key=lambda wait: wait.since_s)
-
-
-def _read(content: Iterable[tuple[str, float]]) -> list[OpenWait]:
-    return [OpenWait(str(what), float(since_s)) for what, since_s in content]

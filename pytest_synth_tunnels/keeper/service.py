@@ -526,7 +526,8 @@ class KeeperService:
             ending.append(self._command_started)
         if self._command is not None:
             ending.append(spawn(self._command.stop()))
-        await asyncio.wait(ending, timeout=2 * RELEASE_TIMEOUT_S)
+        with self._waits.waiting(lambda: "leases to be released"):
+            await asyncio.wait(ending, timeout=2 * RELEASE_TIMEOUT_S)
         for reservation in self._ports.values():
             reservation.close()
         return Report(

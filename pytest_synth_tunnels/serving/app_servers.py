@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from .._unpatched import unpatched
 from ..listener import Listener, listen
+from ..run_waits import AppWaits
 from .application import find_application
 from .errors import ServeError
 from .server import Server
@@ -19,6 +20,7 @@ class AppServers:
         start_timeout_s: how long an application's start-up may take, in seconds.
         exposed_port: returns the port that the run's lease exposes, or raises :class:`ServeError`
             where something else serves it.
+        waits: told while an application starts; ``None`` to tell nobody.
     """
 
     def __init__(
@@ -27,10 +29,12 @@ class AppServers:
         root_path: str,
         start_timeout_s: float,
         exposed_port: Callable[[], int],
+        waits: AppWaits | None = None,
     ) -> None:
         self._root_path = root_path
         self._start_timeout_s = start_timeout_s
         self._exposed_port = exposed_port
+        self._waits = waits
         self._lock = unpatched.allocate_lock()
         """Guards ``_servers``."""
         self._servers: list[Server] = []
@@ -63,7 +67,7 @@ class AppServers:
         except BaseException:
             listener.close()
             raise
-        server.start(self._start_timeout_s)
+        server.start(self._start_timeout_s, self._waits)
         with self._lock:
             self._servers = [*filter(_is_serving, self._servers), server]
         return server

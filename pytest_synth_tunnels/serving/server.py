@@ -11,6 +11,7 @@ import pytest
 
 from .._unpatched import unpatched
 from ..listener import Listener
+from ..run_waits import AppWaits
 from .application import Application
 from .errors import ServeError
 from .runner import GRACE_S, Runner
@@ -20,6 +21,9 @@ __all__ = ["STOP_TIMEOUT_S", "Server"]
 STOP_TIMEOUT_S = 10.0
 """How long a server may take to end, in seconds: :data:`.runner.GRACE_S`, and its lifespan's
 shutdown."""
+
+_TICK_S = 0.5
+"""How often whoever waits for a start is told."""
 
 _MAX_NAMED = 5
 """Requests that a warning names."""
@@ -67,11 +71,12 @@ class Server:
         """Whether it has not been stopped."""
         return not self._is_stopped
 
-    def start(self, timeout_s: float) -> None:
+    def start(self, timeout_s: float, waits: AppWaits | None = None) -> None:
         """Serve, and return when the application accepts.
 
         Args:
             timeout_s: how long its start-up may take, in seconds.
+            waits: told while it takes long.
 
         Raises:
             ServeError: it took longer, or it failed: then the cause is the application's own
@@ -80,7 +85,7 @@ class Server:
         __tracebackhide__ = True
         try:
             self._thread.start()
-            has_started = self._has_started.wait(timeout_s)
+            has_started = self._wait_for_start(timeout_s, waits)
         except BaseException:  # there can be no more threads, or the user gives up waiting
             self.abandon()
             raise
@@ -100,6 +105,22 @@ class Server:
                 "SERVE_START_FAILED",
                 f"{self.app} did not start: {type(self._error).__name__}: {self._error}",
             ) from self._error
+
+    def _wait_for_start(self, timeout_s: float, waits: AppWaits | None) -> bool:
+        """Return whether the application accepts, or has failed, in time."""
+        if waits is None:
+            return self._has_started.wait(timeout_s)
+        waited_s = 0.0
+        try:
+            while not self._has_started.wait(part_s := min(_TICK_S, timeout_s - waited_s)):
+                waited_s += part_s
+                if waited_s >= timeout_s:
+                    return False
+                waits.waiting_for(f"{self.app} to start", waited_s)
+        finally:
+            if waited_s:
+                waits.over()
+        return True
 
     def _run(self) -> None:
         try:

@@ -175,7 +175,7 @@ def test_a_killed_program_leaves_neither_tunnel_nor_command(
 ) -> None:
     (tmp_path / "slow_app.py").write_text(SLOW_APP)
     terminal = start("expose", "--command", f"{sys.executable} slow_app.py {{port}}")
-    terminal.shows("waiting for --command to listen on 127.0.0.1:")
+    terminal.shows(" s for --command to listen on 127.0.0.1:")
     (tmp_path / "go").touch()
     url = terminal.url
     assert status(f"{url}/go") == 200

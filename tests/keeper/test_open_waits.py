@@ -1,6 +1,5 @@
 """Waits that are told through files, at times that the test says."""
 
-import json
 import os
 import stat
 from collections.abc import Callable
@@ -77,10 +76,10 @@ def test_a_long_wait_is_told_until_its_end(
     what = "a lease"
     with waits.waiting(lambda: what):
         clock.advance(2.0)
-        assert read_waits(directory) == [OpenWait("a lease", 100.0)]
+        assert read_waits(directory, clock.now_s) == [OpenWait("a lease", 100.0)]
         what = "the connector"
         clock.advance(0.5)
-        assert read_waits(directory) == [OpenWait("the connector", 100.0)]
+        assert read_waits(directory, clock.now_s) == [OpenWait("the connector", 100.0)]
         (path,) = Path(directory.path).iterdir()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -95,13 +94,13 @@ def test_what_several_wait_for_is_told_once(
         clock.advance(1.0)
         with waits.waiting(lambda: "a lease"), waits.waiting(lambda: "the command"):
             clock.advance(2.0)
-            assert read_waits(directory) == [
+            assert read_waits(directory, clock.now_s) == [
                 OpenWait("a lease", 100.0),
                 OpenWait("the command", 101.0),
             ]
-        assert read_waits(directory) == [OpenWait("a lease", 100.0)]
+        assert read_waits(directory, clock.now_s) == [OpenWait("a lease", 100.0)]
 
-    assert read_waits(directory) == []
+    assert read_waits(directory, clock.now_s) == []
 
 
 def test_a_wait_that_fails_is_over(waits: OpenWaits, clock: Clock, directory: RunDirectory) -> None:
@@ -121,33 +120,48 @@ def test_nobody_is_told_without_a_directory(clock: Clock) -> None:
         assert clock.waiting == 0
 
 
-def test_processes_tell_beside_each_other(directory: RunDirectory) -> None:
-    write_waits(directory, "gw1", [OpenWait("app b to start", 7.0)])
-    write_waits(directory, "", [OpenWait("a lease", 5.0)])
-    write_waits(directory, "gw0", [OpenWait("app a to start", 6.0)])
-    write_waits(directory, "gw1", [])
+def test_processes_tell_beside_each_other(directory: RunDirectory, clock: Clock) -> None:
+    write_waits(directory, "gw1", [OpenWait("app b to start", 7.0)], 100.0)
+    write_waits(directory, "", [OpenWait("a lease", 5.0)], 100.0)
+    write_waits(directory, "gw0", [OpenWait("app a to start", 6.0)], 100.0)
+    write_waits(directory, "gw1", [], 100.0)
 
-    assert read_waits(directory) == [OpenWait("a lease", 5.0), OpenWait("app a to start", 6.0)]
+    assert read_waits(directory, clock.now_s) == [
+        OpenWait("a lease", 5.0),
+        OpenWait("app a to start", 6.0),
+    ]
 
 
-@pytest.mark.parametrize("content", ["", "[[", "7", '[["a"]]', '[["a", "b"]]', "[null]"])
-def test_a_file_that_is_none_is_left_out(directory: RunDirectory, content: str) -> None:
-    write_waits(directory, "gw0", [OpenWait("app to start", 6.0)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[[", "7", "{}", "[1]", '{"told_s": null, "waits": []}'),
+        *('{"told_s": 100, "waits": [["a"]]}', '{"told_s": 100, "waits": [["a", "b"]]}'),
+    ],
+)
+def test_a_file_that_is_none_is_left_out(
+    directory: RunDirectory, clock: Clock, content: str
+) -> None:
+    write_waits(directory, "gw0", [OpenWait("app to start", 6.0)], 100.0)
     (Path(directory.path) / "waits-gw1").write_text(content)
 
-    assert read_waits(directory) == [OpenWait("app to start", 6.0)]
+    assert read_waits(directory, clock.now_s) == [OpenWait("app to start", 6.0)]
 
 
 def test_where_nothing_can_be_written_nothing_is_told(tmp_path: Path) -> None:
     gone = RunDirectory(str(tmp_path / "gone"))
 
-    write_waits(gone, "", [OpenWait("a lease", 5.0)])
-    write_waits(gone, "", [])
+    write_waits(gone, "", [OpenWait("a lease", 5.0)], 100.0)
+    write_waits(gone, "", [], 100.0)
 
-    assert read_waits(gone) == []
+    assert read_waits(gone, 5.0) == []
 
 
-def test_the_file_is_json(directory: RunDirectory) -> None:
-    write_waits(directory, "gw0", [OpenWait("app to start", 6.5)])
-
-    assert json.loads((Path(directory.path) / "waits-gw0").read_text()) == [["app to start", 6.5]]
+def test_a_file_that_nobody_renews_counts_no_more(
+    waits: OpenWaits, clock: Clock, directory: RunDirectory
+) -> None:
+    with waits.waiting(lambda: "a lease"):
+        clock.advance(60.0)
+        assert read_waits(directory, clock.now_s) == [OpenWait("a lease", 100.0)]
+        assert read_waits(directory, clock.now_s + 4.9) == [OpenWait("a lease", 100.0)]
+        assert read_waits(directory, clock.now_s + 5.1) == []

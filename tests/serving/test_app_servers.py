@@ -217,6 +217,54 @@ def test_a_start_up_that_hangs_is_not_waited_for() -> None:
     assert caught.value.code == "SERVE_START_TIMEOUT"
 
 
+class Waits:
+    """Notes what is waited for; the first time, it lets the application go on."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, float] | str] = []
+        self.go_on = threading.Event()
+
+    def waiting_for(self, what: str, waited_s: float) -> None:
+        self.told.append((what, waited_s))
+        self.go_on.set()
+
+    def over(self) -> None:
+        self.told.append("over")
+
+
+def test_a_start_that_takes_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_TICK_S", 0.05)
+    waits = Waits()
+
+    class SlowApp(AsgiApp):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            waits.go_on.wait(20)
+            await super().__call__(scope, receive, send)
+
+    servers = AppServers(root_path="/", start_timeout_s=20, exposed_port=lambda: 0, waits=waits)
+    with servers.serve(SlowApp()) as server:
+        assert waits.told[0] == (f"{server.app} to start", 0.05)
+        assert waits.told[-1] == "over"
+
+
+def test_a_start_that_is_told_has_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_TICK_S", 0.05)
+    waits = Waits()
+    ended = threading.Event()
+
+    class HangingApp(AsgiApp):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            ended.wait(20)
+
+    servers = AppServers(root_path="/", start_timeout_s=0.12, exposed_port=lambda: 0, waits=waits)
+    with pytest.raises(ServeError) as caught:
+        servers.serve(HangingApp())
+    ended.set()
+    assert caught.value.code == "SERVE_START_TIMEOUT"
+    assert len(waits.told) == 3
+    assert waits.told[-1] == "over"
+
+
 def test_the_exposed_port_serves_one_app(serve: Serve, make: Any) -> None:
     first = serve(make("first"))
 
