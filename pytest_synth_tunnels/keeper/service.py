@@ -21,7 +21,6 @@ from ..settings import Settings
 from .app_command import AppCommand
 from .backend_client import BackendClient
 from .errors import KeeperRequestError
-from .inspector.server import Inspector
 from .ipc.client_session import Answer
 from .ipc.holders import Holder, Holders
 from .ipc.messages import (
@@ -68,6 +67,7 @@ from .traffic import RunTraffic
 from .transports.factory import TransportFactory
 
 if TYPE_CHECKING:
+    from .inspector.server import Inspector
     from .ledger.recorder import LedgerRecorder
 
 __all__ = ["KeeperService"]
@@ -133,7 +133,8 @@ class KeeperService:
             on_event=self._lease_event,
             journal=self.journal,
         )
-        self._inspector = Inspector(self._traffic, self._leases)
+        self._inspector: Inspector | None = None
+        """Made, and imported, once somebody asks for it; most runs never do."""
         self._one_target = settings.port is not None or settings.command is not None
         """All processes share one target, so that no URL has an address."""
         self._has_one_port = (
@@ -449,6 +450,10 @@ class KeeperService:
         return self._traffic.replay(recorded, lease)
 
     async def _open_inspector(self, _: Holder, request: OpenInspector) -> InspectorAddress:
+        if self._inspector is None:
+            from .inspector.server import Inspector
+
+            self._inspector = Inspector(self._traffic, self._leases)
         return InspectorAddress(url=await self._inspector.open(request.masked))
 
     async def _backend(self, _: Holder, __: GetBackend) -> BackendInfo:
@@ -519,8 +524,9 @@ class KeeperService:
         ending: list[asyncio.Task[Any]] = [
             spawn(self._leases.finish(RELEASE_TIMEOUT_S + 1)),
             spawn(self._traffic.aclose()),
-            spawn(self._inspector.aclose()),
         ]
+        if self._inspector is not None:
+            ending.append(spawn(self._inspector.aclose()))
         if self._command_started is not None:
             self._command_started.cancel()
             ending.append(self._command_started)

@@ -198,7 +198,8 @@ function jsonNode(value, depth, open) {
   const summary = document.createElement("summary");
   const size = document.createElement("span");
   size.className = "size";
-  size.textContent = ` ${entries.length} ${isList ? "items" : "members"}`;
+  const one = isList ? "item" : "member";
+  size.textContent = ` ${entries.length} ${entries.length === 1 ? one : `${one}s`}`;
   summary.append(isList ? "[…]" : "{…}", size);
   details.append(summary);
   let filled = false;

@@ -3,6 +3,8 @@
 import hmac
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -370,3 +372,12 @@ def test_without_records_it_does_not_open() -> None:
     with inspector_world(body_bytes=None) as world, pytest.raises(KeeperRequestError) as failed:
         world.open()
     assert failed.value.code == "TRAFFIC_OFF"
+
+
+def test_a_keeper_that_is_not_asked_for_a_page_imports_nothing_of_it() -> None:
+    code = (
+        "import sys, pytest_synth_tunnels.keeper.process.main; "
+        "print([name for name in sys.modules if name.endswith(('inspector.server', '.page'))])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert found.stdout == b"[]\n"
