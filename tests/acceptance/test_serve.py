@@ -10,9 +10,8 @@ from .conftest import OTHER_PLUGINS, RuntimeDirectory
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.usefixtures("unmeasured")]
 
-RUNS = pytest.mark.parametrize(
-    "arguments", [[], ["-n", "2"], ["-p", "no:xdist"]], ids=["plain", "-n 2", "no xdist"]
-)
+WAYS: list[list[str]] = [[], ["-n", "2"], ["-p", "no:xdist"]]
+RUNS = pytest.mark.parametrize("arguments", WAYS, ids=["plain", "-n 2", "no xdist"])
 
 CALL = '''
 import json
@@ -121,8 +120,15 @@ def run(
     return pytester
 
 
-@pytest.mark.parametrize("kind", SHOPS)
-@RUNS
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    # What serves WSGI and what serves ASGI in each way of running, and each framework in one.
+    [
+        *((kind, arguments) for kind in ("flask", "fastapi") for arguments in WAYS),
+        *((kind, ["-n", "2"]) for kind in SHOPS if kind not in ("flask", "fastapi")),
+    ],
+    ids=str,
+)
 def test_an_app_of_each_kind(
     run: pytest.Pytester, runtime: RuntimeDirectory, kind: str, arguments: list[str]
 ) -> None:

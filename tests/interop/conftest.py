@@ -5,6 +5,7 @@ They need what this project must not depend on. The environments are made once a
 """
 
 import http.client
+import importlib.util
 import json
 import os
 import shutil
@@ -63,10 +64,14 @@ def python_with(kept_in: Path, *requirements: str) -> Path:
         if is_made and run(python, "-c", "").returncode == 0:
             return python
         shutil.rmtree(home, ignore_errors=True)
-        made = run(sys.executable, "-m", "venv", home)
+        # Our own pip installs there, where there is one: to install another takes seconds.
+        has_pip = importlib.util.find_spec("pip") is not None
+        made = run(sys.executable, "-m", "venv", *(["--without-pip"] if has_pip else []), home)
         assert made.returncode == 0, made.stdout
+        target: list[str | Path] = ["--python", python] if has_pip else []
         installed = run(
-            *(python, "-m", "pip", "install", "--quiet", "--no-input"),
+            *(sys.executable if has_pip else python, "-m", "pip", *target),
+            *("install", "--quiet", "--no-input", "--no-compile"),
             *("--disable-pip-version-check", "--retries", "2", "--timeout", "30"),
             *requirements,
         )
