@@ -58,8 +58,9 @@ def apply_edits(
     headers = real.headers.pairs
     if "headers" in edits:
         headers = _unmasked_headers(_headers(edits["headers"]), shown, real)
-    if sum(len(name) + len(value) for name, value in headers) > _MAX_HEAD_BYTES:
-        raise ValueError(f"the headers are longer than {_MAX_HEAD_BYTES} bytes")
+    size_bytes = len(path) + len(query) + sum(len(name) + len(value) for name, value in headers)
+    if size_bytes > _MAX_HEAD_BYTES:
+        raise ValueError(f"path, query and headers are longer than {_MAX_HEAD_BYTES} bytes")
     is_coding = "content-encoding".__eq__
     if "body" in edits or "body_base64" in edits:
         # What the person saw and changed was not compressed.

@@ -322,6 +322,8 @@ def test_what_was_changed_is_sent_and_what_is_masked_is_as_recorded(world: Inspe
         ({"headers": [["A: b", "c"]]}, "no name of a header"),
         ({"headers": [["A", "b"]] * 129}, "128 headers at most"),
         ({"query": "a#b"}, "percent-encoded"),
+        ({"path": "/" + "x" * 70_000}, "longer than 65536 bytes"),
+        ({"headers": [["A", "b" * 70_000]]}, "longer than 65536 bytes"),
         ({"body": 7}, "the body must be text"),
         ({"body_base64": "!"}, "no base64"),
         ({"host": "evil.example"}, "nothing that can be changed"),
