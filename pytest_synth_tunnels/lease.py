@@ -22,6 +22,7 @@ from .public_url import url_of
 from .sdk.models import Secret
 
 if TYPE_CHECKING:
+    import ssl
     from datetime import datetime
 
     from .synth_traffic import Traffic
@@ -143,6 +144,21 @@ class Lease:
         __tracebackhide__ = True
         info = self._lasting()
         return url_of(info.loopback_url or info.public_url, path)
+
+    @property
+    def ca_file(self) -> str | None:
+        """With ``synth_tunnels_tls``, the file with the certificate of the authority that made this
+        run's certificates, in PEM: what callers trust instead of the world's authorities. ``None``
+        where they need no such file. It is removed with the run.
+        """
+        return self._info.ca_file or None
+
+    def ssl_context(self) -> "ssl.SSLContext":
+        """Return a new context for callers in Python, which checks certificates: against
+        :attr:`ca_file` where there is one, else against the authorities that the system trusts."""
+        import ssl
+
+        return ssl.create_default_context(cafile=self.ca_file)
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Wait until a nonce has come through the public URL and the app accepts.

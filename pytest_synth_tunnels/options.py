@@ -292,6 +292,13 @@ OPTIONS = (
         "PORT",
     ),
     Option(
+        "tls",
+        _boolean,
+        "whether the public URLs of the embedded backend are https, with certificates of a "
+        "throw-away authority (extra tls)",
+        "BOOL",
+    ),
+    Option(
         "require_token",
         _boolean,
         "whether callers must send the worker token; false with the embedded backend only",

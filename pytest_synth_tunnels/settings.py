@@ -47,6 +47,10 @@ _USED_IN_TESTS_ALONE = frozenset(
 """The settings that neither the keeper nor its lease has a use for."""
 
 
+_ORIGIN_SETTINGS = ("bind", "public_host", "public_port", "tls")
+"""The settings of the embedded backend's origins, which a URL with a path does not have."""
+
+
 class SettingsError(ValueError):
     """A setting has a value that it cannot have; the message says where it came from."""
 
@@ -78,6 +82,7 @@ class Settings:
             of this machine, or ``0.0.0.0`` or ``::`` for all of them.
         public_host: the host that their URLs name; ``None`` for the address that is listened on.
         public_port: the port of the origin of the run's lease; ``None`` for any free one.
+        tls: whether the origins of the embedded backend speak https.
         require_token: whether callers of the run's lease must send the worker token.
         host_header: what apps see as ``Host``: ``auto``, ``target``, ``public`` or a host.
         strip_prefix: whether apps see their paths without the path of the public URL.
@@ -120,6 +125,7 @@ class Settings:
     bind: str = "127.0.0.1"
     public_host: str | None = None
     public_port: int | None = None
+    tls: bool = False
     require_token: bool = True
     host_header: str = "auto"
     strip_prefix: bool = True
@@ -141,8 +147,7 @@ class Settings:
     @property
     def has_placed_origins(self) -> bool:
         """Whether something is said of where the embedded backend's origins are."""
-        placed = self.bind, self.public_host, self.public_port
-        return placed != (_DEFAULTS.bind, None, None)
+        return any(getattr(self, name) != getattr(_DEFAULTS, name) for name in _ORIGIN_SETTINGS)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the keeper needs of this, as builtin types."""
@@ -235,10 +240,11 @@ def check_combinations(settings: Settings) -> None:
             "leave it out, or use the embedded backend with the provider synthtunnel"
         )
     if settings.url_style == "path" and embedded and not is_managed and settings.has_placed_origins:
-        placed = ("bind", "public_host", "public_port")
-        given = next(name for name in placed if getattr(settings, name) != getattr(_DEFAULTS, name))
+        given = next(
+            name for name in _ORIGIN_SETTINGS if getattr(settings, name) != getattr(_DEFAULTS, name)
+        )
         raise SettingsError(
-            f"{source('url_style')} is 'path', which gives URLs at the backend's own port, on "
+            f"{source('url_style')} is 'path', which gives URLs at the backend's own port, http on "
             f"loopback, and {source(given)} is {getattr(settings, given)!r}: leave one out"
         )
     if settings.public_port is not None and settings.public_port == settings.port:

@@ -1,7 +1,10 @@
 import asyncio
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
 from pytest_synth_tunnels.keeper.ipc.messages import CloseLease, LeaseInfo, Message, Token
@@ -18,6 +21,7 @@ def info(**values: Any) -> LeaseInfo:
             "lease_id": "lease_1",
             "public_url": "http://127.0.0.1:1/s/rt_1/~gw0",
             "loopback_url": "",
+            "ca_file": "",
             "url_secret": "",
             "worker_token": "wt_secret",
             "headers": {"X-SynthTunnel-Worker-Token": "wt_secret"},
@@ -71,6 +75,19 @@ def test_callers_on_this_machine_have_a_url_of_their_own() -> None:
     assert lease.loopback_url("/x?y= ") == "http://172.17.0.1:5001/x?y=%20"
     assert Lease(keeper, info()).loopback_url() == "http://127.0.0.1:1/s/rt_1/~gw0/"
     assert keeper.asked == []
+
+
+def test_what_callers_trust(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    keeper: Any = FakeKeeper(info())
+    lease = Lease(keeper, info(ca_file=str(tmp_path / "ca.pem")))
+
+    assert lease.ca_file == str(tmp_path / "ca.pem")
+    assert len(lease.ssl_context().get_ca_certs()) == 1
+    of_the_world = Lease(keeper, info())
+    assert of_the_world.ca_file is None
+    assert of_the_world.ssl_context().verify_mode is ssl.CERT_REQUIRED
 
 
 def test_a_managed_lease_is_where_the_keeper_says_now() -> None:

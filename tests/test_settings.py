@@ -189,9 +189,10 @@ def test_a_program_s_path_does_not_depend_on_the_directory(
         ),
         (
             {"url_style": "path", "bind": "docker0"},
-            "at the backend's own port, on loopback, and --synth-tunnels-bind is 'docker0': leave",
+            "at the backend's own port, http on loopback, and --synth-tunnels-bind is 'docker0'",
         ),
         ({"url_style": "path", "public_port": "8443"}, "--synth-tunnels-public-port is 8443"),
+        ({"url_style": "path", "tls": "yes"}, "--synth-tunnels-tls is True: leave one out"),
         (
             {"port": "8000", "public_port": "8000"},
             "--synth-tunnels-public-port and --synth-tunnels-port are both 8000",

@@ -136,6 +136,7 @@ class UrlRewriter:
         self._kept = "" if target.strip_prefix else parts.path
         """What the app sees of the path although the agent got the path without it."""
         self._public_origin = f"{parts.scheme}://{parts.netloc}"
+        self._secure = parts.scheme == "https"
         self._public_authorities = _aliases(
             parts.netloc.lower(), urlsplit(loopback_origin or self.public_url).netloc.lower()
         )
@@ -314,9 +315,12 @@ class UrlRewriter:
         authority = found[1].lower()
         start, rest = url[: found.end()], url[found.end() :]
         if authority in self._public_authorities:
+            if self._secure and start[:5].lower() == "http:":
+                # The app may not believe X-Forwarded-Proto.
+                start = f"https:{start[5:]}"
             if prefix and not rest.startswith(self._siblings):
                 return start + prefix + _rooted(rest)
-            return url
+            return start + rest
         if authority in self._own:  # also as https: the app may believe X-Forwarded-Proto
             if prefix and not _is_under(rest, prefix):
                 rest = prefix + _rooted(rest)

@@ -9,10 +9,13 @@ import ipaddress
 import socket
 import struct
 import sys
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from ..sdk.resolve import is_loopback
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["LOOPBACK", "Binding", "netloc", "resolve_binding"]
 
@@ -36,10 +39,17 @@ class Binding:
         address: an address of this machine; ``0.0.0.0`` and ``::`` mean all of them, the latter
             those of both protocols where the system can listen to both with one socket.
         public_host: the host that URLs name: a name, or an address without brackets.
+        ssl_context: of the server, for https; ``None`` for http.
     """
 
     address: str = LOOPBACK
     public_host: str = LOOPBACK
+    ssl_context: "ssl.SSLContext | None" = field(default=None, repr=False)
+
+    @property
+    def scheme(self) -> str:
+        """``https`` or ``http``."""
+        return "http" if self.ssl_context is None else "https"
 
     @property
     def is_exposed(self) -> bool:

@@ -22,7 +22,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..aio.runtime import open_files_allowed
 from ..http.exchange import Exchange, RequestHandler
@@ -31,6 +31,9 @@ from ..relay.ingress import Ingress
 from ..relay.route import Route
 from .binding import Binding, netloc
 from .common import RefusedError
+
+if TYPE_CHECKING:
+    from ..http.tls import TlsGate, TlsListener
 
 __all__ = ["MAX_ORIGINS", "OriginUrls", "Origins"]
 
@@ -79,7 +82,7 @@ class _Origin:
     http: HttpListener
     permanent: bool
     """It is closed for others only after its lease has ended."""
-    server: asyncio.Server | None = None
+    server: "asyncio.Server | TlsListener | None" = None
     """Takes its connections; ``None`` while that is being arranged."""
     ended_because: str = ""
     """Why it is over though its lease lives, as the end of a sentence."""
@@ -94,6 +97,16 @@ class _Origin:
             self.server.close()
         self.listener.close()
         self.http.close()
+
+
+def _make_gate(binding: Binding) -> "TlsGate | None":
+    """Return what shakes hands with callers, where they speak TLS."""
+    if binding.ssl_context is None:
+        return None
+    # Most runs have no https, and never need the library for it.
+    from ..http.tls import TlsGate
+
+    return TlsGate(binding.ssl_context)
 
 
 class Origins:
@@ -118,6 +131,7 @@ class Origins:
         self._ingress = ingress
         self._http = http
         self._binding = binding or Binding()
+        self._gate = _make_gate(self._binding)
         self._max_origins = min(max_origins, open_files_allowed() * 2 // 3)
         self._origins: dict[tuple[str, str], _Origin] = {}
         """By lease id and address, oldest first."""
@@ -148,16 +162,18 @@ class Origins:
         if key not in self._origins:
             self._make_room()
             loop = asyncio.get_running_loop()
-            http = self._http.listener(partial(self._answer, key))
+            gate = self._gate
+            http = self._http.listener(partial(self._answer, key), secure=gate is not None)
             listener = self._listen(port)
             port = listener.getsockname()[1]
             origin = self._origins[key] = _Origin(route, listener, port, http, permanent)
             if self._binding.is_exposed and not (route.require_token or route.origin_prefix):
                 route.origin_prefix = f"/u_{secrets.token_urlsafe(_SECRET_BYTES)}"
             try:
-                origin.server = await loop.create_server(
-                    origin.http, sock=origin.listener, backlog=_BACKLOG
-                )
+                if gate is not None:
+                    origin.server = gate.serve(listener, http)
+                else:
+                    origin.server = await loop.create_server(http, sock=listener, backlog=_BACKLOG)
             except BaseException:
                 self._close(key)
                 raise
@@ -165,9 +181,10 @@ class Origins:
 
     def _urls(self, origin: _Origin) -> OriginUrls:
         binding, port, path = self._binding, origin.port, origin.route.origin_prefix
+        scheme = binding.scheme
         return OriginUrls(
-            public_url=f"http://{netloc(binding.public_host, port)}{path}",
-            loopback_url=f"http://{netloc(binding.near_address, port)}{path}",
+            public_url=f"{scheme}://{netloc(binding.public_host, port, scheme)}{path}",
+            loopback_url=f"{scheme}://{netloc(binding.near_address, port, scheme)}{path}",
             listens_on=netloc(binding.address, port) if binding.is_exposed else "",
             secret_path=path,
         )

@@ -248,7 +248,8 @@ class ServerConnection(asyncio.Protocol):
         its side for gone.
 
         Returns:
-            True, for the transport: this end closes the connection by itself.
+            True, for the transport: this end closes the connection by itself. Under TLS, which has
+            no half-closed connections, the transport does.
         """
         self._ended = True
         if self._closing:
@@ -262,7 +263,7 @@ class ServerConnection(asyncio.Protocol):
         ):
             self._lose_exchange()
             self._close(read_on=False)
-        return True
+        return not self._secure
 
     def data_received(self, data: bytes) -> None:
         """Work through what came, as far as it goes."""
@@ -627,8 +628,10 @@ class ServerConnection(asyncio.Protocol):
         self._tell_observer()
         self._unread_bytes = inf
         self._deadlines.set(self, self._time() + self._limits.close_timeout_s)
-        if read_on and self.transport.can_write_eof() and not self.transport.is_closing():
+        if read_on and not self.transport.is_closing():
             self.transport.resume_reading()
+            if not self.transport.can_write_eof():
+                return  # under TLS the caller closes, or the deadline does
             try:
                 self.transport.write_eof()
             except OSError:  # the caller has reset the connection

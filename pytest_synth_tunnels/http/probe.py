@@ -7,7 +7,11 @@ there. Importing a client takes longer than asking.
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["get", "get_status"]
 
@@ -41,6 +45,7 @@ async def get(
     host_header: str,
     headers: Iterable[tuple[str, str]] = (),
     timeout_s: float,
+    ssl_context: "ssl.SSLContext | None" = None,
 ) -> tuple[int, bytes]:
     """GET a path and return the status and the body.
 
@@ -54,6 +59,8 @@ async def get(
         host_header: what the server sees as ``Host``.
         headers: further ones.
         timeout_s: for all of it, in seconds.
+        ssl_context: for a server that speaks TLS. Its certificate must be for the host that
+            ``host_header`` names.
 
     Raises:
         OSError: no connection, or no answer in time (``TimeoutError`` is one).
@@ -63,7 +70,9 @@ async def get(
     lines += [f"{name}: {value}" for name, value in headers]
     request = "\r\n".join([*lines, "", ""])
     answer = b""
-    async with asyncio.timeout(timeout_s), _asked(host, port, request) as reader:
+    server_name = urlsplit(f"//{host_header}").hostname if ssl_context else None
+    asked = _asked(host, port, request, ssl_context, server_name)
+    async with asyncio.timeout(timeout_s), asked as reader:
         while len(answer) < _MAX_ANSWER_BYTES and (data := await reader.read(_MAX_ANSWER_BYTES)):
             answer += data
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -71,9 +80,17 @@ async def get(
 
 
 @asynccontextmanager
-async def _asked(host: str, port: int, request: str) -> AsyncIterator[asyncio.StreamReader]:
+async def _asked(
+    host: str,
+    port: int,
+    request: str,
+    ssl_context: "ssl.SSLContext | None" = None,
+    server_name: str | None = None,
+) -> AsyncIterator[asyncio.StreamReader]:
     """Connect, send a request, and close the connection at the end."""
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(
+        host, port, ssl=ssl_context, server_hostname=server_name
+    )
     try:
         writer.write(request.encode("latin-1", "replace"))
         yield reader

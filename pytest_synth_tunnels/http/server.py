@@ -55,15 +55,16 @@ class HttpServer:
     def __call__(self) -> ServerConnection:
         return ServerConnection(self._context)
 
-    def listener(self, router: Router) -> "HttpListener":
+    def listener(self, router: Router, *, secure: bool = False) -> "HttpListener":
         """Return the protocol factory of a further listening socket.
 
         Its connections count with those of this server, and end with it at the latest.
 
         Args:
             router: asked with each request that comes there.
+            secure: whether the socket speaks TLS.
         """
-        return HttpListener(replace(self._context, router=router))
+        return HttpListener(replace(self._context, router=router, secure=secure))
 
     def close(self) -> None:
         """End every connection: idle ones at once, and responses in flight visibly."""

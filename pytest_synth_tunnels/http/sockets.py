@@ -20,6 +20,7 @@ __all__ = [
     "is_gone",
     "make_transport",
     "peer_host",
+    "plain_host",
     "reset",
 ]
 
@@ -103,12 +104,15 @@ def make_transport(
 
 
 def peer_host(transport: asyncio.BaseTransport) -> str:
-    """Return the address of a connection's other end; empty where it has none.
-
-    One that came by IPv4 to a socket for both protocols is named by its IPv4 address.
-    """
+    """Return the address of a connection's other end; empty where it has none."""
     peer = transport.get_extra_info("peername")
-    return peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else ""
+    return plain_host(peer[0]) if isinstance(peer, tuple) else ""
+
+
+def plain_host(address: str) -> str:
+    """Return an address as it is usually written: that of a caller who came by IPv4 to a socket for
+    both protocols is its IPv4 address."""
+    return address.removeprefix("::ffff:")
 
 
 def has_ended(transport: asyncio.Transport) -> bool:

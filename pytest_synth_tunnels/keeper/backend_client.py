@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..agent.agent import Agent
@@ -23,6 +24,9 @@ from .errors import KeeperRequestError
 from .ports import HOST, LOOPBACK_HINT, means_no_loopback
 
 if TYPE_CHECKING:
+    import ssl
+
+    from ..backend.binding import Binding
     from ..backend.origins import OriginUrls
     from ..backend.server import Backend
     from ..sdk.client import TunnelsClient
@@ -53,11 +57,16 @@ class BackendClient(Protocol):
         url: its origin, for people; empty until started.
         api_key: the key that it accepts; empty until started.
         embedded: whether it runs in this process.
+        ca_file: the certificate of the authority that vouches for its origins, if they are https;
+            else empty.
+        ssl_context: what their certificate is checked with; ``None`` for http.
     """
 
     url: str
     api_key: str
     embedded: bool
+    ca_file: str
+    ssl_context: "ssl.SSLContext | None"
 
     async def start(self) -> None:
         """Start the backend or its client; calls come after that.
@@ -144,6 +153,8 @@ class EmbeddedBackendClient:
         recorder: records what the relay answers itself; ``None`` to record nothing.
         bind: where the leases' origins listen (see :func:`..backend.binding.resolve_binding`).
         public_host: the host that their URLs name.
+        tls: whether they speak https.
+        folder: where the certificate of https' authority is written; ``None`` for nowhere.
     """
 
     embedded = True
@@ -155,8 +166,14 @@ class EmbeddedBackendClient:
         *,
         bind: str = HOST,
         public_host: str | None = None,
+        tls: bool = False,
+        folder: str | None = None,
     ) -> None:
         self._request_timeout_s = request_timeout_s
+        self._tls = tls
+        self._folder = folder
+        self.ca_file = ""
+        self.ssl_context: ssl.SSLContext | None = None
         self._recorder = recorder
         self._bind = bind
         self._public_host = public_host
@@ -167,13 +184,17 @@ class EmbeddedBackendClient:
         self._client_id = f"session-{secrets.token_hex(16)}"
 
     @classmethod
-    def of(cls, settings: Settings, recorder: Recorder | None = None) -> "EmbeddedBackendClient":
+    def of(
+        cls, settings: Settings, recorder: Recorder | None = None, folder: str | None = None
+    ) -> "EmbeddedBackendClient":
         """Return the backend of a run with these settings, not yet started."""
         return cls(
             settings.request_timeout_s,
             recorder,
             bind=settings.bind,
             public_host=settings.public_host,
+            tls=settings.tls,
+            folder=folder,
         )
 
     async def start(self) -> None:
@@ -185,6 +206,8 @@ class EmbeddedBackendClient:
             binding = resolve_binding(self._bind, self._public_host)
         except ValueError as error:
             raise KeeperRequestError("BIND_INVALID", f"synth_tunnels_bind: {error}") from None
+        if self._tls:
+            binding = await self._secure(binding)
         backend = Backend(
             request_timeout_s=self._request_timeout_s, recorder=self._recorder, binding=binding
         )
@@ -198,6 +221,19 @@ class EmbeddedBackendClient:
             ) from None
         self._backend = backend
         self.url, self.api_key = backend.url, backend.api_key
+
+    async def _secure(self, binding: "Binding") -> "Binding":
+        """Return a binding with certificates of its own.
+
+        Raises:
+            KeeperRequestError: none can be made.
+        """
+        from .certificates import make_certificates
+
+        hosts = [binding.public_host, binding.near_address, HOST, "::1", "localhost"]
+        made = await in_thread(lambda: make_certificates(hosts, self._folder))
+        self.ca_file, self.ssl_context = made.ca_file, made.client_context
+        return replace(binding, ssl_context=made.server_context)
 
     def client_id(self) -> str:
         # Not the machine's: a run with the embedded backend writes no file outside its directory.
@@ -302,6 +338,8 @@ class HostedBackendClient:
     """
 
     embedded = False
+    ca_file = ""
+    ssl_context: "ssl.SSLContext | None" = None
 
     def __init__(self, url: str) -> None:
         self.url = url

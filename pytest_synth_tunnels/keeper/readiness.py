@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from ..agent.target import Target
@@ -13,6 +13,9 @@ from ..http.probe import get
 from ..sdk.resolve import is_loopback
 from .errors import KeeperRequestError
 from .ports import LOOPBACK_HINT, accepts, means_no_loopback
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["wait_ready"]
 
@@ -26,6 +29,7 @@ async def wait_ready(
     *,
     public_url: str,
     loopback_url: str = "",
+    ssl_context: "ssl.SSLContext | None" = None,
     headers: dict[str, str],
     is_secret: bool,
     missing_link: Callable[[], str | None],
@@ -38,6 +42,7 @@ async def wait_ready(
         public_url: of the lease, with the address.
         loopback_url: the same for callers on this machine, where there is such a URL. Then the
             host of the public one need not resolve here.
+        ssl_context: what that URL's certificate is checked with, if it is https.
         headers: what a caller sends along.
         is_secret: whether the URL alone lets callers in.
         missing_link: returns which link between the public URL and this process is known to be
@@ -53,7 +58,7 @@ async def wait_ready(
     deadline = loop.time() + timeout_s
     while True:
         attempt_s = max(0.05, min(_ATTEMPT_TIMEOUT_S, deadline - loop.time()))
-        problem = await _find_problem(public_url, loopback_url, headers, attempt_s)
+        problem = await _find_problem(public_url, loopback_url, headers, attempt_s, ssl_context)
         if problem is not None:
             problem = missing_link() or problem
         elif target is not None and not await accepts(target.host, target.port, attempt_s):
@@ -72,7 +77,11 @@ async def wait_ready(
 
 
 async def _find_problem(
-    public_url: str, loopback_url: str, headers: dict[str, str], timeout_s: float
+    public_url: str,
+    loopback_url: str,
+    headers: dict[str, str],
+    timeout_s: float,
+    ssl_context: "ssl.SSLContext | None",
 ) -> str | None:
     """Send a nonce through the public URL to the agent, and say what is wrong with the answer."""
     nonce = secrets.token_hex(16)
@@ -83,11 +92,12 @@ async def _find_problem(
             place, public = urlsplit(loopback_url or public_url), urlsplit(url)
             status, body = await get(
                 place.hostname or "",
-                place.port or 80,
+                place.port or (443 if place.scheme == "https" else 80),
                 public.path,
                 host_header=public.netloc,
                 headers=headers.items(),
                 timeout_s=timeout_s,
+                ssl_context=ssl_context if loopback_url else None,
             )
         else:
             host = urlsplit(url).hostname

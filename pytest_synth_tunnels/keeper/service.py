@@ -370,6 +370,7 @@ class KeeperService:
             await wait_ready(
                 public_url=lease.url(address),
                 loopback_url=lease.transport.loopback_url(address),
+                ssl_context=lease.transport.ssl_context,
                 headers=lease.transport.headers,
                 is_secret=bool(lease.transport.url_secret),
                 missing_link=lease.transport.missing_link,

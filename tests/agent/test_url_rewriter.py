@@ -165,6 +165,24 @@ def test_an_origin_that_has_a_secret_path() -> None:
     assert cookie == ("Set-Cookie", "a=1; Path=/u_1")
 
 
+def test_an_app_behind_https_that_does_not_know_it() -> None:
+    origin = "https://app.test:8443"
+    rewriter = UrlRewriter("l1", PUBLIC, "", Target("127.0.0.1", 8000), origin)
+    assert "X-Forwarded-Proto: https" in lines([], rewriter)
+    for given, public in [
+        ("http://app.test:8443/x", f"{origin}/x"),
+        ("HTTP://app.test:8443", origin),
+        ("https://app.test:8443/x", f"{origin}/x"),
+        ("//app.test:8443/x", "//app.test:8443/x"),
+        ("http://127.0.0.1:8000/x", f"{origin}/x"),
+        ("http://other.test/x", "http://other.test/x"),
+        ("/x", "/x"),
+    ]:
+        assert rewriter.publish(given) == public
+    # What callers say of themselves stays theirs.
+    assert rewriter.localize(f"{origin}/x") == f"{origin}/x"
+
+
 def test_at_the_root_of_an_origin_the_app_sees_the_callers_host() -> None:
     rewriter = at_root(Target("127.0.0.1", 8000))
     head = lines([("x-forwarded-host", "app.test:5001"), ("Accept", "*/*")], rewriter)

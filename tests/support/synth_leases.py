@@ -32,6 +32,8 @@ class FakeBackendClient:
     url = "https://backend.example"
     api_key = "sk"
     embedded = False
+    ca_file = ""
+    ssl_context = None
 
     def __init__(self, **answers: Any) -> None:
         self.answers = {"POST": [MADE], "DELETE": [{}]} | answers

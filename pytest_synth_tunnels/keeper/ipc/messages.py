@@ -301,12 +301,14 @@ class Port(Message):
 class LeaseInfo(Message):
     """All that a test may know of a lease. ``public_url`` is that of this process's address,
     ``loopback_url`` the same for callers on this machine (empty where there is no other),
-    ``url_secret`` the part of them that alone lets callers in (empty where no part does), and
-    ``headers`` is what callers send along."""
+    ``url_secret`` the part of them that alone lets callers in (empty where no part does),
+    ``ca_file`` the certificate of the authority that vouches for them (empty where callers need
+    none), and ``headers`` is what callers send along."""
 
     lease_id: str
     public_url: str
     loopback_url: str
+    ca_file: str
     url_secret: str
     worker_token: str | None
     headers: dict[str, str]

@@ -233,6 +233,7 @@ class HeldLease:
             lease_id=self.lease_id,
             public_url=self.url(address),
             loopback_url=transport.loopback_url(address),
+            ca_file=transport.ca_file,
             url_secret=transport.url_secret,
             worker_token=transport.worker_token,
             headers=transport.headers,

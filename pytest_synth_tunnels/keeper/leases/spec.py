@@ -83,7 +83,7 @@ def choose_url_style(
             "NO_PATH",
             "url_style = 'path' gives URLs at the backend's own port, which stays on loopback and "
             "speaks plain http, and the settings place this run's URLs elsewhere",
-            "Leave out url_style, or the settings synth_tunnels_bind and synth_tunnels_public_…",
+            "Leave out url_style, or synth_tunnels_bind, …_public_host, …_public_port and …_tls",
         )
     return "root" if embedded and (wanted or setting or "root") == "root" else "path"
 

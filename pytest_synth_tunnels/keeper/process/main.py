@@ -101,7 +101,7 @@ def _choose_backend(
 ) -> "tuple[BackendClient, LedgerRecorder | None]":
     """Return the backend, and the ledger of its leases if it outlives this process."""
     if settings.backend_url is None:
-        return EmbeddedBackendClient.of(settings, recorder), None
+        return EmbeddedBackendClient.of(settings, recorder, directory.path), None
     from ..ledger.ledger import Ledger, state_folder
     from ..ledger.recorder import LedgerRecorder
 

@@ -5,10 +5,13 @@ A SynthTunnel lease (:mod:`.synthtunnel`) has an agent at the backend's relay; a
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..leases.heartbeat import Beat, Notice
 from .targets import AgentTargets
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["LeaseTransport"]
 
@@ -111,6 +114,15 @@ class LeaseTransport(Protocol):
     def loopback_url(self, address: str) -> str:
         """Return the URL of an open address for callers on this machine, who need not know the
         public host; empty where only the public URL leads to it."""
+
+    @property
+    def ca_file(self) -> str:
+        """A file with the certificate of the authority that vouches for the lease's https; empty
+        for http, and where the authority is one that everybody trusts."""
+
+    @property
+    def ssl_context(self) -> "ssl.SSLContext | None":
+        """What the certificate of :meth:`loopback_url` is checked with; ``None`` for http."""
 
     def beat(self) -> Beat:
         """Ask the backend for the state of the lease. Called in the heartbeat's thread.

@@ -112,6 +112,14 @@ class ManagedTransport:
         return ""
 
     @property
+    def ca_file(self) -> str:
+        return ""  # a provider's edge has a certificate that everybody trusts
+
+    @property
+    def ssl_context(self) -> None:
+        return None
+
+    @property
     def url_secret(self) -> str:
         return secret_part(self.public_url)
 

@@ -23,6 +23,8 @@ from ..ports import HOST
 from .targets import AgentTargets
 
 if TYPE_CHECKING:
+    import ssl
+
     from ...backend.origins import OriginUrls
     from ..ledger.recorder import LedgerRecorder
 
@@ -173,6 +175,14 @@ class SynthTunnelTransport:
         if self._spec.url_style == "root":
             return self._origins[address].loopback_url
         return self.url(address) if self.embedded else ""
+
+    @property
+    def ca_file(self) -> str:
+        return self._backend_client.ca_file
+
+    @property
+    def ssl_context(self) -> "ssl.SSLContext | None":
+        return self._backend_client.ssl_context
 
     @property
     def url_secret(self) -> str:

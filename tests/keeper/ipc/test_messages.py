@@ -20,6 +20,7 @@ INFO = LeaseInfo(
     lease_id="lease_1",
     public_url="http://127.0.0.1:1/s/rt_1/~gw0",
     loopback_url="",
+    ca_file="",
     url_secret="",
     worker_token="wt_secret",
     headers={},
