@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from contextlib import chdir
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,14 @@ def compile_sources(files: list[str], library: Path, temporary: Path) -> None:
     from mypyc.build import mypycify
     from setuptools import Distribution
 
-    options = ["--config-file", "pyproject.toml", "--cache-dir", str(temporary / "mypy"), *files]
+    options = {
+        "--config-file": "pyproject.toml",
+        "--cache-dir": str(temporary / "mypy"),
+        # Of the other modules the types alone matter. What some of them import is not there.
+        "--follow-imports": "silent",
+    }
     extensions = mypycify(
-        options,
+        [*chain(*options.items()), *files],
         opt_level=os.environ.get("MYPYC_OPT_LEVEL", "3"),
         debug_level="0",
         group_name=SHARED_LIBRARY,
