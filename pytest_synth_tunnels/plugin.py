@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .synth_inbox import Inbox
     from .synth_traffic import Traffic
+    from .traffic.har import HarRecord
 
 TRAFFIC = pytest.StashKey["list[Traffic]"]()
 """What a test was given as ``synth_traffic`` and ``synth_inbox``."""
@@ -218,8 +219,10 @@ def pytest_runtest_makereport(
         if report.when == "call":
             add_section(report, _happened(session))
         if report.failed and uses_tunnels(item):
-            item.stash[FAILED] = True
             add_section(report, _came(item, session), TRAFFIC_SECTION)
+            if item.config.getoption("htmlpath", None) and not item.stash.get(FAILED, False):
+                _add_html_extra(item, session, report)
+            item.stash[FAILED] = True
         clean(report, session.secrets())
     return report
 
@@ -255,29 +258,44 @@ def _lease_traffic(session: Session) -> "Traffic | None":
     return traffic_of_lease(session.keeper, session.lease_id, since_s=session.test_began_s)
 
 
+def _har_records(item: pytest.Item, session: Session) -> "list[HarRecord]":
+    """Return what came for a test, oldest first, with keys masked.
+
+    Raises:
+        KeeperError: the keeper is gone.
+    """
+    from .traffic.har import HarRecord
+
+    traffics = [*item.stash.get(TRAFFIC, []), _lease_traffic(session)]
+    requests = {
+        request.sequence: request
+        for traffic in traffics
+        if traffic is not None
+        for request in traffic.masked_requests()
+    }
+    return [
+        HarRecord(requests[number], item.nodeid, session.worker_id) for number in sorted(requests)
+    ]
+
+
+def _add_html_extra(item: pytest.Item, session: Session, report: pytest.TestReport) -> None:
+    """Add what came for a failing test to its entry in the page of pytest-html."""
+    from .reporting import add_har
+
+    try:
+        add_har(report, _har_records(item, session))
+    except Exception:  # the section says why
+        return
+
+
 def _write_har(item: pytest.Item, session: Session) -> None:
     """Write the HAR file of a test that has ended, if the settings want it."""
     from .keeper.ipc.errors import KeeperError
-    from .traffic.har import HarRecord
 
     if session.settings.har == "retain-on-failure" and not item.stash.get(FAILED, False):
         return
     try:
-        traffics = [*item.stash.get(TRAFFIC, []), _lease_traffic(session)]
-        requests = {
-            request.sequence: request
-            for traffic in traffics
-            if traffic is not None
-            for request in traffic.masked_requests()
-        }
-        session.har_files.write(
-            item.nodeid,
-            session.worker_id,
-            [
-                HarRecord(requests[number], item.nodeid, session.worker_id)
-                for number in sorted(requests)
-            ],
-        )
+        session.har_files.write(item.nodeid, session.worker_id, _har_records(item, session))
     except KeeperError:
         pass  # it is told elsewhere what became of the keeper
     except OSError as error:

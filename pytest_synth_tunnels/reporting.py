@@ -1,22 +1,35 @@
 """What the user reads: the header, the terminal summary, and reports without secrets."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .keeper.ipc.messages import Report
     from .settings import Settings
+    from .traffic.har import HarRecord
 
-__all__ = ["TRAFFIC_SECTION", "Redaction", "add_section", "clean", "header", "redact", "summarize"]
+__all__ = [
+    "TRAFFIC_SECTION",
+    "Redaction",
+    "add_har",
+    "add_section",
+    "clean",
+    "header",
+    "redact",
+    "summarize",
+]
 
 _SECTION = "synth tunnels"
 TRAFFIC_SECTION = "synth tunnel traffic"
 _MASK = "***"
 
-_SHOWN = ("longrepr", "sections", "user_properties", "wasxfail", "msg", "kwargs")
+_SHOWN = ("longrepr", "sections", "user_properties", "wasxfail", "msg", "kwargs", "extras")
 """The attributes of reports, and of what they belong to, that are written somewhere."""
 
 _CUT = "..."
@@ -47,6 +60,25 @@ def add_section(report: pytest.TestReport, lines: list[str], title: str = _SECTI
     """
     if lines:
         report.sections.append((title, "\n".join(lines)))
+
+
+def add_har(report: pytest.TestReport, records: "Sequence[HarRecord]") -> None:
+    """Add to a test's report, for pytest-html, what came as a HAR file, if anything did.
+
+    Args:
+        report: of the test.
+        records: what came, oldest first, masked.
+    """
+    if not records:
+        return
+    from .traffic.har import har_log
+
+    # Loaded already, if its page is wanted; it has no types.
+    extras: Any = import_module("pytest_html.extras")
+    content = har_log(records, version=__version__, comment=report.nodeid, run_id="")
+    link = extras.json(content, name=f"{TRAFFIC_SECTION} (HAR)")
+    known = getattr(report, "extras", [])
+    object.__setattr__(report, "extras", [*known, {**link, "extension": "har"}])
 
 
 def summarize(

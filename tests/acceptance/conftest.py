@@ -22,7 +22,7 @@ API_KEY = "sk-test-0123456789abcdef"
 
 OTHER_PLUGINS = (
     *("anyio", "fakefs", "hypothesispytest", "pytest-subprocess", "pytest_httpx", "recording"),
-    *("respx", "run-parallel", "socket", "time_machine"),
+    *("html", "metadata", "respx", "run-parallel", "socket", "time_machine"),
 )
 """Plugins of the development environment by the names of their entry points. Not all are another's:
 anyio comes with this project, and takes half of the time that pytest needs to start. The README's

@@ -1,12 +1,15 @@
 """HAR files of real runs."""
 
 import json
+import re
+from base64 import b64decode
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import RuntimeDirectory
+from .conftest import OTHER_PLUGINS, RuntimeDirectory
 
 pytestmark = pytest.mark.acceptance
 
@@ -33,6 +36,13 @@ def test_fails(synth_inbox):
 def test_nothing_comes(synth_inbox):
     pass
 """
+
+
+def pages_extras(page: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the extras of each test in a self-contained page of pytest-html."""
+    [blob] = re.findall(r'data-jsonblob="([^"]*)"', page.read_text("utf-8"))
+    found = json.loads(unescape(blob))["tests"]
+    return {name.partition("::")[2]: tests[0]["extras"] for name, tests in found.items()}
 
 
 def logs(folder: Path) -> dict[str, Any]:
@@ -94,3 +104,52 @@ def test_har_without_recording_is_refused(pytester: pytest.Pytester) -> None:
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--synth-tunnels-har*'on'*--synth-tunnels-traffic*false*"])
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["plain", "n2"])
+def test_a_failing_test_has_its_traffic_in_the_page_of_pytest_html(
+    pytester: pytest.Pytester,
+    runtime: RuntimeDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+) -> None:
+    others = [name for name in OTHER_PLUGINS if name not in ("html", "metadata")]
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in others))
+    pytester.makepyfile(
+        SUITE
+        + """
+def test_own_extras(synth_inbox, extras):
+    send(synth_inbox, "/own")
+    token = synth_inbox.headers["x-synthtunnel-worker-token"]
+    extras.append({"name": "own", "format_type": "text", "content": f"sent {token}",
+                   "mime_type": "text/plain", "extension": "txt"})
+    assert False
+"""
+    )
+
+    result = pytester.runpytest_subprocess("--html=page.html", "--self-contained-html", *arguments)
+
+    result.assert_outcomes(passed=2, failed=2)
+    found = pages_extras(pytester.path / "page.html")
+    contents = {
+        test: {
+            extra["name"]: b64decode(extra["content"].partition(",")[2]).decode() for extra in of
+        }
+        for test, of in found.items()
+    }
+    har = "synth tunnel traffic (HAR)"
+    assert {test: set(of) for test, of in contents.items()} == {
+        "test_passes": set(),
+        "test_nothing_comes": set(),
+        "test_fails": {har},
+        "test_own_extras": {har, "own"},
+    }
+    assert contents["test_own_extras"]["own"] == "sent ***"
+    log = json.loads(contents["test_fails"][har])["log"]
+    [entry] = log["entries"]
+    assert log["comment"].endswith("::test_fails")
+    assert entry["request"]["url"].endswith("/fails")
+    sent = json.dumps(entry)
+    assert "paid" in sent
+    assert "sk-1" not in sent
+    assert "Bearer x1" not in sent
