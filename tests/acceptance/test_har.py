@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ..support.har_spec import har_faults
 from .conftest import OTHER_PLUGINS, RuntimeDirectory
 
 pytestmark = pytest.mark.acceptance
@@ -62,6 +63,7 @@ def test_each_test_has_a_file(
     result.assert_outcomes(passed=2, failed=1)
     found = logs(pytester.path / "synth-tunnels-results")
     assert set(found) == {"test_passes", "test_fails"}
+    assert [har_faults({"log": log}) for log in found.values()] == [[], []]
     [entry] = found["test_passes"]["entries"]
     assert entry["request"]["method"] == "POST"
     assert entry["request"]["url"].endswith("/passes?token=***")
@@ -147,6 +149,7 @@ def test_own_extras(synth_inbox, extras):
     assert contents["test_own_extras"]["own"] == "sent ***"
     log = json.loads(contents["test_fails"][har])["log"]
     [entry] = log["entries"]
+    assert har_faults({"log": log}) == []
     assert log["comment"].endswith("::test_fails")
     assert entry["request"]["url"].endswith("/fails")
     sent = json.dumps(entry)

@@ -10,6 +10,7 @@ from haralyzer import HarEntry, HarParser
 
 from pytest_synth_tunnels.traffic.har import HarRecord, har_log
 
+from ..support.har_spec import har_faults
 from ..support.recorded import message, recorded, response
 
 HOST = [("Host", "127.0.0.1:4242")]
@@ -144,3 +145,76 @@ def test_cookies_that_cannot_be_read_stay_in_the_headers() -> None:
 
     assert entry["request"]["cookies"] == []
     assert {"name": "Cookie", "value": "a b;=\x01"} in entry["request"]["headers"]
+
+
+def every_kind() -> list[HarRecord]:
+    """Return a request of each kind that is written in its own way."""
+    form = [*HOST, ("Content-Type", "application/x-www-form-urlencoded")]
+    cookie = ("Set-Cookie", "a=b; Path=/; Domain=shop.test; HttpOnly; Secure; Max-Age=60")
+    packed = response(headers=[("Content-Encoding", "gzip")], body=gzip.compress(b"a page"))
+    requests = [
+        recorded(query="a=1&a=&b", headers=[*HOST, ("Cookie", "a=b; c=d")], sequence=1),
+        recorded("POST", headers=form, body="a=1", answer=response(headers=[cookie]), sequence=2),
+        recorded("PUT", body=b"\xff\x00", truncated=True, headers=HOST, answer=packed, sequence=3),
+        recorded(answer=response(302, headers=[("Location", "/b")]), headers=HOST, sequence=4),
+        recorded(answer=response(body=b"\xff", truncated=True), headers=HOST, sequence=5),
+        recorded(answered_by=None, over=False, headers=HOST, sequence=6),
+        recorded(answered_by="tunnel", answer=response(401), error="no token", sequence=7),
+        recorded(
+            websocket=True,
+            answer=response(101),
+            messages=[message("a"), message(b"\xff", "app")],
+            sequence=8,
+        ),
+    ]
+    return [HarRecord(request, "test_a.py::test_b", "gw1") for request in requests]
+
+
+def test_a_file_is_what_the_specification_asks_for() -> None:
+    content = har_log(every_kind(), version="1.0", comment="a test", run_id="run-1")
+
+    assert har_faults(json.loads(json.dumps(content))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fault"),
+    [
+        (["log", "version"], "1.1", "log.version is '1.1'"),
+        (["log", "creator", "version"], None, "log.creator.version is None"),
+        (["log", "entries", 0, "time"], -2.0, "log.entries[0].time is -2.0"),
+        (["log", "entries", 0, "time"], 99.0, "log.entries[0].time is not the sum of its timings"),
+        (["log", "entries", 0, "own"], 1, "log.entries[0].own is not in HAR"),
+        (["log", "entries", 0, "startedDateTime"], "2026-01-01T00:00:00", None),
+        (["log", "entries", 0, "response", "status"], "200", None),
+        (
+            ["log", "entries", 0, "request", "headers"],
+            {},
+            "log.entries[0].request.headers is no list",
+        ),
+    ],
+)
+def test_what_the_specification_forbids_is_found(
+    path: list[Any], value: Any, fault: str | None
+) -> None:
+    content = har_log(every_kind(), version="1.0", comment="a test", run_id="run-1")
+    broken = json.loads(json.dumps(content))
+    *way, last = path
+    place = broken
+    for step in way:
+        place = place[step]
+    place[last] = value
+
+    where = "log.entries[0]." + ".".join(map(str, path[3:]))
+    assert har_faults(broken) == [fault or f"{where} is {value!r}"]
+
+
+def test_what_is_missing_is_found() -> None:
+    content = har_log(every_kind(), version="1.0", comment="a test", run_id="run-1")
+    broken = json.loads(json.dumps(content))
+    del broken["log"]["entries"][1]["request"]["postData"]["mimeType"]
+    del broken["log"]["entries"][0]["cache"]
+
+    assert har_faults(broken) == [
+        "log.entries[0].cache is missing",
+        "log.entries[1].request.postData.mimeType is missing",
+    ]

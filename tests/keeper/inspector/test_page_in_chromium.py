@@ -3,11 +3,16 @@
 import json
 import re
 from collections.abc import Iterator
+from gzip import compress
+from pathlib import Path
 from shutil import which
 
 import pytest
 
+from pytest_synth_tunnels.traffic.har import HarRecord, har_log
+
 from ...support.inspector_world import InspectorWorld, inspector_world
+from ...support.recorded import recorded, response
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 axe_api = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -427,3 +432,57 @@ def test_axe_finds_nothing_serious_in_light_and_dark(world: InspectorWorld, page
     expect(page.get_by_role("dialog")).to_contain_text("Keys")
     check("the keys")
     world.call(websocket.close)
+
+
+def test_playwright_answers_a_page_from_a_har_file(browser: Browser, tmp_path: Path) -> None:
+    host = [("Host", "shop.test")]
+    text = [("Content-Type", "text/plain; charset=utf-8")]
+    page_type = [("Content-Type", "text/html")]
+    packed = [*text, ("Content-Encoding", "gzip")]
+    requests = [
+        recorded(
+            "GET", "/", headers=host, answer=response(body="<h1>shop</h1>", headers=page_type)
+        ),
+        recorded("GET", "/old", headers=host, answer=response(302, headers=[("Location", "/new")])),
+        recorded("GET", "/new", headers=host, answer=response(body="schön", headers=text)),
+        recorded("GET", "/bytes", headers=host, answer=response(body=b"\xff\x00\xfe")),
+        recorded("GET", "/none", headers=host, answer=response(404)),
+        recorded("GET", "/gz", headers=host, answer=response(body=compress(b"a"), headers=packed)),
+        *(
+            recorded("POST", "/paid", headers=host, body=body, answer=response(status))
+            for body, status in (("order=1", 201), ("order=2", 409))
+        ),
+    ]
+    content = har_log(map(HarRecord, requests), version="1.0", comment="a test", run_id="run-1")
+    har = tmp_path / "shop.har"
+    har.write_text(json.dumps(content), "utf-8")
+
+    context = browser.new_context()
+    context.route_from_har(har, not_found="abort")
+    page = context.new_page()
+    page.goto("http://shop.test/")
+    assert page.locator("h1").inner_text() == "shop"
+    found = page.evaluate(
+        """async () => {
+            const ask = async (path, options) => {
+                const answer = await fetch(path, options);
+                return [answer.status, [...new Uint8Array(await answer.arrayBuffer())]];
+            };
+            return [
+                await ask("/old"), await ask("/bytes"), await ask("/none"), await ask("/gz"),
+                await ask("/paid", {method: "POST", body: "order=2"}),
+                await ask("/paid", {method: "POST", body: "order=1"}),
+                await ask("/unknown").catch(() => "aborted"),
+            ];
+        }"""
+    )
+    context.close()
+    assert found == [
+        [200, list("schön".encode())],
+        [200, [0xFF, 0x00, 0xFE]],
+        [404, []],
+        [200, list(b"a")],
+        [409, []],
+        [201, []],
+        "aborted",
+    ]
