@@ -111,7 +111,12 @@ def _register_redaction(session: Session) -> None:
     """Take secrets out of all reports, once this process can know one."""
     from .reporting import Redaction
 
-    session.config.pluginmanager.register(Redaction(session.config, session.secrets))
+    config = session.config
+    config.pluginmanager.register(Redaction(config, session.secrets))
+    if config.pluginmanager.has_plugin("allure_listener"):
+        from .allure_redaction import clean_allure_results
+
+        clean_allure_results(config, session.secrets)
 
 
 @pytest.hookimpl(optionalhook=True)
