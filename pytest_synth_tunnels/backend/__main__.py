@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from urllib.parse import urlsplit
 
 from ..aio.runtime import run
 from ..sdk.resolve import is_loopback
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None, *, prog: str = _PROGRAM) -> int:
         )
     api_key = os.environ.get(API_KEY_VARIABLE, "").strip() or None
     try:
-        run(_serve(options.host, options.port, api_key))
+        run(_serve(options.host, options.port, api_key, options.public_url))
     except OSError as error:
         # asyncio's own text repeats the address; a failed look-up has a negative number.
         known = error.errno is not None and error.errno > 0
@@ -56,16 +57,20 @@ def main(argv: list[str] | None = None, *, prog: str = _PROGRAM) -> int:
     return 0
 
 
-async def _serve(host: str, port: int, api_key: str | None) -> None:
+async def _serve(host: str, port: int, api_key: str | None, public_url: str | None) -> None:
     """Serve until a signal comes. Raises OSError if it cannot listen."""
     stopping = asyncio.Event()
     with contextlib.suppress(NotImplementedError):
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    backend = Backend(api_key=api_key)
+    backend = Backend(api_key=api_key, public_url=public_url)
     await backend.start(host, port)
     try:
-        about = {"backend_url": backend.url, "public_base_url": backend.url, "pid": os.getpid()}
+        about = {
+            "backend_url": backend.url,
+            "public_base_url": backend.public_url,
+            "pid": os.getpid(),
+        }
         if api_key is None:
             about["api_key"] = backend.api_key
         # A reader that is gone has what it wanted, or will send the signal.
@@ -87,7 +92,23 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--port", type=_port, default=8787, help="port; 0 is any free one (default: %(default)s)"
     )
+    parser.add_argument(
+        "--public-url",
+        type=_origin,
+        metavar="URL",
+        help="the origin of the proxy in front of it, such as https://tunnels.example.com, by "
+        "which clients, agents and callers come (default: where it listens)",
+    )
     return parser
+
+
+def _origin(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise argparse.ArgumentTypeError("it must be a URL such as https://tunnels.example.com")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError("it must be an origin: a URL without a path")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _port(text: str) -> int:

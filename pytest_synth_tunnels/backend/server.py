@@ -79,10 +79,14 @@ class Backend:
         recorder: records what the relay answers itself; ``None`` to record nothing.
         binding: where the origins of leases listen; on loopback unless given. The backend's own
             port is another one (:meth:`start`).
+        public_url: the origin by which clients, agents and callers reach the backend through a
+            proxy in front of it, which says in ``X-Forwarded-`` headers who they are; ``None``
+            where there is none.
 
     Attributes:
         api_key: the key that clients must show.
-        url: its origin, for clients and callers alike; empty until it is started.
+        url: where it listens, as an origin; empty until it is started.
+        public_url: the origin for clients, agents and callers; the same without a proxy.
     """
 
     def __init__(
@@ -95,9 +99,12 @@ class Backend:
         control: Control = control,
         recorder: Recorder | None = None,
         binding: Binding | None = None,
+        public_url: str | None = None,
     ) -> None:
         self.api_key = api_key or make_token("sk")
         self.url = ""
+        self.public_url = public_url or ""
+        self._is_behind_proxy = public_url is not None
         self._request_timeout_s = request_timeout_s
         self._limits = limits or Limits()
         self._now = now
@@ -140,22 +147,23 @@ class Backend:
         )
         netloc = _netloc(host, server.sockets[0].getsockname()[1])
         self.url = f"http://{netloc}"
+        self.public_url = self.public_url or self.url
         relay = Relay(
             loop=loop,
             now=self._now,
             request_timeout_s=self._request_timeout_s,
             recorder=self._recorder,
         )
-        edge = PublicEdge(relay, self.url)
+        edge = PublicEdge(relay, self.public_url)
         store = Store(
             relay=relay,
             edge=edge,
-            public_base_url=self.url,
-            agent_url=f"ws://{netloc}{AGENT_PATH}",
+            public_base_url=self.public_url,
+            agent_url=self.public_url.replace("http", "ws", 1) + AGENT_PATH,
             limits=limits,
             now=self._now,
         )
-        ingress = Ingress(relay)
+        ingress = Ingress(relay, behind_edge=self._is_behind_proxy)
         self._parts = _Running(
             server=server,
             http=http,

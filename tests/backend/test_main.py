@@ -57,6 +57,29 @@ def test_it_says_where_it_is_and_makes_a_key() -> None:
         assert health(about["backend_url"], about["api_key"]) == 200
 
 
+def test_it_names_the_proxy_in_front_of_it() -> None:
+    with backend("--port", "0", "--public-url", "https://tunnels.test/") as process:
+        about = first_line(process)
+    assert about["public_base_url"] == "https://tunnels.test"
+    assert about["backend_url"].startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("tunnels.test", "it must be a URL"),
+        ("ftp://tunnels.test", "it must be a URL"),
+        ("https://me@tunnels.test", "it must be a URL"),
+        ("https://tunnels.test/below", "a URL without a path"),
+    ],
+)
+def test_a_proxy_that_cannot_be(url: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--public-url", url])
+    assert exit_.value.code == 2
+    assert why in capsys.readouterr().err
+
+
 def test_it_takes_its_key_from_the_environment_and_keeps_it() -> None:
     with backend("--port", "0", SYNTH_API_KEY="sk-mine") as process:
         about = first_line(process)
