@@ -21,6 +21,7 @@ PACKAGE = "pytest_synth_tunnels"
 FOLDERS = ("aio", "http", "wire", "websocket", "relay", "agent")
 MODULES = ("traffic/log.py", "traffic/recorder.py", "in_process.py", "gateway.py")
 INTERPRETED = (
+    "http/tls.py",  # its part is a connection's handshake, and the event loop does that
     "http/probe.py",  # an asynchronous generator, which mypyc does not translate
     "wire/frames.py",  # msgspec makes these classes, and asks the interpreter for their fields
 )

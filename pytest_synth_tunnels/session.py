@@ -438,12 +438,13 @@ class Session:
 
     def start_ahead(self) -> None:
         """Start the keeper beside collection, if the last run used tunnels and opening a lease
-        touches nothing beyond this machine."""
+        touches nothing beyond this machine, and no port that was chosen."""
         cache: pytest.Cache | None = getattr(self.config, "cache", None)
         if self.has_keeper or not (self.is_owner and cache and cache.get(_USED, False)):
             return
         settings = self.settings
         is_local = settings.backend_url is None and settings.provider == "synthtunnel"
+        is_local = is_local and settings.bind == "127.0.0.1" and settings.public_port is None
         if is_local and settings.command is None:
             self._hold_keeper().start()
             self._is_ahead = True

@@ -84,6 +84,18 @@ def test_all_is_well_offline(diagnose: Diagnose) -> None:
         assert not thread.is_alive()
 
 
+def test_all_is_well_where_callers_come_by_https_and_a_name_of_theirs(
+    diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNTH_TUNNELS_PUBLIC_HOST", "caller.test.internal")
+    monkeypatch.setenv("SYNTH_TUNNELS_TLS", "true")
+
+    code, found = diagnose()
+
+    assert code == 0, found
+    assert "a request and its answer" in found["round trip"]
+
+
 def test_all_is_well_with_a_backend_elsewhere(
     diagnose: Diagnose, hosted: HostedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,9 +254,9 @@ def test_a_connection_that_stays_open_is_closed_with_the_rest(
     get = checks._get
     held: list[socket.socket] = []
 
-    def hold_and_get(lease: Any) -> tuple[int, str]:
+    def hold_and_get(lease: Any, ssl_context: Any) -> tuple[int, str]:
         held.append(socket.create_connection((lease.local_host, lease.local_port)))
-        return get(lease)
+        return get(lease, ssl_context)
 
     monkeypatch.setattr(checks, "_get", hold_and_get)
 
@@ -260,7 +272,7 @@ def test_a_connection_that_stays_open_is_closed_with_the_rest(
 def test_something_else_answers_at_the_public_url(
     diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "_get", lambda _: (200, "welcome to this hotel's network"))
+    monkeypatch.setattr(checks, "_get", lambda *_: (200, "welcome to this hotel's network"))
 
     code, found = diagnose()
 

@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -199,7 +200,8 @@ class Checks:
             ready = WaitReady(lease_id=lease.lease_id, timeout_s=_READY_TIMEOUT_S)
             await self._ask(ready, Done)
             opened_s = time.perf_counter() - began
-            status, body = await in_thread(lambda: _get(lease))
+            ssl_context = self._backend_client.ssl_context
+            status, body = await in_thread(lambda: _get(lease, ssl_context))
             took_ms = (time.perf_counter() - began - opened_s) * 1000
             if status != 200 or body != proof:
                 raise ProblemError(f"the public URL answered {status}, and not what the app said")
@@ -231,11 +233,16 @@ def _serving(answer: str) -> Iterator[int]:
             server.shutdown()
 
 
-def _get(lease: LeaseInfo) -> tuple[int, str]:
-    url = httpx.URL(f"{lease.public_url}/synth-tunnels-doctor")
+def _get(lease: LeaseInfo, ssl_context: ssl.SSLContext | None) -> tuple[int, str]:
+    """Call the app by the URL for callers on this machine, if there is one."""
+    url = httpx.URL(f"{lease.loopback_url or lease.public_url}/synth-tunnels-doctor")
     try:
         answer = httpx.get(
-            url, headers=lease.headers, timeout=_CALL_TIMEOUT_S, trust_env=not is_loopback(url.host)
+            url,
+            headers=lease.headers,
+            timeout=_CALL_TIMEOUT_S,
+            trust_env=not (lease.loopback_url or is_loopback(url.host)),
+            verify=ssl_context or True,
         )
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__

@@ -27,14 +27,15 @@ NAME = "caller.test.internal"
 
 CALLER = """
 # caller.py: everything that a caller in a container does with a public URL; prints what came.
-import json, sys
-from time import monotonic
+import json, ssl, sys
 
 import httpx
 from websockets.sync.client import connect
 
-url, headers = sys.argv[1], json.loads(sys.argv[2])
-with httpx.Client(trust_env=False, headers=headers, follow_redirects=True) as client:
+url, headers, ca_file = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+trust = ssl.create_default_context(cafile=ca_file) if ca_file else None
+options = {"trust_env": False, "verify": trust or True, "follow_redirects": True}
+with httpx.Client(headers=headers, **options) as client:
     found = client.post(f"{url}/seen?x=1", content=b"body").json()
     found["redirected"] = str(client.get(f"{url}/away").url)
     with client.stream("GET", f"{url}/events") as events:
@@ -43,10 +44,11 @@ with httpx.Client(trust_env=False, headers=headers, follow_redirects=True) as cl
         # The app sends the second one when it has heard that the first is here.
         client.post(f"{url}/heard")
         found["second"] = [line for line in lines if line][0]
-    found["without"] = httpx.get(f"{url}/seen", trust_env=False).status_code
+    found["without"] = httpx.get(f"{url}/seen", **options).status_code
     at_root = url.split("/")[:3]
     found["at root"] = client.get("/".join([*at_root, "seen"])).status_code
-with connect(url.replace("http", "ws", 1) + "/socket", additional_headers=headers) as socket:
+socket_url = url.replace("http", "ws", 1) + "/socket"
+with connect(socket_url, additional_headers=headers, ssl=trust) as socket:
     socket.send("ping")
     found["socket"] = socket.recv()
 print(json.dumps(found))
@@ -98,12 +100,14 @@ def served(synth_serve):
 def call():
     def call(lease):
         command = ["ip", "netns", "exec", NAMESPACE, sys.executable, "caller.py"]
-        asked = [lease.public_url, json.dumps(dict(lease.headers))]
+        asked = [lease.public_url, json.dumps(dict(lease.headers)), lease.ca_file or ""]
         done = subprocess.run([*command, *asked], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert found["pid"] == os.getpid()
         assert found["headers"]["x-forwarded-for"] == os.environ["CALLERS_ADDRESS"]
+        scheme = lease.public_url.split(":")[0]
+        assert found["headers"]["x-forwarded-proto"] == scheme
         assert found["headers"]["host"] == lease.public_url.split("/")[2]
         assert found["redirected"] == lease.url("/seen")
         assert (found["first"], found["second"]) == ("data: 1", "data: 2")
@@ -134,7 +138,11 @@ def test_a_caller_elsewhere(synth_lease, call, number):
     synth_lease.wait_ready()
     found = call(synth_lease)
     assert (found["without"], found["at root"]) == (401, 200)
-    here = httpx.get(synth_lease.loopback_url("/seen"), headers=synth_lease.headers)
+    here = httpx.get(
+        synth_lease.loopback_url("/seen"),
+        headers=synth_lease.headers,
+        verify=synth_lease.ssl_context(),
+    )
     assert here.json()["headers"]["x-forwarded-for"]
 
 def test_a_caller_without_a_token_needs_a_path(synth_expose, exposed_port, call):
@@ -203,7 +211,9 @@ def namespace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
         opened.close()
 
 
-@pytest.mark.parametrize(("by", "arguments"), [("address", []), ("name", ["-n", "4"])])
+@pytest.mark.parametrize(
+    ("by", "arguments"), [("address", []), ("name and https", ["-n", "4", "--synth-tunnels-tls=1"])]
+)
 def test_callers_in_a_namespace_of_their_own(
     pytester: pytest.Pytester, namespace: Namespace, by: str, arguments: list[str]
 ) -> None:
@@ -220,7 +230,8 @@ def test_callers_in_a_namespace_of_their_own(
 
     result.assert_outcomes(passed=6, failed=1)
     output = result.stdout.str()
-    assert f"'http://{host or bound}:" in output
+    scheme = "http" if by == "address" else "https"
+    assert f"'{scheme}://{host or bound}:" in output
     assert not re.search(r"/u_[\w-]{8}", output)
     opened = (
         rf"{re.escape(bound)}:\d+( \(and \d more there\))? was open beyond this machine for \d+ s"

@@ -84,3 +84,4 @@ def test_without_a_cache_and_for_a_command_nothing_is_started(both: Suite) -> No
 
     assert both.run("plain", "-p", "no:cacheprovider")[0] == "0 0"
     assert both.run("plain", "--synth-tunnels-command=no-such-program")[0] == "0 0"
+    assert both.run("plain", "--synth-tunnels-bind=0.0.0.0")[0] == "0 0"
