@@ -33,6 +33,8 @@ from pytest_synth_tunnels.settings import SettingsError
 from .support.keeper_server import run_in
 from .support.recorded import message, recorded, response
 
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
 TOKEN = "wt_0123456789"
 
 

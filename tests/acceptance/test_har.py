@@ -115,6 +115,7 @@ def test_a_failing_test_has_its_traffic_in_the_page_of_pytest_html(
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
 ) -> None:
+    pytest.importorskip("pytest_html")
     others = [name for name in OTHER_PLUGINS if name not in ("html", "metadata")]
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in others))
     pytester.makepyfile(
