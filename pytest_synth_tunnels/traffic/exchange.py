@@ -5,6 +5,7 @@ These are what a test reads. They are made of the plain data that the keeper sen
 app had answered stays without a response.
 """
 
+import codecs
 import json
 import shlex
 import zlib
@@ -34,7 +35,10 @@ __all__ = [
 BODY_BYTES_OPTION = "synth_tunnels_traffic_body_bytes"
 
 _MAX_DECODED_BYTES = 1 << 26
-"""A compressed body that grows beyond this is not decoded."""
+"""A compressed body is decoded up to this length."""
+
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw_unicode_escape", "unicode_escape"})
+"""Python's codecs that are nobody's character set, and slow or full of warnings on odd data."""
 
 _SHOWN = 80
 """Of a WebSocket message in its ``repr``, in characters or bytes."""
@@ -137,10 +141,18 @@ class _Message:
     def content(self) -> bytes:
         """The body without its content coding, as much as was recorded; as it was sent where the
         coding is not known, or is not what it says."""
+        return self.content_up_to(_MAX_DECODED_BYTES)
+
+    def content_up_to(self, max_bytes: int) -> bytes:
+        """Return the beginning of :attr:`content`, without decoding more than that.
+
+        Args:
+            max_bytes: how long it may be.
+        """
         try:
-            return self._content(whole=False)
+            return self._content(whole=False, max_bytes=max_bytes)[:max_bytes]
         except ValueError:
-            return self.body
+            return self.body[:max_bytes]
 
     @property
     def content_type(self) -> str:
@@ -151,7 +163,11 @@ class _Message:
     def text(self) -> str:
         """The body as text, decompressed, in the character set that its sender gave, else UTF-8;
         what cannot be decoded is replaced."""
-        return _decode(self._content(whole=False), self.headers.get("content-type", ""))
+        return self.as_text(self.content)
+
+    def as_text(self, content: bytes) -> str:
+        """Return a part of :attr:`content` as :attr:`text` has it."""
+        return _decode(content, self.headers.get("content-type", ""))
 
     def json(self) -> Any:
         """Return the body read as JSON.
@@ -162,8 +178,8 @@ class _Message:
         """
         return json.loads(self._content(whole=True))
 
-    def _content(self, *, whole: bool) -> bytes:
-        """Return the body without its content coding."""
+    def _content(self, *, whole: bool, max_bytes: int = _MAX_DECODED_BYTES) -> bytes:
+        """Return the body without its content coding, which is undone up to a length."""
         if whole and self.truncated:
             raise TruncatedBodyError(
                 f"only {len(self.body)} of {self.size_bytes} bytes of this body were recorded: "
@@ -176,7 +192,7 @@ class _Message:
             try:
                 # 32 lets zlib see by itself which of its two forms it is.
                 content = zlib.decompressobj(zlib.MAX_WBITS | 32)
-                return content.decompress(self.body, _MAX_DECODED_BYTES)
+                return content.decompress(self.body, max_bytes)
             except zlib.error as error:
                 raise ValueError(f"the body is not {coding}, as it says: {error}") from None
         if whole:
@@ -191,9 +207,11 @@ def _decode(data: bytes, content_type: str) -> str:
         if name.strip().lower() == "charset":
             charset = value.strip().strip('"') or charset
     try:
-        return data.decode(charset, "replace")
+        if codecs.lookup(charset).name.replace("-", "_") not in _NO_CHARSETS:
+            return data.decode(charset, "replace")
     except (LookupError, ValueError):
-        return data.decode("utf-8", "replace")
+        pass
+    return data.decode("utf-8", "replace")
 
 
 class Response(_Message):

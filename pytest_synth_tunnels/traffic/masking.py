@@ -40,13 +40,28 @@ _COOKIE_ATTRIBUTES: Final = frozenset(
     {"path", "domain", "expires", "max-age", "secure", "httponly", "samesite", "partitioned"}
 )
 _PARAMETER = re.compile(r"""(^|[?&;\s"'])([\w.~%+\[\]-]+)=([^&;\s"'<>]*)""")
-_MEMBER = re.compile(r"""("((?:[^"\\]|\\.)*)"\s*:\s*)("(?:[^"\\]|\\.)*(?:"|$)|[^\s",\[\]{}]+)""")
+_MEMBER = re.compile(
+    r"""("((?:[^"\\]|\\.){0,200}+)"\s*+:\s*+)("(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[^\s",\[\]{}]++)""",
+    re.DOTALL,
+)
 _USER = re.compile(r"(://)[^/@\s?#]+@")
 _PART = re.compile(
-    r"""(Content-Disposition:[^\r\n]*?\bname="?([^"\r\n;]*)"?[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n)"""
+    r"""(^Content-Disposition:([^\r\n]*+)(?:\r?\n[^\r\n]++)*+(?:\r?\n){0,2}+)"""
     r"""(.*?)(?=\r?\n--|\Z)""",
-    re.IGNORECASE | re.DOTALL,
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
+_FIELD_NAME = re.compile(r"""\bname="?([^"\r\n;]*+)""", re.IGNORECASE)
+
+# All of these take a time that grows with a text's length alone, whatever the text is: its sender
+# may be anybody. So what is matched is never looked at in a second way (possessive quantifiers),
+# and what begins in many places, as the name of a JSON member does, has a bounded length.
+
+_MAX_GROWTH: Final = 20
+"""How much longer than a compressed body what is shown of it may be: a few bytes can hold
+gigabytes, and a HAR file has the bodies of a whole run."""
+
+_MAX_SMALL_BYTES: Final = 65_536
+"""As much of a compressed body is shown in any case."""
 
 
 class Masker:
@@ -87,23 +102,28 @@ class Masker:
 
     def _message(self, message: InboundRequest | Response) -> dict[str, Any]:
         masked: dict[str, Any] = {"headers": self.headers(message.headers)}
-        body = self.body(message)
-        if body != message.text:
-            content = body.encode()
-            masked["body"] = b64encode(content).decode()
-            masked["size_bytes"] = len(content)
+        content = _shown_content(message)
+        whole = message.as_text(content)
+        text = self._text_of_body(message, whole)
+        is_cut = len(content) > len(message.body) and len(content) == _shown_bytes(message)
+        if text != whole or is_cut:
+            body = _encoded(text)
+            masked["body"] = b64encode(body).decode()
+            masked["size_bytes"] = len(body)
             masked["headers"] = [
-                (name, str(len(content)) if name.lower() == "content-length" else value)
+                (name, str(len(body)) if name.lower() == "content-length" else value)
                 for name, value in masked["headers"]
                 if name.lower() != "content-encoding"
             ]
+            if is_cut:
+                masked["truncated"] = True
         return masked
 
     def _websocket_message(self, data: Mapping[str, Any]) -> dict[str, Any]:
         if not data["text"]:
             return dict(data)
         text = self._content(b64decode(data["data"]).decode("utf-8", "replace"))
-        return {**data, "data": b64encode(text.encode()).decode()}
+        return {**data, "data": b64encode(_encoded(text)).decode()}
 
     def value(self, value: Any) -> Any:
         """Return a value as JSON has them, with keys masked in all its depth."""
@@ -164,25 +184,42 @@ class Masker:
 
         A body that was recorded in part, or is not quite JSON, is masked too.
         """
+        return self._text_of_body(message, message.as_text(_shown_content(message)))
+
+    def _text_of_body(self, message: InboundRequest | Response, text: str) -> str:
         if message.content_type == "multipart/form-data":
-            return _PART.sub(self._masked_part, message.text)
-        return self._content(message.text)
+            return _PART.sub(self._masked_part, text)
+        return self._content(text)
 
     def _content(self, text: str) -> str:
         if text[:1] in ("{", "["):
             try:
                 value = json.loads(text)
+                masked = self.value(value)
+                if masked != value:
+                    text = json.dumps(masked, ensure_ascii=False)
             except (ValueError, RecursionError):
-                return self.text(text)
-            masked = self.value(value)
-            if masked != value:
-                text = json.dumps(masked, ensure_ascii=False)
+                pass  # it is no JSON, or has more depth than can be walked through
         return self.text(text)
 
     def _masked_part(self, found: re.Match[str]) -> str:
-        head, name, value = found.groups()
-        hidden = value and self.is_key(name)
+        head, disposition, value = found.groups()
+        hidden = value and any(map(self.is_key, _FIELD_NAME.findall(disposition)))
         return head + (MASK if hidden else value)
+
+
+def _shown_bytes(message: InboundRequest | Response) -> int:
+    """Return how long what is shown of a body may be."""
+    return max(_MAX_SMALL_BYTES, len(message.body) * _MAX_GROWTH)
+
+
+def _shown_content(message: InboundRequest | Response) -> bytes:
+    return message.content_up_to(_shown_bytes(message))
+
+
+def _encoded(text: str) -> bytes:
+    # JSON may have escaped halves of characters, and is written with the same escapes again.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:

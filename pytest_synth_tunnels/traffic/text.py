@@ -85,7 +85,7 @@ def _nearest(matcher: Matcher, came: Came, masker: Masker) -> Iterator[str]:
     if found:
         yield f"Nearest to {matcher.describe(masker)}:"
     for request, mismatches in found:
-        yield f"  {_name(masker.request(request))}"
+        yield f"  {_name(request, masker)}"
         yield from (f"    {mismatch}" for mismatch in mismatches[:_DIFFERENCES])
         if len(mismatches) > _DIFFERENCES:
             yield f"    and {len(mismatches) - _DIFFERENCES} more differences"
@@ -134,28 +134,24 @@ def _listed(requests: Sequence[InboundRequest], masker: Masker) -> Iterator[str]
 
 def line(request: InboundRequest, masker: Masker) -> str:
     """Return a request in one line: when, what, how it was answered, by whom and why."""
-    return _line(masker.request(request))
-
-
-def _line(masked: InboundRequest) -> str:
-    parts = [f"{masked.received_at.astimezone():%H:%M:%S.%f}"[:-3], _name(masked)]
-    if masked.answered:
-        response = masked.response
+    parts = [f"{request.received_at.astimezone():%H:%M:%S.%f}"[:-3], _name(request, masker)]
+    if request.answered:
+        response = request.response
         parts += [str(response.status), _duration(response.duration_s)]
-    if masked.answered_by is None:
-        parts.append("not answered" if masked.over else "not answered yet")
+    if request.answered_by is None:
+        parts.append("not answered" if request.over else "not answered yet")
     else:
-        parts.append(f"by the {masked.answered_by}")
-    if masked.is_websocket:
-        count = len(masked.messages) + masked.messages_dropped
+        parts.append(f"by the {request.answered_by}")
+    if request.is_websocket:
+        count = len(request.messages) + request.messages_dropped
         parts.append(f"WebSocket, {count} messages" if count != 1 else "WebSocket, 1 message")
     shown = "  ".join(parts)
-    return f"{shown}: {masked.error}" if masked.error else shown
+    return f"{shown}: {request.error}" if request.error else shown
 
 
-def _name(masked: InboundRequest) -> str:
-    query = f"?{masked.query_string}" if masked.query_string else ""
-    return _shortened(f"{masked.method} {masked.path}{query}")
+def _name(request: InboundRequest, masker: Masker) -> str:
+    query = f"?{masker.query(request.query_string)}" if request.query_string else ""
+    return _shortened(f"{request.method} {request.path}{query}")
 
 
 def _duration(duration_s: float) -> str:
@@ -174,17 +170,16 @@ def section(requests: Iterable[InboundRequest], masker: Masker) -> str:
     if len(found) > _LINES:
         lines.append(f"({len(found) - _LINES} earlier ones)")
     for request in found[-_LINES:]:
-        masked = masker.request(request)
-        lines.append(_line(masked))
-        if _has_failed(masked):
-            lines += _details(masked)
+        lines.append(line(request, masker))
+        if _has_failed(request):
+            lines += _details(masker.request(request))
     return "\n".join(lines)
 
 
-def _has_failed(masked: InboundRequest) -> bool:
-    if masked.error or not masked.answered:
+def _has_failed(request: InboundRequest) -> bool:
+    if request.error or not request.answered:
         return True
-    return masked.response.status >= _BAD_STATUS
+    return request.response.status >= _BAD_STATUS
 
 
 def _details(masked: InboundRequest) -> Iterator[str]:

@@ -145,10 +145,14 @@ class TestBody:
         request = recorded(body=b"plain", headers=[("Content-Encoding", "gzip")])
         with pytest.raises(ValueError, match="not gzip"):
             request.json()
+        assert request.text == "plain"
 
-    def test_unknown_charset(self) -> None:
-        request = recorded(body="é", headers=[("Content-Type", "text/plain; charset=none-such")])
-        assert request.text == "é"
+    @pytest.mark.parametrize("charset", ["none-such", "punycode", "unicode_escape", "IDNA", "zlib"])
+    def test_what_is_no_charset(self, charset: str) -> None:
+        request = recorded(
+            body="é-\\d", headers=[("Content-Type", f"text/plain; charset={charset}")]
+        )
+        assert request.text == "é-\\d"
 
 
 class TestForm:

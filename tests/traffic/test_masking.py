@@ -1,6 +1,7 @@
 """What is masked when it leaves the run, and what is not."""
 
 import gzip
+import time
 
 import pytest
 
@@ -119,9 +120,40 @@ class TestBody:
         assert "me\r\n" in shown
         assert "***\r\n--X--" in shown
 
-    def test_deeply_nested_json(self) -> None:
-        body = "[" * 50_000 + '{"token": "hidden"}'
-        assert "hidden" not in self.masked(body)
+    def test_a_field_whose_disposition_names_others_first(self) -> None:
+        body = (
+            '--X\r\nContent-Disposition: form-data; filename="; name=a"; name="password"\r\n\r\n'
+            "hidden\r\n--X--\r\n"
+        )
+        assert "hidden" not in self.masked(body, "multipart/form-data; boundary=X")
+
+    @pytest.mark.parametrize("depth", [200, 600, 900, 50_000])
+    def test_deeply_nested_json(self, depth: int) -> None:
+        for end in ("", "]" * depth):
+            body = "[" * depth + '{"token": "hidden"}' + end
+            assert "hidden" not in self.masked(body)
+
+    @pytest.mark.parametrize("end", ["\\", "\n", "\\\n", "\\\\"])
+    def test_a_value_that_was_cut_off_within_an_escape(self, end: str) -> None:
+        assert "hidden" not in self.masked('{"token": "hidden' + end)
+
+    @pytest.mark.parametrize(
+        ("body", "kind"),
+        [
+            ("Content-Disposition: " + "name=" * 13_000, "multipart/form-data; boundary=X"),
+            ("Content-Disposition:name=\n" * 2_500, "multipart/form-data; boundary=X"),
+            ("Content-Disposition:" * 3_200, "multipart/form-data; boundary=X"),
+            ('{"' + '\\"' * 32_000, "application/json"),
+            ('{"a' + '":"' * 21_000, "application/json"),
+            ('{"a":"' + "\\" * 65_000, "application/json"),
+            ('{"="' + '"     :' * 9_000, "application/json"),
+            ("=" + "a" * 65_000, "application/x-www-form-urlencoded"),
+        ],
+    )
+    def test_no_text_takes_long(self, body: str, kind: str) -> None:
+        began_s = time.process_time()
+        self.masked(body, kind)
+        assert time.process_time() - began_s < 1.0
 
 
 class TestRequest:
@@ -154,6 +186,25 @@ class TestRequest:
         masked = MASKER.request(request)
         assert masked.body == b'{"token": "***"}'
         assert masked.headers.pairs == [("Content-Length", "16")]
+
+    def test_a_body_that_is_not_compressed_as_it_says(self) -> None:
+        request = recorded(body=b"token=hidden", headers=[("Content-Encoding", "gzip")])
+        assert MASKER.request(request).body == b"token=***"
+
+    def test_a_compressed_body_that_grows_beyond_measure(self) -> None:
+        bomb = gzip.compress(b'{"a": "' + bytes(30 << 20))
+        request = recorded(
+            body=bomb, headers=[("Content-Encoding", "gzip")], answer=response(body=b"x" * 70_000)
+        )
+        masked = MASKER.request(request)
+        assert len(masked.body) <= max(65_536, 20 * len(bomb))
+        assert masked.truncated
+        assert not masked.response.truncated
+
+    def test_halves_of_characters(self) -> None:
+        text = '{"token": "hidden", "a": "\\ud800"}'
+        masked = MASKER.request(recorded(body=text, messages=[message(text)]))
+        assert masked.text == masked.messages[0].data == '{"token": "***", "a": "\\ud800"}'
 
     def test_without_an_answer(self) -> None:
         assert not MASKER.request(recorded(answered_by=None)).answered
