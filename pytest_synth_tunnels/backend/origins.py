@@ -29,6 +29,7 @@ from ..http.exchange import Exchange, RequestHandler
 from ..http.server import HttpListener, HttpServer
 from ..relay.ingress import Ingress
 from ..relay.route import Route
+from ..sdk.errors import TunnelUnavailableError
 from .binding import Binding, netloc
 from .common import RefusedError
 
@@ -47,9 +48,11 @@ _TRIES: Final = 32
 _BACKLOG: Final = 1_024
 _SECRET_BYTES: Final = 16
 _ADVICE: Final = {
-    errno.EADDRINUSE: ". Another program has this port: end it, or choose another one",
-    errno.EADDRNOTAVAIL: ". It must be an address of this machine",
-    errno.EACCES: ". Ports below 1024 need a privilege: choose another one",
+    errno.EADDRINUSE: "Another program has this port: end it, or choose another one "
+    "(synth_tunnels_public_port)",
+    errno.EADDRNOTAVAIL: "synth_tunnels_bind must name an address of this machine",
+    errno.EACCES: "Ports below 1024 need a privilege: choose another one "
+    "(synth_tunnels_public_port)",
 }
 """What to do about an error."""
 
@@ -153,7 +156,8 @@ class Origins:
             Its URLs.
 
         Raises:
-            RefusedError: 429, there is no room; 503, it cannot listen there.
+            RefusedError: 429, there is no room.
+            TunnelUnavailableError: it cannot listen there.
         """
         key = route.lease_id, address
         known = self._origins.get(key)
@@ -245,7 +249,7 @@ class Origins:
         is found.
 
         Raises:
-            RefusedError: 503, it cannot listen there.
+            TunnelUnavailableError: it cannot listen there.
         """
         try:
             if port is not None:
@@ -253,11 +257,9 @@ class Origins:
             return self._listen_on_a_free_port()
         except OSError as error:
             where = netloc(self._binding.address, port) if port else self._binding.address
-            raise RefusedError(
-                503,
-                "no_origin",
-                f"an origin of its own cannot listen on {where}: {error.strerror or error}"
-                + _ADVICE.get(error.errno or 0, ""),
+            raise TunnelUnavailableError(
+                f"its origin cannot listen on {where}: {error.strerror or error}",
+                hint=_ADVICE.get(error.errno or 0, ""),
             ) from None
 
     def _listen_on_a_free_port(self) -> socket.socket:

@@ -428,7 +428,10 @@ def test_a_port_that_was_chosen() -> None:
             taken.bind((LOOPBACK, 0))
             taken.listen()
             port = taken.getsockname()[1]
-            with pytest.raises(TunnelUnavailableError, match="Another program has this port"):
+            with pytest.raises(
+                TunnelUnavailableError,
+                match="Another program has this port",
+            ):
                 await tunnels.backend.open_origin(lease.id, port=port)
 
         origin = await tunnels.backend.open_origin(lease.id, port=port)
@@ -442,7 +445,7 @@ def test_a_port_that_was_chosen() -> None:
 def test_an_address_that_is_not_this_machine_s() -> None:
     async def test(tunnels: Tunnels) -> None:
         lease = tunnels.lease(8000)
-        with pytest.raises(TunnelUnavailableError, match="must be an address of this machine"):
+        with pytest.raises(TunnelUnavailableError, match="must name an address of this machine"):
             await tunnels.backend.open_origin(lease.id)
 
     with_binding(test, Binding("192.0.2.1", "192.0.2.1"))
