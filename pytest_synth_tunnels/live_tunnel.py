@@ -122,7 +122,8 @@ def tunnel_settings(given: Mapping[str, str | None], environ: Mapping[str, str])
         raise SettingsError(_as_named_here(str(error))) from None
     token = next(option for option in OPTIONS if option.name == "require_token")
     if settings.backend_url is None and not (known.get(token.variable) or command_line(token)):
-        # Its callers are on this machine, where the app can be reached without a tunnel as well.
+        # An origin on this machine is as open to it as the app is without a tunnel; one that others
+        # can reach gets a path that nobody can guess.
         settings = replace(settings, require_token=False)
     return settings
 
