@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._version import __version__
+    from .fixture_types import SynthExpose, SynthServe
     from .hook_events import LeaseFacts
     from .keeper.ipc.errors import KeeperError
     from .lease import ExposedLease, Lease
@@ -43,6 +44,8 @@ __all__ = [
     "Server",
     "Settings",
     "SynthClient",
+    "SynthExpose",
+    "SynthServe",
     "Traffic",
     "TruncatedBodyError",
     "TunnelError",
@@ -61,6 +64,8 @@ _HOMES = {
     "ServeError": ".serving",
     "Server": ".serving",
     "Settings": ".settings",
+    "SynthExpose": ".fixture_types",
+    "SynthServe": ".fixture_types",
     "Expectation": ".synth_traffic",
     "InboundRequest": ".traffic.exchange",
     "Inbox": ".synth_inbox",

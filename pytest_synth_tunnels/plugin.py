@@ -18,9 +18,10 @@ from .session import SESSION, Session, is_early_start, uses_tunnels
 if TYPE_CHECKING:
     import socket
 
-    from .lease import ExposedLease, Lease
+    from .fixture_types import SynthExpose, SynthServe
+    from .lease import Lease
     from .sdk import TunnelsClient
-    from .serving import AppServers, Server
+    from .serving import AppServers
     from .settings import Settings
     from .synth_inbox import Inbox
     from .synth_traffic import Traffic
@@ -472,7 +473,7 @@ def _test_traffic(request: pytest.FixtureRequest, open_one: "Callable[..., _T]")
 
 
 @pytest.fixture(scope="session")
-def synth_expose(pytestconfig: pytest.Config) -> "Callable[..., ExposedLease]":
+def synth_expose(pytestconfig: pytest.Config) -> "SynthExpose":
     """synth_expose(target, *, provider, ttl_s, name, require_token, url_style, host_header,
     strip_prefix): a lease of its own for a port or a URL, also a context manager; released with
     the run if nobody closes it. What is not given is as the settings say."""
@@ -516,7 +517,7 @@ def _port_to_serve(session: Session) -> int:
 
 
 @pytest.fixture(scope="session")
-def synth_serve(_app_servers: "AppServers") -> "Callable[..., Server]":
+def synth_serve(_app_servers: "AppServers") -> "SynthServe":
     """synth_serve(app, *, port=None): serves an ASGI or WSGI application, the object or
     "module:attribute", on exposed_port in a thread of this process; returns a Server (url, port,
     stop(), also a context manager) when it accepts, which is stopped with the run at the

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -10,6 +10,8 @@ import httpx
 import pytest
 from shop import Shop
 from standardwebhooks.webhooks import Webhook
+
+from pytest_synth_tunnels import SynthServe
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 LIMIT = 1000
@@ -42,7 +44,7 @@ class FakePayments:
 
 
 @pytest.fixture(scope="session")
-def shop(synth_serve: Callable[..., object]) -> Shop:
+def shop(synth_serve: SynthServe) -> Shop:
     """The shop, served for the whole session."""
     shop = Shop(FakePayments(), SECRET)
     synth_serve(shop.app())

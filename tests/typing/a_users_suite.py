@@ -7,7 +7,7 @@ ignores nothing is an error.
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from socket import socket
 from typing import Any, assert_type
@@ -29,6 +29,8 @@ from pytest_synth_tunnels import (
     Server,
     Settings,
     SynthClient,
+    SynthExpose,
+    SynthServe,
     Traffic,
     TunnelError,
     TunnelProvider,
@@ -39,12 +41,13 @@ from pytest_synth_tunnels import (
 
 
 @pytest.fixture(scope="session")
-def served_app(synth_serve: Callable[..., Server]) -> Server:
+def served_app(synth_serve: SynthServe) -> Server:
     server = synth_serve("shop:app", port=8000)
     assert_type(server.url, str)
     assert_type(server.port, int)
     with synth_serve("shop:other") as other:
         assert_type(other, Server)
+    synth_serve("shop:app", prot=0)  # type: ignore[call-arg]
     return server
 
 
@@ -75,11 +78,12 @@ async def test_a_lease_asynchronously(synth_lease: Lease) -> None:
     await synth_lease.wait_ready_async(timeout_s=30)
 
 
-def test_a_second_lease(synth_expose: Callable[..., ExposedLease]) -> None:
+def test_a_second_lease(synth_expose: SynthExpose) -> None:
     with synth_expose(8000, require_token=False) as lease:
         assert_type(lease, ExposedLease)
         assert_type(lease.url("/"), str)
         assert_type(lease.traffic, Traffic)
+    synth_expose(8000, url_style="rot")  # type: ignore[arg-type]
 
 
 def test_traffic(synth_traffic: Traffic) -> None:
