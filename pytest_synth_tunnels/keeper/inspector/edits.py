@@ -9,6 +9,7 @@ import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Iterable, Mapping, Sequence
+from email.message import Message
 from typing import Any, Final
 
 import msgspec
@@ -118,18 +119,25 @@ def _is_of_the_body(name: str) -> bool:
     return name.lower() in ("content-encoding", "content-length")
 
 
-def _unmasked_fields(given: str, shown: str, real: str) -> str:
-    """Return a query or a form in which each field that is as it was shown is as it was sent."""
-    left = list(zip(shown.split("&"), real.split("&"), strict=False))
+def _unmasked_fields(given: str, shown: str, real: str, between: str = "&") -> str:
+    """Return a query or a form in which each field that is as it was shown is as it was sent.
+
+    Args:
+        given: what the person made of it.
+        shown: as it was shown.
+        real: as it was sent.
+        between: what stands between two fields.
+    """
+    left = list(zip(shown.split(between), real.split(between), strict=False))
     found = []
-    for field in given.split("&"):
+    for field in given.split(between):
         for one in left:
             if one[0] == field:
                 left.remove(one)
                 field = one[1]
                 break
         found.append(field)
-    return "&".join(found)
+    return between.join(found)
 
 
 def _body(edits: Mapping[str, Any], shown: InboundRequest, real: InboundRequest) -> bytes:
@@ -142,21 +150,33 @@ def _body(edits: Mapping[str, Any], shown: InboundRequest, real: InboundRequest)
     if not isinstance(text, str):
         raise ValueError("the body must be text")
     if MASK in text:
-        if real.content_type == "application/x-www-form-urlencoded":
-            text = _unmasked_fields(text, shown.text, real.text)
+        if between := _between_fields(real):
+            text = _unmasked_fields(text, shown.text, real.text, between)
         else:
             text = _unmasked_json(text, shown, real)
     return text.encode("utf-8", "surrogatepass")
+
+
+def _between_fields(request: InboundRequest) -> str:
+    """Return what stands between the fields of a form; empty where the body is none."""
+    if request.content_type == "application/x-www-form-urlencoded":
+        return "&"
+    if request.content_type != "multipart/form-data":
+        return ""
+    head = Message()
+    head["Content-Type"] = request.headers["content-type"]
+    boundary = head.get_boundary()
+    return f"--{boundary}" if boundary else ""
 
 
 def _unmasked_json(text: str, shown: InboundRequest, real: InboundRequest) -> str:
     try:
         given = msgspec.json.decode(text)
         before, after = msgspec.json.decode(shown.text), msgspec.json.decode(real.text)
+        value = _unmasked_value(given, before, after)
+        return text if value == given else msgspec.json.encode(value).decode()
     except (ValueError, RecursionError):
-        return text
-    value = _unmasked_value(given, before, after)
-    return text if value == given else msgspec.json.encode(value).decode()
+        return text  # it is no JSON, or has more depth than can be walked through
 
 
 def _unmasked_value(given: Any, shown: Any, real: Any) -> Any:

@@ -252,7 +252,10 @@ class Inspector:
 
     async def _send_again(self, number: int, body: bytes) -> int:
         recorded = self._traffic.find(number)
-        edits = msgspec.json.decode(body, type=dict[str, Any])
+        try:
+            edits = msgspec.json.decode(body, type=dict[str, Any])
+        except RecursionError:
+            raise ValueError("the changes have more depth than can be walked through") from None
         lease = self._leases.find(recorded.place.lease_id)
         parts = None
         if recorded.websocket:

@@ -232,7 +232,10 @@ class LeaseRegistry:
         for lease in [*self._shared.values(), *self._exposed]:
             if lease_id and lease.transport.has_id(lease_id):
                 return lease
-        raise KeeperRequestError("UNKNOWN_LEASE", f"this run holds no lease {lease_id}, or no more")
+        which = f"this run holds no lease {lease_id}, or no more"
+        if not lease_id:  # such as that of a request to a URL which nothing has
+            which = "there is no lease that this belongs to"
+        raise KeeperRequestError("UNKNOWN_LEASE", which)
 
     def secrets(self) -> set[str]:
         """Return what lets callers in and agents attach: it belongs in nothing that is shown."""

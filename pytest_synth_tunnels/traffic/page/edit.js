@@ -83,9 +83,11 @@ export async function openEditor({ request }, send) {
 function changes(fields, before) {
   const edits = {};
   for (const [name, { control }] of Object.entries(fields)) {
-    // A text field has its line ends in its own way.
+    // A text field has its line ends in its own way, and the parts of a form need theirs.
+    const hasOwnEnds = /\r\n/.test(before[name]) && !/(^|[^\r])\n/.test(before[name]);
+    const value = hasOwnEnds ? control.value.replaceAll("\n", "\r\n") : control.value;
     if (control.value === before[name].replaceAll("\r\n", "\n")) continue;
-    edits[name] = name === "headers" ? headerPairs(control.value) : control.value;
+    edits[name] = name === "headers" ? headerPairs(value) : value;
   }
   return edits;
 }

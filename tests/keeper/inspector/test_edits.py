@@ -68,6 +68,25 @@ def test_masked_fields_of_a_form_are_as_recorded() -> None:
     assert apply_edits(edits, shown(real), real)[4] == b"user=grace&password=k"
 
 
+def test_masked_parts_of_a_form_are_as_recorded() -> None:
+    body = "".join(
+        f'--b--\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in (("user", "ada"), ("password", "k"), ("token", "t"))
+    )
+    kind = [("Content-Type", 'multipart/form-data; boundary="b--"')]
+    real = recorded("POST", headers=kind, body=f"{body}--b----\r\n")
+    edited = shown(real).text.replace("ada", "grace")
+    assert edited.count("***") == 2
+    sent = apply_edits({"body": edited}, shown(real), real)[4]
+    assert sent == real.body.replace(b"ada", b"grace")
+
+
+def test_json_of_great_depth_is_sent_as_given() -> None:
+    real = recorded("POST", json_body={"token": "k"})
+    body = "[" * 900 + '"***"' + "]" * 900
+    assert apply_edits({"body": body}, real, real)[4] == body.encode()
+
+
 def test_bytes_are_sent_as_they_are() -> None:
     real = recorded("POST", body="x", headers=[("Content-Encoding", "gzip")])
     _, _, _, headers, body = apply_edits({"body_base64": "AP8="}, shown(real), real)

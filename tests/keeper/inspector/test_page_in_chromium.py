@@ -251,6 +251,19 @@ def test_replay_and_edit_and_replay(world: InspectorWorld, page: Page) -> None:
     texts = page.locator("[role=option] .path").all_inner_texts()
     assert texts == ["/login?token=***"] * 2 + ["/signup?token=***"]
 
+    form = (
+        '--b\r\nContent-Disposition: form-data; name="user"\r\n\r\nada\r\n'
+        '--b\r\nContent-Disposition: form-data; name="token"\r\n\r\nk3\r\n--b--\r\n'
+    )
+    kind = [("Content-Type", "multipart/form-data; boundary=b")]
+    world.come("POST", "/form", form, headers=kind)
+    page.get_by_text("/form").click()
+    page.get_by_role("button", name="Edit and replay").click()
+    body.fill(body.input_value().replace("ada", "grace"))
+    body.press("Control+Enter")
+    expect(dialog).to_have_count(0)
+    assert world.seen[2].body.decode() == form.replace("ada", "grace"), "a form's own line ends"
+
 
 def test_messages_of_a_websocket_come_as_they_pass(world: InspectorWorld, page: Page) -> None:
     websocket = world.open_websocket("/chat")

@@ -121,6 +121,8 @@ def test_a_lease_for_each_address_ends_with_it() -> None:
         assert leases.registry.find("lease_2") is two
         with pytest.raises(KeeperRequestError, match="holds no lease lease_1"):
             leases.registry.find("lease_1")
+        with pytest.raises(KeeperRequestError, match="there is no lease that this belongs to"):
+            leases.registry.find("")
 
     run(test, share="worker")
 
