@@ -22,9 +22,16 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "synth-tunnels")
 
     Returns:
         The exit code: 1 if the doctor found a problem, a stale lease could not be closed, or a
-        tunnel failed.
+        tunnel failed, and 130 after a Ctrl-C that came before there was anything to show.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return _run(given, prog)
+    except KeyboardInterrupt:  # while a command was being imported, or a table written
+        return 130
+
+
+def _run(given: list[str], prog: str) -> int:
     if given[:1] == ["backend"]:  # which reads its own arguments
         from .backend.__main__ import main as serve_backend
 

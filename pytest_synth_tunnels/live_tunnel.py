@@ -217,8 +217,14 @@ class LiveTunnel:
             before there was a tunnel.
         """
         with _signals_kept():
+            came: list[int] = []
+            # A keeper that was started by half would be waited for in vain.
+            _on_signals(lambda number, _: came.append(number))
+            self._keeper.start()
             _on_signals(_raise_stop)
             try:
+                if came:
+                    raise StopRequested
                 self._open_and_follow()
                 was_stopped = False
             except StopRequested:

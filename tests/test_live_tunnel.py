@@ -76,6 +76,8 @@ class Keeper:
         self._steps = list(steps)
         self._events: list[Event] = []
 
+    def start(self) -> None: ...
+
     def ask(self, question: Any, answer: type[Any], timeout_s: float | None = None) -> Any:
         self.asked.append(question)
         if self.refusal is not None:
@@ -400,6 +402,23 @@ def test_a_signal_before_there_is_a_tunnel(run: Any, tmp_path: Path) -> None:
 
     assert run(keeper) == (130, [], [])
     assert not Path(keeper.run.directory.path).exists()
+
+
+def test_signals_while_the_keeper_is_being_started(run: Any, tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path)
+    is_started = False
+
+    def start() -> None:
+        nonlocal is_started
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        is_started = True
+
+    keeper.start = start  # type: ignore[method-assign]
+
+    assert run(keeper) == (130, [], [])
+    assert is_started
+    assert not keeper.asked
 
 
 def test_nobody_reads_any_more(tmp_path: Path) -> None:
