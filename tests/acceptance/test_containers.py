@@ -129,11 +129,12 @@ def listeners(synth_lease):
 """
 
 TESTS = """
-import httpx
+import os
 
+import httpx
 import pytest
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(int(os.environ["CALLERS"])))
 def test_a_caller_elsewhere(synth_lease, call, number):
     synth_lease.wait_ready()
     found = call(synth_lease)
@@ -215,20 +216,26 @@ def namespace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
     ("by", "arguments"), [("address", []), ("name and https", ["-n", "4", "--synth-tunnels-tls=1"])]
 )
 def test_callers_in_a_namespace_of_their_own(
-    pytester: pytest.Pytester, namespace: Namespace, by: str, arguments: list[str]
+    pytester: pytest.Pytester,
+    namespace: Namespace,
+    monkeypatch: pytest.MonkeyPatch,
+    by: str,
+    arguments: list[str],
 ) -> None:
     if by == "address":
         ini, bound, host = f"synth_tunnels_bind = {namespace.interface}", namespace.here, None
     else:
         bound, host = "0.0.0.0", NAME
         ini = f"synth_tunnels_bind = 0.0.0.0\nsynth_tunnels_public_host = {NAME}"
+    callers = 1 if by == "address" else 4
+    monkeypatch.setenv("CALLERS", str(callers))
     pytester.makeini(f"[pytest]\n{ini}\n")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(caller=CALLER, test_it=TESTS.replace("BOUND", bound))
 
     result = pytester.runpytest_subprocess(*arguments, timeout=120)
 
-    result.assert_outcomes(passed=6, failed=1)
+    result.assert_outcomes(passed=2 + callers, failed=1)
     output = result.stdout.str()
     scheme = "http" if by == "address" else "https"
     assert f"'{scheme}://{host or bound}:" in output
