@@ -10,6 +10,8 @@ import pytest
 from ._version import __version__
 
 if TYPE_CHECKING:
+    import warnings
+
     from .keeper.ipc.messages import Report
     from .settings import Settings
     from .traffic.har import HarRecord
@@ -124,6 +126,14 @@ class Redaction:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Clean a report again: its makers may have added to it, as subtests do."""
         clean(report, self._secrets())
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_warning_recorded(self, warning_message: "warnings.WarningMessage") -> None:
+        """Clean a warning before the summary lists it, such as one that has the traceback of a
+        thread."""
+        warning = warning_message.message
+        if isinstance(warning, Warning):
+            warning.args = redact(warning.args, self._secrets())
 
 
 class _Formatter(logging.Formatter):

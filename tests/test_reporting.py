@@ -1,9 +1,10 @@
+import warnings
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_synth_tunnels.reporting import header, redact
+from pytest_synth_tunnels.reporting import Redaction, header, redact
 from pytest_synth_tunnels.sdk.models import Secret
 from pytest_synth_tunnels.settings import Settings
 
@@ -39,6 +40,16 @@ def test_redaction_keeps_what_it_does_not_know() -> None:
     assert redact([("Captured", "a wt_1 b")], ["wt_1"]) == [("Captured", "a *** b")]
     assert redact(None, ["wt_1"]) is None
     assert redact("wt_1", []) == "wt_1"
+
+
+def test_redaction_of_warnings() -> None:
+    config: Any = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=lambda _: None))
+    with pytest.warns(UserWarning, match="wt_1") as recorded:
+        warnings.warn("a wt_1 b", stacklevel=1)
+
+    Redaction(config, lambda: {"wt_1"}).pytest_warning_recorded(recorded[0])
+
+    assert str(recorded[0].message) == "a *** b"
 
 
 def test_redaction_of_what_a_test_records() -> None:

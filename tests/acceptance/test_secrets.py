@@ -87,6 +87,7 @@ def test_output(synth_lease, token, capsys, request, record_property):
     print(token)
     os.write(2, token.encode())
     logging.getLogger("user").debug("with %s", token)
+    warnings.warn(token)
     record_property("token", token)
     record_property("headers", synth_lease.headers)
 
