@@ -90,6 +90,8 @@ def make_certificates(hosts: Iterable[str], folder: str | None) -> Certificates:
 def _server_context(leaf: "trustme.LeafCert", folder: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A caller of TLS 1.2 could have this process shake hands again and again.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     # OpenSSL reads keys from files alone. The file is for its owner alone from the start.
     descriptor, path = tempfile.mkstemp(dir=folder, prefix="tls-", suffix=".pem")

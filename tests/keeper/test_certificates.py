@@ -78,6 +78,10 @@ def test_what_is_spoken(made: Certificates, newest: ssl.TLSVersion, is_spoken: b
             shake_hands(made.server_context, client, "localhost")
 
 
+def test_callers_cannot_ask_for_handshakes_again_and_again(made: Certificates) -> None:
+    assert made.server_context.options & ssl.OP_NO_RENEGOTIATION
+
+
 def test_no_key_is_left(made: Certificates, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ca.pem"]
     text = (tmp_path / "ca.pem").read_text()
