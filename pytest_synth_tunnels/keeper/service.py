@@ -451,6 +451,8 @@ class KeeperService:
         return self._traffic.replay(recorded, lease)
 
     async def _open_inspector(self, _: Holder, request: OpenInspector) -> InspectorAddress:
+        if not all(isinstance(name, str) for name in request.masked):
+            raise ValueError("masked must be a list of names")
         if self._inspector is None:
             from .inspector.server import Inspector
 

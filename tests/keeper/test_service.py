@@ -25,6 +25,7 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     Finish,
     GetBackend,
     LeaseInfo,
+    OpenInspector,
     OpenLease,
     OpenTraffic,
     RefreshToken,
@@ -482,3 +483,12 @@ def test_a_path_is_never_given_where_callers_are_elsewhere(start_keeper: Any) ->
     # The run's own lease, and this one.
     assert ["beyond this machine" in line for line in report.public] == [True, True]
     assert lease.url_secret not in str(report.public)
+
+
+def test_names_to_mask_that_are_none(start_keeper: Any) -> None:
+    process = start_keeper().connect()
+
+    failure = process.ask(OpenInspector(masked=[["x-key"]]))
+
+    assert failure.code == "BAD_REQUEST"
+    assert "masked must be a list of names" in failure.message
