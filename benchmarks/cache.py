@@ -91,6 +91,25 @@ class Cache:
         self._once(home, " ".join((*requirements, stamp)), install)
         return python
 
+    def compiled_wheel(self, stamp: str) -> Path:
+        """Return the wheel of this project with a compiled data path.
+
+        Args:
+            stamp: what makes an older wheel useless when it differs.
+        """
+        home = self.folder / f"compiled-py{'.'.join(map(str, sys.version_info[:2]))}"
+
+        def install() -> None:
+            _run(
+                *(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
+                *("--no-deps", "--wheel-dir", home, REPOSITORY),
+                SYNTH_TUNNELS_COMPILE="1",
+            )
+
+        self._once(home, stamp, install)
+        (wheel,) = home.glob("*.whl")
+        return wheel
+
     def node_modules(self, name: str, manifest: str) -> Path:
         """Return the ``node_modules`` folder of a package.json's text."""
         home = self.folder / name
@@ -127,10 +146,11 @@ class Cache:
         mark.write_text(wanted)
 
 
-def _run(*command: str | Path) -> None:
+def _run(*command: str | Path, **environment: str) -> None:
     try:
         done = subprocess.run(
             command,
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,6 +1,19 @@
 """Everybody who carries requests."""
 
-from ours import Embedded, EmbeddedUvloop, OwnAgent, OwnAgentUvloop, PublishedAgent, RustAgent
+from ours import (
+    Embedded,
+    EmbeddedCompiled,
+    EmbeddedCompiledUnrecorded,
+    EmbeddedCompiledUvloop,
+    EmbeddedUnrecorded,
+    EmbeddedUvloop,
+    OwnAgent,
+    OwnAgentCompiled,
+    OwnAgentCompiledUvloop,
+    OwnAgentUvloop,
+    PublishedAgent,
+    RustAgent,
+)
 from peers import AioWsTunnel, Contender, Direct, Forwarder, LocalTunnel, Ssh
 
 __all__ = ["KEYS", "contenders"]
@@ -10,8 +23,14 @@ _ALL: dict[str, type[Contender]] = {
     "forwarder": Forwarder,
     "embedded": Embedded,
     "embedded-uvloop": EmbeddedUvloop,
+    "embedded-unrecorded": EmbeddedUnrecorded,
+    "embedded-compiled": EmbeddedCompiled,
+    "embedded-compiled-uvloop": EmbeddedCompiledUvloop,
+    "embedded-compiled-unrecorded": EmbeddedCompiledUnrecorded,
     "websocket": OwnAgent,
     "websocket-uvloop": OwnAgentUvloop,
+    "websocket-compiled": OwnAgentCompiled,
+    "websocket-compiled-uvloop": OwnAgentCompiledUvloop,
     "rust": RustAgent,
     "containers": PublishedAgent,
     "ssh": Ssh,

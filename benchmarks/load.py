@@ -52,8 +52,17 @@ class Load:
         return self.requests / self.took_s
 
 
-def wrk(endpoint: Endpoint, *, post: bool, connections: int, duration_s: int) -> Load:
-    """Send as many requests as are answered, over connections that are kept.
+def wrk(
+    endpoint: Endpoint, *, post: bool, connections: int, duration_s: int, once: bool = False
+) -> Load:
+    """Send as many requests as are answered.
+
+    Args:
+        endpoint: where to.
+        post: send 1 KiB with nine headers, instead of a GET.
+        connections: how many are open at the same time.
+        duration_s: for how long, in seconds.
+        once: open a connection for each request, instead of keeping them.
 
     Raises:
         BenchmarkError: nothing was answered.
@@ -61,9 +70,11 @@ def wrk(endpoint: Endpoint, *, post: bool, connections: int, duration_s: int) ->
     command = [tool("wrk"), "-t1", f"-c{connections}", f"-d{duration_s}s", "--timeout", "5s"]
     if post:
         command += ["-s", str(_POST)]
-    for name, value in endpoint.headers.items():
+    headers = {**endpoint.headers, **({"Connection": "close"} if once else {})}
+    for name, value in headers.items():
         command += ["-H", f"{name}: {value}"]
-    command.append(f"http://127.0.0.1:{endpoint.port}{endpoint.path}/")
+    path = f"{endpoint.path}/{'once' if once else ''}"
+    command.append(f"http://127.0.0.1:{endpoint.port}{path}")
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=duration_s + 30, check=False
     )

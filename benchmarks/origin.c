@@ -2,6 +2,7 @@
  *
  *   GET  /bytes/N   N bytes
  *   GET  /hold      no answer until somebody asks for /release
+ *   any  /once      1 KiB, and the end of the connection
  *   else            1 KiB
  *
  * Bodies (Content-Length or chunked) are read and dropped. Listens on 127.0.0.1 and prints the
@@ -36,8 +37,8 @@ struct connection {
 };
 
 static struct connection *connections[MAX_FD];
-static char answer[256 + SMALL], filler[PIECE], input[PIECE];
-static int answer_length, loop;
+static char answer[256 + SMALL], last_answer[256 + SMALL], filler[PIECE], input[PIECE];
+static int answer_length, last_answer_length, loop;
 
 static void drop(int fd) {
     free(connections[fd]);
@@ -86,6 +87,12 @@ static bool respond(int fd, struct connection *c) {
     if (path && !strncmp(path, " /hold", 6)) {
         c->holding = true;
         return true;
+    }
+    if (path && !strncmp(path, " /once", 6)) {
+        if (write(fd, last_answer, last_answer_length) != last_answer_length)
+            return false;
+        shutdown(fd, SHUT_WR);
+        return false;
     }
     if (path && !strncmp(path, " /release", 9))
         for (int other = 0; other < MAX_FD; other++)
@@ -180,6 +187,11 @@ int main(void) {
                                     "Content-Length: %d\r\n\r\n", SMALL);
     memset(answer + answer_length, 'x', SMALL);
     answer_length += SMALL;
+    last_answer_length = sprintf(last_answer, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+                                              "Connection: close\r\nContent-Length: %d\r\n\r\n",
+                                 SMALL);
+    memset(last_answer + last_answer_length, 'x', SMALL);
+    last_answer_length += SMALL;
 
     loop = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN, .data.fd = listener}, ready[256];

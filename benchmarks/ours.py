@@ -15,8 +15,14 @@ from processes import BenchmarkError, Process, Processes, poll
 
 __all__ = [
     "Embedded",
+    "EmbeddedCompiled",
+    "EmbeddedCompiledUnrecorded",
+    "EmbeddedCompiledUvloop",
+    "EmbeddedUnrecorded",
     "EmbeddedUvloop",
     "OwnAgent",
+    "OwnAgentCompiled",
+    "OwnAgentCompiledUvloop",
     "OwnAgentUvloop",
     "PublishedAgent",
     "RustAgent",
@@ -26,16 +32,27 @@ __all__ = [
 _SUITE = AGENTS / "lease_in_use.py"
 
 
-def project_python(cache: Cache, *others: str) -> Path:
+def project_python(cache: Cache, *others: str, compiled: bool = False) -> Path:
     """Return the interpreter of an environment that has this project and what it needs.
 
     Args:
         cache: where the environment is.
         others: packages that are there too.
+        compiled: have the data path compiled.
     """
+    if compiled:
+        stamp = _sources_hash()
+        name = "-".join(("project", "compiled", *others))
+        return cache.python(name, str(cache.compiled_wheel(stamp)), *others, stamp=stamp)
     stamp = hashlib.sha256((REPOSITORY / "pyproject.toml").read_bytes()).hexdigest()
     name = "-".join(("project", *others))
     return cache.python(name, "-e", str(REPOSITORY), *others, stamp=stamp)
+
+
+def _sources_hash() -> str:
+    files = [REPOSITORY / "pyproject.toml", REPOSITORY / "hatch_build.py"]
+    files += sorted((REPOSITORY / "pytest_synth_tunnels").rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 class Embedded(Peer):
@@ -44,10 +61,12 @@ class Embedded(Peer):
     name = "ours, embedded"
     lacks = ""
     _others: tuple[str, ...] = ()
+    _compiled = False
+    _records = True
 
     def find(self, cache: Cache) -> None:
         """Install this project."""
-        self._python = project_python(cache, *self._others)
+        self._python = project_python(cache, *self._others, compiled=self._compiled)
 
     def prepare(self, processes: Processes, app: Endpoint) -> None:
         """Make a folder for the run."""
@@ -94,7 +113,9 @@ class Embedded(Peer):
             *(self._python, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"),
             *("--rootdir", folder, "-c", "/dev/null"),
             *("--synth-tunnels-port", str(self._app.port), f"{_SUITE}::{test}"),
-            env=child_environment(XDG_RUNTIME_DIR=folder),
+            env=child_environment(
+                XDG_RUNTIME_DIR=folder, SYNTH_TUNNELS_TRAFFIC=str(self._records).lower()
+            ),
             cwd=folder,
             polite=True,
         )
@@ -107,6 +128,34 @@ class EmbeddedUvloop(Embedded):
     _others = ("uvloop",)
 
 
+class EmbeddedCompiled(Embedded):
+    """The same with a compiled data path."""
+
+    name = "ours, embedded, compiled"
+    _compiled = True
+
+
+class EmbeddedCompiledUvloop(EmbeddedUvloop):
+    """The same with both."""
+
+    name = "ours, embedded, compiled, uvloop"
+    _compiled = True
+
+
+class EmbeddedUnrecorded(Embedded):
+    """The pure one, without recording traffic."""
+
+    name = "ours, embedded, recording off"
+    _records = False
+
+
+class EmbeddedCompiledUnrecorded(EmbeddedCompiledUvloop):
+    """The compiled one on uvloop, without recording traffic."""
+
+    name = "ours, embedded, compiled, uvloop, recording off"
+    _records = False
+
+
 class OwnAgent(Peer):
     """The embedded backend on its own, and this project's agent over WebSocket."""
 
@@ -114,10 +163,12 @@ class OwnAgent(Peer):
     lacks = ""
     _script = "own_agent.py"
     _others: tuple[str, ...] = ()
+    _compiled = False
 
     def find(self, cache: Cache) -> None:
         """Install this project."""
-        self._relay_python = self._agent_python = project_python(cache, *self._others)
+        python = project_python(cache, *self._others, compiled=self._compiled)
+        self._relay_python = self._agent_python = python
 
     def prepare(self, processes: Processes, app: Endpoint) -> None:
         """Start the backend."""
@@ -169,6 +220,20 @@ class OwnAgentUvloop(OwnAgent):
 
     name = "ours, WebSocket, uvloop"
     _others = ("uvloop",)
+
+
+class OwnAgentCompiled(OwnAgent):
+    """The same with a compiled data path at both ends."""
+
+    name = "ours, WebSocket, compiled"
+    _compiled = True
+
+
+class OwnAgentCompiledUvloop(OwnAgentUvloop):
+    """The same with both, at both ends."""
+
+    name = "ours, WebSocket, compiled, uvloop"
+    _compiled = True
 
 
 class RustAgent(OwnAgent):

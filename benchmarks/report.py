@@ -31,6 +31,10 @@ class Figures:
         """Return the values, in the order of rounds."""
         return list(self._values.get((contender, measure), {}).values())
 
+    def value(self, contender: str, measure: str, round_: int) -> float | None:
+        """Return the value of one round, if there is one."""
+        return self._values.get((contender, measure), {}).get(round_)
+
     def ratios(self, contender: str, to: str, measure: str) -> list[float]:
         """Return the ratios of values that are of the same round."""
         mine = self._values.get((contender, measure), {})

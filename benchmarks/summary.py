@@ -2,9 +2,20 @@
 
 from bench import Bench
 from contenders import contenders
-from ours import Embedded, EmbeddedUvloop, OwnAgent, PublishedAgent, RustAgent
+from ours import (
+    Embedded,
+    EmbeddedCompiledUnrecorded,
+    EmbeddedCompiledUvloop,
+    EmbeddedUnrecorded,
+    EmbeddedUvloop,
+    OwnAgent,
+    OwnAgentCompiled,
+    OwnAgentCompiledUvloop,
+    PublishedAgent,
+    RustAgent,
+)
 from parts import bulk, felt, first_answer, memory, path, plugin
-from peers import AioWsTunnel, Direct, LocalTunnel, Ssh
+from peers import AioWsTunnel, Direct, Forwarder, LocalTunnel, Ssh
 from report import NOTHING, Figures, Table, median, number
 
 __all__ = ["overview", "shares", "targets"]
@@ -69,11 +80,29 @@ def targets(found: Found) -> Table:
                 what = f"{one.name} / {other.name}, {method}, {count}"
                 row(what, wanted, median(ratios))
 
-    against(Embedded, Direct, (16,), 0.22)
-    against(EmbeddedUvloop, Direct, (16,), 0.22)
+    for method, wanted in (("GET", 0.26), ("POST", 0.22)):
+        ratios = traffic.ratios(EmbeddedCompiledUvloop.name, Direct.name, f"{method} 16")
+        row(f"{EmbeddedCompiledUvloop.name} / {Direct.name}, {method}, 16", wanted, median(ratios))
+    for one in (Embedded, EmbeddedUvloop, EmbeddedCompiledUvloop):
+        for method in ("GET", "POST"):
+            ratios = traffic.ratios(one.name, Forwarder.name, f"{method} once")
+            what = f"{one.name} / {Forwarder.name}, {method}, a connection for each"
+            row(what, 0.5, median(ratios))
+    for one, other in (
+        (Embedded, EmbeddedUnrecorded),
+        (EmbeddedCompiledUvloop, EmbeddedCompiledUnrecorded),
+    ):
+        ratios = traffic.ratios(one.name, other.name, "GET 16")
+        row(f"{one.name} / the same, recording off, GET, 16", 0.9, median(ratios))
     for peer in (Ssh, AioWsTunnel, LocalTunnel):
         against(Embedded, peer, (16,), 1)
     against(OwnAgent, RustAgent, (1, 16), 1)
+    against(OwnAgentCompiled, RustAgent, (1, 16), 1.3)
+    against(OwnAgentCompiledUvloop, RustAgent, (1, 16), 1.3)
+    for method in ("GET", "POST"):
+        ratios = traffic.ratios(OwnAgentCompiled.name, RustAgent.name, f"CPU {method} 16")
+        what = f"{OwnAgentCompiled.name} / {RustAgent.name}, CPU of a {method}, 16"
+        row(what, 0.8, median(ratios), at_most=True)
     against(OwnAgent, PublishedAgent, (1, 16), 8)
     for name in (Embedded.name, OwnAgent.name):
         for way in bulk.WAYS:

@@ -13,25 +13,33 @@ TITLE = "path"
 
 LINKS = {"embedded": "ours, embedded", "websocket": "ours, WebSocket, both ends"}
 """How each is named in tables."""
+_FORMS = {"": (), ", recording": ("--record",)}
+"""What is measured of each, in both forms: what is added to its name, and to the command."""
 _METHODS = ("GET", "POST")
 
 
 def measure(bench: Bench, figures: Figures) -> None:
     """Run each way in turn."""
-    try:
-        python = project_python(bench.cache)
-    except MissingError as error:
-        bench.missing["our own code"] = str(error)
-        return
+    pythons = {}
+    for compiled, form in ((False, ""), (True, ", compiled")):
+        try:
+            pythons[form] = project_python(bench.cache, compiled=compiled)
+        except MissingError as error:
+            bench.missing[f"our own code{form}"] = str(error)
+    ways = [
+        (f"{name}{form}{what}", (python, AGENTS / "own_path.py", link), options)
+        for what, options in _FORMS.items()
+        for link, name in LINKS.items()
+        for form, python in pythons.items()
+    ]
 
     def once(round_: int) -> None:
-        for link, name in LINKS.items():
-            for method in _METHODS:
+        for method in _METHODS:
+            for name, command, options in ways:
                 with Processes() as processes:
                     try:
                         process = processes.start(
-                            *(python, AGENTS / "own_path.py", link, method),
-                            env=child_environment(),
+                            *command, method, *options, env=child_environment()
                         )
                         took_us = json.loads(process.line())
                         figures.add(name, method, round_, min(took_us))

@@ -3,13 +3,28 @@
 from bench import Bench, OpenTunnel
 from contenders import contenders
 from load import wrk
-from ours import Embedded, EmbeddedUvloop, OwnAgent, OwnAgentUvloop, PublishedAgent, RustAgent
+from ours import (
+    Embedded,
+    EmbeddedCompiled,
+    EmbeddedCompiledUnrecorded,
+    EmbeddedCompiledUvloop,
+    EmbeddedUnrecorded,
+    EmbeddedUvloop,
+    OwnAgent,
+    OwnAgentCompiled,
+    OwnAgentCompiledUvloop,
+    OwnAgentUvloop,
+    PublishedAgent,
+    RustAgent,
+)
 from peers import AioWsTunnel, Direct, Forwarder, LocalTunnel, Ssh
 from processes import BenchmarkError, cpu_s
 from report import NOTHING, Figures, Table, median, number, spread
 
 TITLE = "traffic"
 CONNECTIONS = (1, 16, 64)
+ONCE = "once"
+"""What the measures of callers are called that open a connection for each request."""
 
 _METHODS = {"GET": False, "POST": True}
 
@@ -23,14 +38,25 @@ def measure(bench: Bench, figures: Figures) -> None:
                 for method in _METHODS:
                     for tunnel in tunnels:
                         _load(bench, figures, tunnel, method, connections, round_)
+            if bench.origin.whole:
+                for method in _METHODS:
+                    for tunnel in tunnels:
+                        _load(bench, figures, tunnel, method, 16, round_, once=True)
 
         bench.in_rounds(TITLE, once)
 
 
 def _load(
-    bench: Bench, figures: Figures, tunnel: OpenTunnel, method: str, connections: int, round_: int
+    bench: Bench,
+    figures: Figures,
+    tunnel: OpenTunnel,
+    method: str,
+    connections: int,
+    round_: int,
+    *,
+    once: bool = False,
 ) -> None:
-    name, measure_ = tunnel.contender.name, f"{method} {connections}"
+    name, measure_ = tunnel.contender.name, f"{method} {ONCE if once else connections}"
     before_s, kernel_before_s = cpu_s(tunnel.contender.pids())
     try:
         load = wrk(
@@ -38,6 +64,7 @@ def _load(
             post=_METHODS[method],
             connections=connections,
             duration_s=bench.duration_s,
+            once=once,
         )
     except BenchmarkError as error:
         figures.fail(name, measure_, error)
@@ -82,8 +109,33 @@ def tables(bench: Bench, figures: Figures) -> list[Table]:
             cpu = [spread(figures.get(name, f"{of} {method} 16")) for of in ("CPU", "kernel")]
             table.rows.append((name, *ratios, number(rate) if rate else NOTHING, *cpu))
         found.append(table)
+    found.append(_once(figures))
     found.append(_between(figures))
     return found
+
+
+def _once(figures: Figures) -> Table:
+    """Return what callers get that open a connection for each request."""
+    table = Table(
+        "A connection for each request, 16 at a time: requests/s",
+        (
+            "",
+            "GET",
+            "a part of the forwarder's",
+            "POST",
+            "a part of the forwarder's",
+            "CPU µs, GET",
+        ),
+    )
+    for name in figures.contenders():
+        cells = []
+        for method in _METHODS:
+            rate = median(figures.get(name, f"{method} {ONCE}"))
+            cells.append(NOTHING if rate is None else number(rate))
+            cells.append(spread(figures.ratios(name, Forwarder.name, f"{method} {ONCE}"), _ratio))
+        table.rows.append((name, *cells, spread(figures.get(name, f"CPU GET {ONCE}"))))
+    table.notes.append("As most senders of webhooks do. The app closes each connection as well.")
+    return table
 
 
 def _between(figures: Figures) -> Table:
@@ -97,6 +149,13 @@ def _between(figures: Figures) -> Table:
         for other in (Forwarder, Ssh, AioWsTunnel, LocalTunnel, RustAgent)
     ] + [
         (EmbeddedUvloop.name, Embedded.name),
+        (EmbeddedCompiled.name, Embedded.name),
+        (EmbeddedCompiledUvloop.name, EmbeddedUvloop.name),
+        (Embedded.name, EmbeddedUnrecorded.name),
+        (EmbeddedCompiledUvloop.name, EmbeddedCompiledUnrecorded.name),
+        (OwnAgentCompiled.name, OwnAgent.name),
+        (OwnAgentCompiled.name, RustAgent.name),
+        (OwnAgentCompiledUvloop.name, RustAgent.name),
         (OwnAgent.name, RustAgent.name),
         (OwnAgent.name, PublishedAgent.name),
         (OwnAgentUvloop.name, OwnAgent.name),
