@@ -58,6 +58,11 @@ def overview(bench: Bench, found: Found) -> Table:
         "caller left out. All of ours check the caller's token, follow HTTP/1.1, hold deadlines, "
         "limits and flow control, and report failures with a status."
     )
+    table.notes.append(
+        "For reference, and not of this run: bore (Rust, raw TCP), which no registry has that this "
+        "installs from, was measured at 0.29 of the app for GET and 0.27 for POST, with 16 "
+        "connections on two cores, at 27 µs a GET."
+    )
     return table
 
 
