@@ -65,8 +65,16 @@ class CompileHook(BuildHookInterface):
             return
         self._built = tempfile.mkdtemp(prefix="synth-tunnels-build-")
         library = Path(self._built, "lib")
-        with chdir(self.root):
-            compile_sources(sources(Path(self.root)), library, Path(self._built, "temp"))
+        try:
+            with chdir(self.root):
+                compile_sources(sources(Path(self.root)), library, Path(self._built, "temp"))
+        except (Exception, SystemExit) as error:  # mypyc ends the process where it refuses
+            self._clean_up()
+            raise RuntimeError(
+                "the data path could not be compiled; what refused it is told above. A compiled "
+                "wheel needs a C compiler ($CC, or cc). Without SYNTH_TUNNELS_COMPILE the wheel is "
+                "pure Python, does the same, and needs none."
+            ) from error
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         for path in sorted(library.rglob("*")):
@@ -74,7 +82,10 @@ class CompileHook(BuildHookInterface):
                 build_data["force_include"][str(path)] = path.relative_to(library).as_posix()
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Clean up."""
+        """Clean up, when the wheel has everything."""
+        self._clean_up()
+
+    def _clean_up(self) -> None:
         if self._built:
             shutil.rmtree(self._built, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import tempfile
 from http.client import HTTPConnection
 from pathlib import Path
@@ -72,6 +73,9 @@ class Embedded(Peer):
         """Make a folder for the run."""
         super().prepare(processes, app)
         self._folder = tempfile.TemporaryDirectory(prefix="bench-run-")
+        # A copy, since pytest puts the folders of a suite and its conftests before what is
+        # installed: the repository's own package would be measured instead of the compiled one.
+        shutil.copy(_SUITE, self._folder.name)
         self.keeper_pid = 0
         self.took_s = 0.0
         """From the fixture to the first 200."""
@@ -83,6 +87,9 @@ class Embedded(Peer):
         self.took_s = about["took_s"]
         (run_file,) = Path(self._folder.name).glob("synth-tunnels*/*/keeper.json")
         self.keeper_pid = json.loads(run_file.read_text())["pid"]
+        form = "(compiled)" if self._compiled else "(pure Python)"
+        if form not in run_file.with_name("keeper.log").read_text():
+            raise BenchmarkError(f"this is not the form that is wanted: {form}")
         url = urlsplit(about["url"])
         return Endpoint(url.port or 80, url.path, about["headers"])
 
@@ -112,7 +119,7 @@ class Embedded(Peer):
         return self._processes.start(
             *(self._python, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"),
             *("--rootdir", folder, "-c", "/dev/null"),
-            *("--synth-tunnels-port", str(self._app.port), f"{_SUITE}::{test}"),
+            *("--synth-tunnels-port", str(self._app.port), f"{_SUITE.name}::{test}"),
             env=child_environment(
                 XDG_RUNTIME_DIR=folder, SYNTH_TUNNELS_TRAFFIC=str(self._records).lower()
             ),
