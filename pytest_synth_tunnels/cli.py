@@ -135,15 +135,14 @@ def _open_tunnel(options: argparse.Namespace, prog: str) -> int:
     except SettingsError as error:
         print(f"{prog} {options.name}: {error}", file=sys.stderr)
         return 2
-    keeper = open_keeper(settings, dict(os.environ), sys.stderr)
-    tunnel = LiveTunnel(
-        keeper,
-        is_inbox=is_inbox,
-        has_inspector=options.inspect,
-        out=sys.stdout,
-        err=sys.stderr,
-    )
-    return tunnel.run()
+    with open(os.devnull, "w") as nowhere:
+        # Python has none for a stream that was closed, as whoever starts a service may do.
+        out, err = sys.stdout or nowhere, sys.stderr or nowhere
+        keeper = open_keeper(settings, dict(os.environ), err)
+        tunnel = LiveTunnel(
+            keeper, is_inbox=is_inbox, has_inspector=options.inspect, out=out, err=err
+        )
+        return tunnel.run()
 
 
 def _examine(backend: str | None, provider: str | None) -> int:

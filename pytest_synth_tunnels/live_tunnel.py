@@ -279,6 +279,8 @@ class LiveTunnel:
             self._print(f"{url} is an inbox, which answers every request with 200")
         if info.loopback_url not in ("", url):
             self._print(f"{info.loopback_url} is the same for callers on this machine")
+        if info.ca_file:
+            self._print(f"Callers must trust the certificate authority in {info.ca_file}")
         for name, value in info.headers.items():
             self._print(f"Callers must send the header {name}: {value}")
         if is_loopback(urlsplit(url).hostname or "") and is_loopback(self._settings.bind):

@@ -36,6 +36,30 @@ def test_another_command_is_refused(
     assert "usage: synth-tunnels" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name != "posix", reason="closes a stream as a shell does")
+def test_a_tunnel_whose_output_nobody_takes(tmp_path: Any) -> None:
+    command = [
+        "sh",
+        "-c",
+        '"$0" -m pytest_synth_tunnels expose --command false >&-',
+        sys.executable,
+    ]
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+
+    assert result.stderr.startswith("synth-tunnels: ")
+    assert result.returncode == 1
+
+
+def test_ctrl_c_while_a_command_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_examine", interrupt)
+
+    assert cli.main(["doctor"]) == 130
+
+
 def test_no_open_leases(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

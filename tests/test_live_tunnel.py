@@ -47,6 +47,7 @@ def address(**values: Any) -> TrafficAddress:
         "loopback_url": "http://127.0.0.1:4000",
         "headers": {},
         "url_secret": "",
+        "ca_file": "",
         "local_url": "http://127.0.0.1:8000",
         "provider": "synthtunnel",
     }
@@ -220,6 +221,12 @@ def test_a_tunnel_for_callers_in_containers(run: Any, tmp_path: Path) -> None:
         "http://127.0.0.1:4000 is the same for callers on this machine",
         "Whoever has the URL can reach it. Ctrl-C ends it.",
     ]
+
+
+def test_who_vouches_for_https_is_told(run: Any, tmp_path: Path) -> None:
+    _, out, _ = run(Keeper(tmp_path, info=address(ca_file="/run/ca.pem")))
+
+    assert out[1] == "Callers must trust the certificate authority in /run/ca.pem"
 
 
 def test_the_inspector_s_url_is_shown_to_the_user(run: Any, tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ class RunTraffic:
             own_address=own_address,
             public_url=info.public_url,
             loopback_url=info.loopback_url,
+            ca_file=info.ca_file,
             headers=info.headers,
             url_secret=info.url_secret,
             provider=info.provider,

@@ -346,7 +346,7 @@ class FakeLease:
             public_url = "http://127.0.0.1:1"
             loopback_url = ""
             headers: dict[str, str] = {}
-            url_secret = ""
+            url_secret = ca_file = ""
             provider = "synthtunnel"
             local_host = "127.0.0.1"
             local_port = 1

@@ -43,6 +43,7 @@ def address(**values: Any) -> TrafficAddress:
             "loopback_url": "",
             "headers": {"X-SynthTunnel-Worker-Token": TOKEN},
             "url_secret": "",
+            "ca_file": "",
             "local_url": "http://127.0.0.1:8000",
             "provider": "synthtunnel",
         }

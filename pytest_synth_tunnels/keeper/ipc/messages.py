@@ -344,6 +344,7 @@ class TrafficAddress(Message):
     own_address: str
     public_url: str
     loopback_url: str
+    ca_file: str
     headers: dict[str, str]
     url_secret: str
     local_url: str
