@@ -112,13 +112,18 @@ class RuntimeDirectory:
                 found.append(command)
         return found
 
+    def files(self) -> list[str]:
+        """Return all files and folders of runs; one that goes meanwhile may be left out."""
+        walk = os.walk(self.path)
+        return [f"{folder}/{name}" for folder, *names in walk for name in (*names[0], *names[1])]
+
     def assert_nothing_left(self) -> None:
         """Check that the runs have left no file, and no process (so no open port).
 
         A run waits for its keeper's report, which comes when nothing but the process is left, and
         not for the process. That gets a second to leave, and no file meanwhile.
         """
-        assert list(self.path.rglob("*")) == []
+        assert self.files() == []
         deadline_s = time.monotonic() + _EXIT_TIMEOUT_S
         while (left := self.processes()) and time.monotonic() < deadline_s:
             threading.Event().wait(0.005)

@@ -133,8 +133,8 @@ def is_refused(url: str) -> bool:
 def nothing_is_left(runtime: RuntimeDirectory, url: str) -> None:
     """Check that no process, file or listener is left, within the time that a keeper needs."""
     deadline_s = time.monotonic() + TIMEOUT_S
-    while runtime.processes() or list(runtime.path.rglob("*")) or not is_refused(url):
-        left = runtime.processes(), list(runtime.path.rglob("*"))
+    while runtime.processes() or runtime.files() or not is_refused(url):
+        left = runtime.processes(), runtime.files()
         assert time.monotonic() < deadline_s, left
         time.sleep(0.02)
 
