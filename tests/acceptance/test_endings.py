@@ -126,7 +126,7 @@ def keeper_pid(runtime: RuntimeDirectory) -> int:
 
 
 def is_clean(runtime: RuntimeDirectory) -> bool:
-    return not runtime.processes() and not list(runtime.path.rglob("*"))
+    return not runtime.processes() and not runtime.files()
 
 
 def ledger_lines() -> list[str]:
