@@ -1,6 +1,7 @@
 """FastAPI: its documentation page, which asks for the schema, and links of its own."""
 
 import re
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -34,12 +35,14 @@ def item(number: int, request: fastapi.Request) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def app(exposed_port: int) -> Iterator[None]:
-    server = uvicorn.Server(uvicorn.Config(Prefixed(web), port=exposed_port, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    yield
-    server.should_exit = True
-    thread.join()
+    server = uvicorn.Server(uvicorn.Config(Prefixed(web), log_level="warning"))
+    # Callers that come before the server has started wait for it.
+    with socket.create_server(("127.0.0.1", exposed_port)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        yield
+        server.should_exit = True
+        thread.join()
 
 
 def test_docs_and_links(url: str) -> None:

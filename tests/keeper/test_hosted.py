@@ -292,6 +292,6 @@ def test_ready_says_which_link_is_missing(hosted_keeper: Any, hosted: Any, open_
     with TunnelsClient(api_key=KEY, backend_base=hosted.url) as client:
         client.close_synth_lease(lease.lease_id)
 
-    failure = process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=0.2))
+    failure = process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=2))
     assert failure.code == "TUNNEL_NOT_READY"
     assert failure.message.endswith("the public URL does not know the lease any more (410)")

@@ -66,10 +66,10 @@ def test_ready_once_the_app_listens(start_keeper: Any, open_lease: Any, serve: A
     process = start_keeper().connect("gw1")
     port, lease = open_lease(process)
 
-    failure = process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=0.3))
+    failure = process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=2))
     assert failure.code == "TUNNEL_NOT_READY"
     assert failure.message.endswith(
-        f"is not ready after 0.3 s: the app does not listen on 127.0.0.1:{port}"
+        f"is not ready after 2 s: the app does not listen on 127.0.0.1:{port}"
     )
 
     with serve(port):
@@ -476,7 +476,7 @@ def test_a_path_is_never_given_where_callers_are_elsewhere(start_keeper: Any) ->
     lease = process.ask(expose(str(port), require_token=False))
     assert lease.public_url.startswith("http://host.test:")
     assert lease.public_url.endswith(lease.url_secret)
-    assert process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=0.3)).message.endswith(
+    assert process.ask(WaitReady(lease_id=lease.lease_id, timeout_s=2)).message.endswith(
         f"the app does not listen on 127.0.0.1:{port}"
     )
     report = process.ask(Finish())
