@@ -19,6 +19,7 @@ from typing import Final, TextIO
 from urllib.parse import urlsplit
 
 from ._unpatched import unpatched
+from .backend.binding import resolve_binding
 from .connectors.registry import known_names
 from .keeper.ipc.client import KeeperClient
 from .keeper.ipc.errors import KeeperError
@@ -283,7 +284,7 @@ class LiveTunnel:
             self._print(f"Callers must trust the certificate authority in {info.ca_file}")
         for name, value in info.headers.items():
             self._print(f"Callers must send the header {name}: {value}")
-        if is_loopback(urlsplit(url).hostname or "") and is_loopback(self._settings.bind):
+        if is_loopback(urlsplit(url).hostname or "") and not _is_exposed(self._settings):
             who = "Only programs on this machine can reach it."
         elif info.headers:
             who = "Whoever has the URL and the header can reach it."
@@ -399,6 +400,15 @@ class LiveTunnel:
         self._has_told_error = True
         with suppress(_OutputGoneError):
             self._tell(f"synth-tunnels: {text}")
+
+
+def _is_exposed(settings: Settings) -> bool:
+    """Whether something of this program's listens for others than this machine."""
+    if settings.backend_url is not None or settings.provider != "synthtunnel":
+        return False  # it has no origin of its own
+    with suppress(ValueError):  # the interface has gone, and its address with it
+        return resolve_binding(settings.bind).is_exposed
+    return False
 
 
 class _Unfinished:

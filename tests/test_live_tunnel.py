@@ -4,6 +4,7 @@ import io
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -221,6 +222,30 @@ def test_a_tunnel_for_callers_in_containers(run: Any, tmp_path: Path) -> None:
         "http://127.0.0.1:4000 is the same for callers on this machine",
         "Whoever has the URL can reach it. Ctrl-C ends it.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "who"),
+    [
+        ({"bind": "[::1]"}, "Only programs on this machine can reach it."),
+        ({"bind": "localhost"}, "Only programs on this machine can reach it."),
+        (
+            {"bind": "0.0.0.0", "provider": "loopback"},
+            "Only programs on this machine can reach it.",
+        ),
+        ({"bind": "0.0.0.0"}, "Whoever has the URL can reach it."),
+        ({"bind": "gone0"}, "Only programs on this machine can reach it."),
+    ],
+)
+def test_who_can_reach_it_is_told(
+    run: Any, tmp_path: Path, settings: dict[str, str], who: str
+) -> None:
+    keeper = Keeper(tmp_path)
+    keeper.run = replace(keeper.run, settings=replace(keeper.run.settings, **settings))  # type: ignore[arg-type]
+
+    _, out, _ = run(keeper)
+
+    assert out[1] == f"{who} Ctrl-C ends it."
 
 
 def test_who_vouches_for_https_is_told(run: Any, tmp_path: Path) -> None:
