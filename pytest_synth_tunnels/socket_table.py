@@ -92,8 +92,13 @@ def has_loopback_listener(port: int) -> bool | None:
     return False if error == -errno.ENOENT else None
 
 
-def sockets_on(port: int, state: int) -> list[SocketEntry]:
-    """Return the sockets on a local port that are in a state; of IPv6 ones, their IPv4 addresses.
+def sockets_on(port: int, state: int | None = None) -> list[SocketEntry]:
+    """Return the sockets on a local port; of IPv6 ones, their IPv4 addresses. One that is bound,
+    and neither listens nor has a connection, is not among them.
+
+    Args:
+        port: the local port.
+        state: that they are in; any by default.
 
     Raises:
         OSError: the kernel does not answer.
@@ -101,9 +106,10 @@ def sockets_on(port: int, state: int) -> list[SocketEntry]:
     return [*_entries(port, state, socket.AF_INET), *_entries(port, state, socket.AF_INET6)]
 
 
-def _entries(port: int, state: int, family: int) -> Iterator[SocketEntry]:
+def _entries(port: int, state: int | None, family: int) -> Iterator[SocketEntry]:
+    states = _ANY_STATE if state is None else 1 << state
     with _kernel() as kernel:
-        _send(kernel, _NLM_F_REQUEST | _NLM_F_DUMP, family, 1 << state, struct.pack("!H46x", port))
+        _send(kernel, _NLM_F_REQUEST | _NLM_F_DUMP, family, states, struct.pack("!H46x", port))
         while True:
             answer = kernel.recv(_MAX_ANSWER_BYTES)
             while answer:

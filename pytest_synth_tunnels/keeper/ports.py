@@ -149,6 +149,9 @@ def clear_time_wait(port: int) -> None:
     state, and the reset that follows ends it. Linux only; elsewhere this does nothing. For a
     thread, which it may block for a tenth of a second.
 
+    The port is never bound meanwhile, not even to see whether it is free: a server that is just
+    starting would find it in use.
+
     Args:
         port: of 127.0.0.1.
     """
@@ -156,11 +159,11 @@ def clear_time_wait(port: int) -> None:
         return
     with suppress(OSError):  # a sandbox that lets nobody ask for sockets
         for _ in range(_CLEAR_ATTEMPTS):
-            if _is_free(port) or has_listener(port):
+            if not sockets_on(port) or has_listener(port):
                 return
             for connection in sockets_on(port, TIME_WAIT):
                 _reset(connection)
-            if not _is_free(port):
+            if sockets_on(port):
                 # What is left may be in TIME_WAIT as soon as the agent has closed its end.
                 time.sleep(_CLEAR_PAUSE_S)
 

@@ -207,6 +207,26 @@ def test_a_free_port_needs_no_clearing(reservation: PortReservation) -> None:
     clear_time_wait(reservation.port)
 
 
+@linux
+def test_a_server_can_bind_a_port_while_it_is_cleared(
+    reservation: PortReservation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_time_wait(reservation.port, reusable=True)
+    bound_ports = []
+    bind = socket.socket.bind
+
+    def note(self: socket.socket, address: Any) -> None:
+        bound_ports.append(address[1])
+        bind(self, address)
+
+    monkeypatch.setattr(module.socket, "socket", type("Noted", (socket.socket,), {"bind": note}))
+    clear_time_wait(reservation.port)
+    clear_time_wait(reservation.port)
+
+    assert bound_ports
+    assert reservation.port not in bound_ports
+
+
 def test_nothing_listens_on_a_reserved_port(reservation: PortReservation) -> None:
     assert not asyncio.run(accepts("127.0.0.1", reservation.port, 5.0))
     assert not accepts_blocking("127.0.0.1", reservation.port, 5.0)
