@@ -219,7 +219,7 @@ class Matcher:
         if self.json is not None:
             try:
                 value = request.json()
-            except ValueError:
+            except (ValueError, RecursionError):
                 shown = _short(masker.body(request)) if request.body else "an empty body"
                 yield Mismatch("json", "a body that is JSON", shown)
             else:
@@ -382,7 +382,14 @@ def _masked_mismatch(place: str, expected: Any, actual: Any, masker: Masker) -> 
     """Return a difference as text; its values are masked where a name on the way is a key's."""
     if any(map(masker.is_key, re.split(r"[.\[\]]", place))):
         return Mismatch(place, MASK, MASK if actual is not _NOTHING else "nothing")
-    return Mismatch(place, _short(masker.value(expected)), _short(masker.value(actual)))
+    return Mismatch(place, _short_masked(expected, masker), _short_masked(actual, masker))
+
+
+def _short_masked(value: Any, masker: Masker) -> str:
+    try:
+        return _short(masker.value(value))
+    except RecursionError:
+        return "a value with more depth than can be shown"
 
 
 def _is_body(expected: Any, request: InboundRequest) -> bool:

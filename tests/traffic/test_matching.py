@@ -163,6 +163,12 @@ class TestJson:
         ]
         assert "an empty body" in differences(match(json={}), recorded())[0]
 
+    @pytest.mark.parametrize("depth", [200, 600, 900, 5_000, 50_000])
+    def test_json_of_any_depth(self, depth: int) -> None:
+        deep = recorded(body="[" * depth + "]" * depth)
+        assert not match(json={"a": 1}).matches(deep)
+        assert len(differences(match(json={"a": 1}), deep)) == 1
+
 
 class TestBody:
     def test_bytes_text_and_patterns(self) -> None:
