@@ -169,11 +169,14 @@ class Child:
             # Where there are process groups, one of its own, which all that it starts belongs to.
             start_new_session=os.name == "posix",
         )
-        try:
-            self._guard = _guard(self.pid)
-        except OSError:
-            await self.stop(grace_s=0)
-            raise
+        if self.exited.is_set():  # the news of its end came before its number was known here
+            self.has_exited()
+        if not self._is_gone:
+            try:
+                self._guard = _guard(self.pid)
+            except OSError:
+                await self.stop(grace_s=0)
+                raise
         if self._stdin_data is not None:
             pipe = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
             pipe.write(self._stdin_data)

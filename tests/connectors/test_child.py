@@ -4,10 +4,12 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pytest_synth_tunnels.connectors import child as module
 from pytest_synth_tunnels.connectors.child import _WINDOWS_GUARD, Child, Tail
 
 from ..support.processes import gone, until
@@ -172,6 +174,30 @@ def test_the_number_of_one_that_is_gone_is_not_signalled(monkeypatch: pytest.Mon
         child = python("pass")
         await child.start()
         await child.wait()
+        assert child._guard is None
+        monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("somebody else's"))
+        await child.stop()
+
+    run(main)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups and signals")
+def test_one_that_is_gone_before_its_start_is_known_has_no_guard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        child = python("pass")
+        loop = asyncio.get_running_loop()
+
+        async def start_late(*args: Any, **options: Any) -> Any:
+            started = await loop.subprocess_exec(*args, **options)
+            await child.exited.wait()
+            return started
+
+        late = SimpleNamespace(subprocess_exec=start_late)
+        known = {**vars(asyncio), "get_running_loop": lambda: late}
+        monkeypatch.setattr(module, "asyncio", SimpleNamespace(**known))
+        await child.start()
         assert child._guard is None
         monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("somebody else's"))
         await child.stop()
