@@ -131,7 +131,7 @@ def passes(
         source = "".join(files.values())
         # Without a key, what needs the hosted backend must skip.
         wanted = {"skipped": source.count("@pytest.mark.synth_hosted")}
-        outcomes = pytester.runpytest_subprocess("-p", "as_if_alone", *arguments).parseoutcomes()
+        outcomes = pytester.runpytest_subprocess(*arguments).parseoutcomes()
         passed = outcomes.pop("passed", 0)
         assert outcomes == {name: number for name, number in wanted.items() if number}
         tests = len(re.findall(r"^(?:async )?def test_", source, re.MULTILINE))
@@ -149,7 +149,7 @@ def test_examples_pass(passes: Callable[..., None], batch: Files) -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
     if "server.mjs" in batch and which("node") is None and not IS_COMPLETE:
         pytest.skip("there is no node")
-    passes(batch, [])
+    passes(batch, ["-p", "as_if_alone"])
 
 
 @pytest.mark.acceptance
