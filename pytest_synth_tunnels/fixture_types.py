@@ -60,9 +60,10 @@ class SynthExpose(Protocol):
             ttl_s: how long it lasts, in seconds; by default as ``synth_tunnels_ttl_s`` says.
             name: what the backend's listings call it.
             require_token: whether a caller must send ``headers``; by default as
-                ``synth_tunnels_require_token`` says.
-            url_style: ``root`` for an origin of its own, or ``path`` for a URL with a path; by
-                default as ``synth_tunnels_url_style`` says.
+                ``synth_tunnels_require_token`` says. Without a token, everybody who knows the URL
+                gets through, which only the embedded backend grants.
+            url_style: ``root`` for an origin of its own, which only the embedded backend gives,
+                or ``path`` for a URL with a path; by default as ``synth_tunnels_url_style`` says.
             host_header: what the app sees as ``Host``: ``auto``, ``target``, ``public`` or a
                 host; by default as ``synth_tunnels_host_header`` says.
             strip_prefix: whether the app sees its paths without the path of the public URL; by

@@ -300,26 +300,15 @@ def expose(
 
     Args:
         keeper: opens and holds it.
-        target: a port of 127.0.0.1, or a URL such as ``http://localhost:8000``, whose host
-            the app then sees as ``Host``.
-        provider: what gives it its public URL, as ``synth_tunnels_provider`` names it; by
-            default the run's. A public one leaves the URL open to everybody who knows it.
-        ttl_s: how long it lasts, in seconds; by default as ``synth_tunnels_ttl_s`` says.
-        name: what the backend's listings call it.
-        require_token: whether a caller must send ``headers``; by default as
-            ``synth_tunnels_require_token`` says. Without a token, everybody who knows the URL
-            gets through, which only the embedded backend grants.
-        url_style: ``root`` for an origin of its own, which only the embedded backend gives, or
-            ``path`` for a URL with a path; by default as ``synth_tunnels_url_style`` says.
-        host_header: what the app sees as ``Host``: ``auto``, ``target``, ``public`` or a host;
-            by default as ``synth_tunnels_host_header`` says.
-        strip_prefix: whether the app sees its paths without the path of the public URL; by
-            default as ``synth_tunnels_strip_prefix`` says.
-
-    Raises:
-        TypeError: ``target`` is neither a port nor a URL.
-        ValueError: ``target`` is a port that there is not.
-        KeeperError: the backend or the keeper refused, or there is no such provider.
+        target: as all that follows, see :class:`.fixture_types.SynthExpose`, which also says what
+            is raised.
+        provider: see there.
+        ttl_s: see there.
+        name: see there.
+        require_token: see there.
+        url_style: see there.
+        host_header: see there.
+        strip_prefix: see there.
     """
     __tracebackhide__ = True
     request = Expose(
