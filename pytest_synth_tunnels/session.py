@@ -349,12 +349,9 @@ class Session:
             return
         from .keeper.ipc.errors import KeeperError
 
-        keeper = self._hold_keeper()
-        keeper.start()
-        self._is_ahead = True
-        _import_all()  # while the keeper starts
+        self._start_before_need()
         try:
-            self.inspector_url = keeper.open_inspector()
+            self.inspector_url = self._hold_keeper().open_inspector()
         except KeeperError as error:
             self.trouble.append(f"the inspector cannot be opened: {error}")
 
@@ -446,9 +443,13 @@ class Session:
         is_local = settings.backend_url is None and settings.provider == "synthtunnel"
         is_local = is_local and settings.bind == "127.0.0.1" and settings.public_port is None
         if is_local and settings.command is None:
-            self._hold_keeper().start()
-            self._is_ahead = True
-            _import_all()  # while the keeper starts
+            self._start_before_need()
+
+    def _start_before_need(self) -> None:
+        """Start the keeper although no test needs it yet, and may never do."""
+        self._hold_keeper().start()
+        self._is_ahead = True
+        _import_all()  # while the keeper starts
 
     def _dismiss_keeper(self) -> None:
         """End a keeper that was started ahead, and that no test needs."""
