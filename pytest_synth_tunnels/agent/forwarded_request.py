@@ -12,6 +12,10 @@ on the way to the last one:
   says that the relay has sent all, ``_responded`` that the head of the answer has come.
 - *uploading* (``_answered``): the answer was complete before the request, and the app goes on
   reading that; only where the relay knows of this (``exact_http``).
+- *hearing out* (``_answered``, and no ``_connection``): the answer was complete before the request,
+  and the app has left. What the caller sends all the same goes into the record, for a test that
+  waits for a callback wants to see all of it, however early its app answers. It lasts for a short
+  body and a short time.
 - *over*: the uplink has forgotten the request. The answer's end leads here
   (:meth:`ForwardedRequest.response_ended`), and so does every failure, through
   :meth:`ForwardedRequest._detach`. Nothing moves it any more.
@@ -59,6 +63,10 @@ _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 _CALLER_GONE: Final = "the caller went away"
 _EARLY_BYTES: Final = 65_536
 """A body that grows to this length is not collected any longer."""
+_MAX_REST_BYTES: Final = 65_536
+"""How much more may be to come of a request that the app has left, for it to be heard out."""
+HEAR_OUT_S = 2.0
+"""How long it is heard out, in seconds: a busy caller may not have got round to its body."""
 
 
 class ForwardedRequest:
@@ -88,6 +96,7 @@ class ForwardedRequest:
         "_length",
         "_lines",
         "_method",
+        "_parting",
         "_path",
         "_pool",
         "_reached",
@@ -172,6 +181,8 @@ class ForwardedRequest:
         """Whether the head of the answer is sent, or waits in ``_head``."""
         self._head: RespHeaders | None = None
         """The beginning of the answer, as long as the rest may come in the same read."""
+        self._parting = not self._caller
+        """Whether the caller's connection ends behind the answer, as the relay knows."""
         self._send_window: SendWindow | None = None
         """Of the answer's body, once there is some, towards a relay that knows windows."""
 
@@ -227,6 +238,10 @@ class ForwardedRequest:
             return
         connection = self._connection
         if connection is None:
+            if self._answered:
+                if self._receive_window.untold_bytes > _MAX_REST_BYTES:
+                    self._refuse_rest()
+                return
             self._body.append(chunk)
             if self.started:
                 self._hold_back()
@@ -277,10 +292,10 @@ class ForwardedRequest:
             if self._chunked:
                 self._connection.write(b"0\r\n%b\r\n" % self._trailers)
             self._connection.request_ended()
-            if self._answered:
-                self._connection = None
-                self._leave()
-                return
+        if self._answered:
+            self._connection = None
+            self._leave()
+            return
         if self._received:
             self._touch()
 
@@ -307,7 +322,10 @@ class ForwardedRequest:
     def cancel(self) -> None:
         """End the request without a word to the relay, where nobody waits for it."""
         if (recorded := self.record()) is not None:
-            recorded.broken_off(_CALLER_GONE)
+            if self._answered:
+                self._record_end(recorded)
+            else:
+                recorded.broken_off(_CALLER_GONE)
         self._detach()
 
     # --- the answer, from the relay's side
@@ -335,7 +353,10 @@ class ForwardedRequest:
     # --- the agent and the clock
 
     def expire(self) -> None:
-        """Give up waiting for the app."""
+        """Give up waiting for the app, or for the rest of a request that it has left."""
+        if self._answered:
+            self._refuse_rest()
+            return
         where = self._rewriter.target.name
         self._detach()
         if self._stalled:
@@ -426,7 +447,7 @@ class ForwardedRequest:
         if self._recorded is not None:
             self._recorded.response_started(status, headers, reason)
         if self._caller and self._connection is not None and self._connection.last:
-            head.close = True
+            head.close = self._parting = True
 
     def response_body(self, data: bytes) -> None:
         """Pass a piece of the body on, and stop the app where the relay takes no more."""
@@ -453,17 +474,20 @@ class ForwardedRequest:
 
     def response_ended(self, trailers: Headers) -> None:
         """Pass the end on. What is still to come of the request's body goes on to an app that
-        still reads it. It is dropped where the relay sends no more of it, and where the app has
-        ended the connection: the caller must hear of that together with the answer, or it would
-        send its next request on a connection that is about to end."""
+        still reads it. Where the app has ended the connection, it is heard out if it is short, and
+        else dropped, as it is where the relay sends no more of it. The caller must hear of the
+        connection's end together with the answer, or it would send its next request on a
+        connection that is about to end."""
         connection, uplink, refused = self._connection, self._uplink, not self._ended
-        if not self._ended and connection is not None and connection.goes_on:
-            if uplink.exact_http:
+        if refused and connection is not None:
+            goes_on = connection.goes_on
+            if goes_on and not uplink.exact_http:
+                connection.abandon()
+            elif goes_on or self._hears_out():
                 self._answered = True
                 self.response_paused()
                 uplink.send(RespEnd(self.rid, self.lease_id, trailers or None))
                 return
-            connection.abandon()
         self._connection = None
         self._ended = True
         if not uplink.exact_http:
@@ -496,12 +520,34 @@ class ForwardedRequest:
                 self._refuse()
 
     def request_refused(self) -> None:
-        """Tell the relay that the app reads nothing more of the request, and end it."""
+        """Go on without the app, which reads nothing more of the request."""
+        if not self._hears_out():
+            self._refuse_rest()
+
+    # --- inside
+
+    def _hears_out(self) -> bool:
+        """Let go of an app that has answered and left, and say whether to wait for the rest of the
+        request: for one that is short, where somebody records it, and where the caller sends no
+        other request behind it."""
+        self._connection = None
+        uplink, head, length = self._uplink, self._head, self._length
+        if self._recorder is None or not uplink.exact_http or self._stalled:
+            return False
+        if length is not None and length - self._received > _MAX_REST_BYTES:
+            return False
+        if head is not None and self._caller:
+            head.close = self._parting = True
+        if self._parting:
+            self._receive_window = ReceiveWindow()  # it counts the rest, and gives no credit
+            uplink.deadlines.set(self, uplink.now() + HEAR_OUT_S)
+        return self._parting
+
+    def _refuse_rest(self) -> None:
+        """End a request of which the app reads nothing more, behind its answer."""
         self._connection = None
         self._leave()
         self._refuse()
-
-    # --- inside
 
     def _refuse(self) -> None:
         """Tell the relay that the app reads nothing more of the request."""

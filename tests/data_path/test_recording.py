@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import msgspec
 import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
+from pytest_synth_tunnels.agent import forwarded_request
 from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.traffic.exchange import InboundRequest
 from pytest_synth_tunnels.traffic.log import NOWHERE, Place, TrafficLog
@@ -206,6 +208,151 @@ def test_an_app_that_breaks_its_answer_off(websocket: bool) -> None:
         assert (request.answered_by, request.response.status) == ("app", 200)
         assert not request.response.complete
         assert request.error
+
+    run(scenario)
+
+
+AT_ONCE = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"]
+IN_TWO_PIECES = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n",
+    b"ok",
+]
+
+
+class LeavingApp:
+    """An app that answers from the head of a request, and leaves."""
+
+    def __init__(self, answer: list[bytes]) -> None:
+        self._answer = answer
+        self.left = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for piece in self._answer:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.close()
+        await writer.wait_closed()
+        self.left.set()
+
+
+async def answered_from_the_head(
+    recorded: Recorded, app: LeavingApp, *headers: str, websocket: bool, close: bool = True
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return the connection of a caller that has sent the head of a POST alone, to an app that has
+    answered it and left."""
+    lease = await recorded.serve(app, websocket=websocket)
+    reader, writer = await asyncio.open_connection("127.0.0.1", recorded.tunnels.port)
+    head = lease.get("/hook", close=close).replace(b"GET", b"POST", 1)[:-2]
+    writer.write(head + "".join(f"{header}\r\n" for header in headers).encode() + b"\r\n")
+    assert (await reader.readuntil(b"\r\n\r\nok")).startswith(b"HTTP/1.1 200 ")
+    await app.left.wait()
+    return reader, writer
+
+
+@both_links
+@pytest.mark.parametrize(
+    ("answer", "close"),
+    [
+        pytest.param(AT_ONCE, True, id="at once"),
+        pytest.param(IN_TWO_PIECES, True, id="in two pieces"),
+        pytest.param(IN_TWO_PIECES, False, id="the app has said that it leaves"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        ("Content-Length: 5", [b"he", b"llo"]),
+        ("Transfer-Encoding: chunked", [b"5\r\nhello\r\n", b"0\r\n\r\n"]),
+    ],
+)
+def test_a_body_that_comes_when_the_app_has_answered_and_left(
+    websocket: bool, answer: list[bytes], close: bool, framing: str, body: list[bytes]
+) -> None:
+    """Head and body are two writes of most callers, and an app that does not care for the body may
+    be faster than the second one."""
+
+    async def scenario(recorded: Recorded) -> None:
+        reader, writer = await answered_from_the_head(
+            recorded, LeavingApp(answer), framing, websocket=websocket, close=close
+        )
+        for piece in body:
+            writer.write(piece)
+            await writer.drain()
+        request = await recorded.until(lambda r: r.received)
+        assert (request.body, request.error) == (b"hello", "")
+        request = await recorded.until(lambda r: r.over)
+        assert (request.response.text, request.response.complete) == ("ok", True)
+        assert await reader.read() == b""
+        writer.close()
+
+    run(scenario)
+
+
+@both_links
+@pytest.mark.parametrize("answer", [AT_ONCE, IN_TWO_PIECES], ids=["at once", "in two pieces"])
+@pytest.mark.parametrize(
+    ("framing", "hear_out_s"),
+    [
+        pytest.param(["Content-Length: 5"], 0.01, id="in time"),
+        pytest.param(["Content-Length: 1000000"], inf, id="short"),
+        pytest.param(["Content-Length: 5", "Expect: 100-continue"], inf, id="asked for"),
+    ],
+)
+def test_a_body_that_does_not_come_keeps_no_caller_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+    websocket: bool,
+    answer: list[bytes],
+    framing: list[str],
+    hear_out_s: float,
+) -> None:
+    monkeypatch.setattr(forwarded_request, "HEAR_OUT_S", hear_out_s)
+
+    async def scenario(recorded: Recorded) -> None:
+        reader, writer = await answered_from_the_head(
+            recorded, LeavingApp(answer), *framing, websocket=websocket
+        )
+        assert await reader.read() == b""
+        writer.close()
+        request = await recorded.until(lambda r: r.over)
+        assert (request.received, request.error) == (False, "")
+        assert (request.response.text, request.response.complete) == ("ok", True)
+
+    run(scenario)
+
+
+@both_links
+def test_an_endless_body_is_not_heard_out(monkeypatch: pytest.MonkeyPatch, websocket: bool) -> None:
+    monkeypatch.setattr(forwarded_request, "HEAR_OUT_S", inf)
+
+    async def scenario(recorded: Recorded) -> None:
+        reader, writer = await answered_from_the_head(
+            recorded,
+            LeavingApp(AT_ONCE),
+            "Transfer-Encoding: chunked",
+            websocket=websocket,
+        )
+        writer.write(b"20000\r\n" + bytes(0x20000))
+        assert await reader.read() == b""
+        writer.close()
+        request = await recorded.until(lambda r: r.over)
+        assert (request.received, request.response.complete) == (False, True)
+
+    run(scenario)
+
+
+@both_links
+def test_a_caller_that_goes_away_behind_its_answer(websocket: bool) -> None:
+    async def scenario(recorded: Recorded) -> None:
+        app = LeavingApp(AT_ONCE)
+        _, writer = await answered_from_the_head(
+            recorded, app, "Content-Length: 5", websocket=websocket
+        )
+        writer.transport.abort()
+        request = await recorded.until(lambda r: r.over)
+        assert (request.received, request.error) == (False, "")
+        assert (request.response.text, request.response.complete) == ("ok", True)
 
     run(scenario)
 
