@@ -18,7 +18,7 @@ from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
 from pytest_synth_tunnels.keeper.ipc.messages import EndTraffic
 from pytest_synth_tunnels.synth_traffic import Traffic
 from pytest_synth_tunnels.traffic.exchange import TruncatedBodyError
-from pytest_synth_tunnels.traffic.log import NOWHERE
+from pytest_synth_tunnels.traffic.place import NOWHERE
 
 from .support.traffic_world import LEASE, TOKEN, TrafficWorld, address, traffic_world
 

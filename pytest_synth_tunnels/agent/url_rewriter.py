@@ -22,8 +22,7 @@ from urllib.parse import urlsplit
 
 from ..http.headers import HOP_BY_HOP, Headers, HeaderTable
 from ..sdk.resolve import is_loopback
-from ..traffic.log import Place
-from ..traffic.recorder import RecordedApp
+from ..traffic.place import Place, RecordedApp
 from ..wire.frames import WORKER_TOKEN_HEADER, ReqHeaders
 from .target import AUTO, PUBLIC, TARGET, Target
 

@@ -26,7 +26,8 @@ from ..aio.runtime import open_files_allowed
 from ..aio.tasks import in_thread
 from ..settings import Settings
 from ..socket_table import has_loopback_listener
-from ..traffic.log import MAX_BYTES, MAX_REQUESTS, Logged, Place, TrafficLog
+from ..traffic.log import MAX_BYTES, MAX_REQUESTS, Logged, TrafficLog
+from ..traffic.place import Place
 from ..traffic.recorder import RecordedRequest, Recorder
 from .errors import KeeperRequestError
 from .inbox import Inboxes, InboxRule

@@ -12,18 +12,17 @@ All times are seconds of one clock, which the caller chooses.
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+from .finished import Finished
+from .place import EVERYWHERE, NOWHERE, Place
 
 __all__ = [
-    "EVERYWHERE",
     "MAX_BYTES",
     "MAX_REQUESTS",
-    "NOWHERE",
-    "Finished",
     "LateArrival",
     "Logged",
     "Owner",
-    "Place",
     "TrafficLog",
     "Watch",
 ]
@@ -35,26 +34,6 @@ _MAX_TESTS = 16_384
 """The tests whose places are remembered."""
 
 _ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/]+)")
-
-
-class Place(NamedTuple):
-    """Where a request came.
-
-    Attributes:
-        lease_id: the lease.
-        address: the part of the lease's URL that names a worker or a test; may be empty.
-    """
-
-    lease_id: str
-    address: str
-
-
-NOWHERE: Final = Place("", "")
-"""The place of what the relay could not bring to any lease."""
-
-
-EVERYWHERE: Final = Place("*", "*")
-"""For a watch: all places, those that are not known yet too. No lease has such an id."""
 
 
 class Logged(Protocol):
@@ -74,23 +53,6 @@ class Logged(Protocol):
     size_bytes: int
     sequence: int
     dropped: bool
-
-
-class Finished(NamedTuple):
-    """A request that was answered before anybody looked at it, as most are: what a
-    :class:`Logged` is made of once somebody does.
-
-    Attributes:
-        place: where it came.
-        arrived_s: when it came.
-        size_bytes: what it takes of the log's memory.
-        parts: the rest of it, as :attr:`TrafficLog.unfold` takes it.
-    """
-
-    place: Place
-    arrived_s: float
-    size_bytes: int
-    parts: tuple[Any, ...]
 
 
 class LateArrival(NamedTuple):
@@ -206,13 +168,20 @@ class TrafficLog:
 
     def add_finished(self, request: Finished) -> None:
         """Take a request that changes no more, and that nobody watches."""
-        if self._same_lease or self._ended:
+        if self._same_lease or (self._ended and request.place in self._ended):
             self.add(self.unfold(request))
             return
         held = self._held
+        size = self.size_bytes + request.size_bytes
+        if len(held) >= self._max_requests:  # as mostly in a long run: one comes, one goes
+            oldest = held.popleft()
+            if not isinstance(oldest, Finished):
+                oldest.dropped = True
+            size -= oldest.size_bytes
+            self.dropped += 1
         held.append(request)
-        self.size_bytes += request[2]
-        if len(held) > self._max_requests or self.size_bytes > self._max_bytes:
+        self.size_bytes = size
+        if size > self._max_bytes:
             self._make_room()
 
     def _note_if_late(self, request: Logged) -> None:
@@ -236,14 +205,16 @@ class TrafficLog:
     def _make_room(self) -> None:
         """Drop the oldest, but never the only one: its own bodies are bounded."""
         held = self._held
-        while len(held) > 1 and (
-            len(held) > self._max_requests or self.size_bytes > self._max_bytes
-        ):
+        max_requests, max_bytes = self._max_requests, self._max_bytes
+        number, size = len(held), self.size_bytes
+        while (number > max_requests or size > max_bytes) and number > 1:
             oldest = held.popleft()
             if not isinstance(oldest, Finished):
                 oldest.dropped = True
-            self.size_bytes -= oldest.size_bytes
+            number -= 1
+            size -= oldest.size_bytes
             self.dropped += 1
+        self.size_bytes = size
 
     def find(self, sequence: int) -> Logged | None:
         """Return a request by its number; ``None`` if it is not held, or no more."""

@@ -21,11 +21,13 @@ answered with its opening, and over with its close.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from .log import NOWHERE, Finished, Logged, Place, TrafficLog, Watch
+from .finished import LONG_BYTES, CutBody, Finished, pack_into
+from .log import Logged, TrafficLog, Watch
+from .place import NOWHERE, Place, RecordedApp
 
-__all__ = ["RecordedApp", "RecordedRequest", "Recorder"]
+__all__ = ["RecordedRequest", "Recorder"]
 
 _REQUEST_COST_BYTES: Final = 700
 """What a recorded request takes besides its texts and bodies."""
@@ -36,28 +38,9 @@ _HEADER_COST_BYTES: Final = 160
 _MESSAGE_COST_BYTES: Final = 200
 """What a message of a WebSocket takes besides its data; it counts as so much of a body, too."""
 
-_WHOLE_BYTES: Final = 65_536
-"""More than a body in one piece ever has."""
-
-_new_tuple: Final = tuple.__new__
-
 _TOKEN_HEADER: Final = "x-synthtunnel-worker-token"  # noqa: S105 - a name
 
 Headers = Sequence[tuple[str, str]]
-
-
-class RecordedApp(NamedTuple):
-    """Where requests go.
-
-    Attributes:
-        place: where they come.
-        local_url: the local server that gets them; empty where nothing of the user's does.
-        name: what answers there: ``app`` or ``inbox``.
-    """
-
-    place: Place
-    local_url: str
-    name: str = "app"
 
 
 class _Body:
@@ -148,6 +131,27 @@ class RecordedRequest:
         self._app = app
         self.head = head
         """The request's head as the app gets it."""
+
+    @classmethod
+    def of(cls, recorder: "Recorder", finished: Finished) -> "RecordedRequest":
+        """Return the request that was logged when it was finished."""
+        contents = finished.unpack()
+        body, response_body = finished.bodies or (
+            CutBody(contents.body, len(contents.body)),
+            CutBody(contents.response_body, len(contents.response_body)),
+        )
+        request = cls(recorder, finished.app, contents.head, finished.arrived_s)
+        request.size_bytes = finished.size_bytes
+        request.ended = request.reached = request.over = True
+        request.answered_by = finished.app.name
+        request.status = contents.status
+        request._body, request._body_size = body
+        request._response_reason = contents.reason
+        request._response_headers = contents.headers
+        request._response_body, request._response_size = response_body
+        request._response_complete = True
+        request._ended_s = contents.ended_s
+        return request
 
     # --- the request
 
@@ -276,10 +280,6 @@ class RecordedRequest:
         message = _Message(sender, text=text, at_s=self._recorder.now())
         messages.kept.append(message)
         return message
-
-    def set_ended(self, ended_s: float) -> None:
-        """Set when it was over, where that was before it is recorded."""
-        self._ended_s = ended_s
 
     def close(self) -> None:
         """Note that a WebSocket is over. Harmless if it is."""
@@ -418,6 +418,10 @@ class Recorder:
         self.sources: set[Callable[[], None]] = set()
         """Each begins to record what it has in flight."""
         self._wall = wall
+        self._packed_bytes = min(body_bytes, LONG_BYTES)
+        """What bodies that are packed have together at most."""
+        self._buffer = bytearray()
+        """For packing."""
         log.unfold = self._unfold
 
     def wall_s(self, moment_s: float) -> float:
@@ -454,27 +458,22 @@ class Recorder:
             response_body: of the answer.
             reason: of the answer; ``None`` for the usual one of the status.
         """
-        size = _REQUEST_COST_BYTES + len(head)
-        limit = self.body_bytes
-        size += len(body) + len(response_body) if limit >= _WHOLE_BYTES else limit * 2
-        for name, value in headers:
-            size += len(name) + len(value) + _HEADER_COST_BYTES
-        parts = app, head, body, status, headers, response_body, reason, self.now()
-        self.log.add_finished(_new_tuple(Finished, (app[0], arrived_s, size, parts)))
+        size = _REQUEST_COST_BYTES + _HEADER_COST_BYTES * len(headers)
+        bodies = None
+        if len(body) + len(response_body) > self._packed_bytes:
+            bodies = self._cut(body), self._cut(response_body)
+            size += len(bodies[0].kept) + len(bodies[1].kept)
+            body = response_body = b""
+        buffer = self._buffer
+        pack_into((head, status, reason, headers, self.now(), body, response_body), buffer)
+        packed = bytes(buffer)
+        self.log.add_finished(Finished(app, arrived_s, size + len(packed), packed, bodies))
+
+    def _cut(self, body: bytes) -> CutBody:
+        return CutBody(body[: self.body_bytes], len(body))
 
     def _unfold(self, finished: Finished) -> RecordedRequest:
-        app, head, body, status, headers, response_body, reason, ended_s = finished.parts
-        request = RecordedRequest(self, app, head, finished.arrived_s)
-        if body:
-            request.take_body(body)
-        request.ended = request.reached = True
-        request.response_started(status, headers, reason)
-        if response_body:
-            request.response_body(response_body)
-        request.response_ended()
-        request.size_bytes = finished.size_bytes
-        request.set_ended(ended_s)
-        return request
+        return RecordedRequest.of(self, finished)
 
     def watch(
         self, places: Mapping[Place, float], changed: Callable[[Logged], None]

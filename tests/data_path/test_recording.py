@@ -12,7 +12,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from pytest_synth_tunnels.agent import forwarded_request
 from pytest_synth_tunnels.agent.agent import Agent
 from pytest_synth_tunnels.traffic.exchange import InboundRequest
-from pytest_synth_tunnels.traffic.log import NOWHERE, Place, TrafficLog
+from pytest_synth_tunnels.traffic.log import TrafficLog
+from pytest_synth_tunnels.traffic.place import NOWHERE, Place
 from pytest_synth_tunnels.traffic.recorder import Recorder
 
 from ..support.live_tunnels import Lease, Tunnels, statuses

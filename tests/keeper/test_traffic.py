@@ -32,8 +32,7 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
 )
 from pytest_synth_tunnels.keeper.traffic import RunTraffic
 from pytest_synth_tunnels.traffic.exchange import InboundRequest
-from pytest_synth_tunnels.traffic.log import Place
-from pytest_synth_tunnels.traffic.recorder import RecordedApp
+from pytest_synth_tunnels.traffic.place import Place, RecordedApp
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="AF_UNIX")
 

@@ -17,8 +17,8 @@ from pytest_synth_tunnels.agent.target import Target
 from pytest_synth_tunnels.keeper.errors import KeeperRequestError
 from pytest_synth_tunnels.keeper.inspector.server import Inspector
 from pytest_synth_tunnels.keeper.traffic import RunTraffic
-from pytest_synth_tunnels.traffic.log import Place
-from pytest_synth_tunnels.traffic.recorder import RecordedApp, RecordedRequest
+from pytest_synth_tunnels.traffic.place import Place, RecordedApp
+from pytest_synth_tunnels.traffic.recorder import RecordedRequest
 
 TOKEN = "wt_0123456789abcdef"
 """What opens the lease."""

@@ -21,9 +21,9 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
 from pytest_synth_tunnels.keeper.traffic import RunTraffic
 from pytest_synth_tunnels.synth_inbox import Inbox
 from pytest_synth_tunnels.synth_traffic import Traffic
-from pytest_synth_tunnels.traffic.log import NOWHERE, Place
 from pytest_synth_tunnels.traffic.masking import Masker
-from pytest_synth_tunnels.traffic.recorder import RecordedApp, RecordedRequest
+from pytest_synth_tunnels.traffic.place import NOWHERE, Place, RecordedApp
+from pytest_synth_tunnels.traffic.recorder import RecordedRequest
 
 from .keeper_server import KeeperServer, run_in, serving_keeper
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from pytest_synth_tunnels.traffic import log as log_module
-from pytest_synth_tunnels.traffic.log import EVERYWHERE, NOWHERE, Place, TrafficLog
+from pytest_synth_tunnels.traffic.log import TrafficLog
+from pytest_synth_tunnels.traffic.place import EVERYWHERE, NOWHERE, Place
 
 A = Place("lease", "a")
 B = Place("lease", "b")

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from pytest_synth_tunnels.traffic.exchange import InboundRequest
-from pytest_synth_tunnels.traffic.log import NOWHERE, Place, TrafficLog
-from pytest_synth_tunnels.traffic.recorder import RecordedApp, RecordedRequest, Recorder
+from pytest_synth_tunnels.traffic.log import TrafficLog
+from pytest_synth_tunnels.traffic.place import NOWHERE, Place, RecordedApp
+from pytest_synth_tunnels.traffic.recorder import RecordedRequest, Recorder
 
 PLACE = Place("lease", "t1")
 APP = RecordedApp(PLACE, "http://127.0.0.1:8000")

@@ -12,7 +12,8 @@ from math import inf
 from typing import Final
 
 from ...http.exchange import Exchange
-from ...traffic.log import EVERYWHERE, Logged, Watch
+from ...traffic.log import Logged, Watch
+from ...traffic.place import EVERYWHERE
 from ...traffic.recorder import RecordedRequest, Recorder
 from .view import TrafficView
 
