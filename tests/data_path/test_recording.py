@@ -379,6 +379,43 @@ def test_the_apps_own_reason(websocket: bool, line: str, reason: str) -> None:
 
 
 @both_links
+def test_an_odd_answer_is_the_same_whether_watched_or_not(websocket: bool) -> None:
+    async def scenario(recorded: Recorded) -> None:
+        async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.readline():
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(
+                    b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+                    b"HTTP/1.1 200 \r\nA: 1\r\nB: \xfc\r\na: 2\r\nE:\r\nKeep-Alive: 5\r\n"
+                    b"Location: http://127.0.0.1:%d/x\r\nTransfer-Encoding: chunked\r\n"
+                    b"Trailer: T\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n%b\r\n"
+                    % (writer.get_extra_info("sockname")[1], next(trailers))
+                )
+
+        trailers = iter([b"", b"T: 1\r\n", b"", b"T: 1\r\n"])
+        lease = await recorded.serve(app, websocket=websocket)
+        for _ in range(2):
+            assert statuses(await recorded.tunnels.send(lease.get("/", close=True)))[-1] == 200
+        watch, _ = recorded.recorder.watch({Place(lease.id, ""): 0.0}, lambda _: None)
+        for _ in range(2):
+            await recorded.tunnels.send(lease.get("/", close=True))
+        watch.close()
+        requests = recorded.requests
+        assert [request.over for request in requests] == [True] * 4
+        response = requests[0].response
+        assert (response.reason, response.body, response.size_bytes) == ("", b"abc", 3)
+        assert response.headers.pairs[:4] == [("A", "1"), ("B", "\xfc"), ("a", "2"), ("E", "")]
+        assert response.headers["location"] == f"{lease.public_url}/x"
+        for request in requests[1:]:
+            assert request.response.headers.pairs == response.headers.pairs
+            assert request.response.reason == response.reason
+            assert request.response.body == response.body
+            assert request.response.complete
+
+    run(scenario)
+
+
+@both_links
 def test_an_app_that_cannot_be_reached(websocket: bool) -> None:
     async def scenario(recorded: Recorded) -> None:
         async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,5 +1,6 @@
 """What is recorded of requests, answers and messages, and what it takes."""
 
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -175,6 +176,64 @@ class TestFinished:
         assert request.app_has_answered
         assert request.sequence == 1
 
+    @pytest.mark.parametrize("body_bytes", [0, 100, 65_536])
+    @pytest.mark.parametrize(
+        ("status", "reason", "headers"),
+        [
+            (200, None, [("Set-Cookie", "a=1"), ("X-A", ""), ("set-cookie", "b=2; c=\xfc")]),
+            (204, None, []),
+            (404, "", [("Content-Type", "text/plain"), ("X-Long", "v" * 70_000)]),
+            (299, "M\xfcde", [("A", "1: 2\t3")]),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("body", "answer"),
+        [(b"", b""), (b"\xff\0", b"cd"), (b"x" * 5000, b""), (b"x", b"y" * 4096)],
+    )
+    def test_it_is_all_there(
+        self,
+        status: int,
+        reason: str | None,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        answer: bytes,
+        body_bytes: int,
+    ) -> None:
+        head = HEAD + "X-Latin: \xfc\r\nX-Latin: \xff \xa0\r\n"
+        worlds = [World(body_bytes=body_bytes) for _ in range(2)]
+        watched = worlds[0].begin(head)
+        watched.take_body(body)
+        watched.end()
+        watched.reach()
+        watched.response_started(status, headers, reason)
+        watched.response_body(answer)
+        for world in worlds:
+            world.clock.now += 3
+        watched.response_ended()
+        worlds[1].recorder.finished(APP, head, 100.0, body, status, headers, answer, reason)
+        (finished,) = worlds[1].log
+        assert isinstance(finished, RecordedRequest)
+        assert finished.data() == watched.data()
+        assert finished.summary() == watched.summary()
+        assert finished.replayable() == watched.replayable()
+
+    @pytest.mark.parametrize("size", [0, 1000, 10_000])
+    @pytest.mark.parametrize("body_bytes", [0, 65_536])
+    def test_no_more_memory_is_held_than_is_counted(self, size: int, body_bytes: int) -> None:
+        world = World(body_bytes=body_bytes)
+        tracemalloc.start()
+        try:
+            for i in range(300):
+                headers = [(f"X-{i}-{j}", f"{j}-{i}") for j in range(8)]
+                head = f"{HEAD}X-I: {i}\r\n"
+                body, answer = bytes(size + i % 7), bytes(size + i % 5)
+                world.recorder.finished(APP, head, float(i), body, 200, headers, answer)
+            del headers, head, body, answer
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert 0 < held < world.log.size_bytes + 20_000
+
     def test_long_bodies_are_cut(self) -> None:
         world = World()
         self.finish(world, b"x" * 200, b"y" * 300)
@@ -199,6 +258,21 @@ class TestFinished:
         ((test, after_s, request),) = world.log.late
         assert (test, after_s) == ("test_a", 1.0)
         assert world.read(request).path == "/a"
+
+    def test_it_is_not_late_where_another_test_is_over(self) -> None:
+        world = World()
+        world.log.begin_test(Place("lease", "t0"), "test_a")
+        world.log.end_test(Place("lease", "t0"), 99.0)
+        self.finish(world)
+        assert world.log.late == []
+        assert world.read().sequence == 1
+
+    def test_at_a_lease_that_was_made_anew(self) -> None:
+        world = World()
+        world.log.rename("lease-2", "lease")
+        app = RecordedApp(Place("lease-2", "t1"), "")
+        world.recorder.finished(app, HEAD, 100.0, b"", 200, [], b"")
+        assert list(world.log)[-1].place == PLACE
 
     def test_the_oldest_are_dropped(self) -> None:
         world = World(max_requests=2)
