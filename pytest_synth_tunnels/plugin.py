@@ -13,7 +13,7 @@ import pytest
 
 from ._unpatched import unpatched
 from .options import OPTIONS, Option
-from .session import SESSION, Session, is_early_start, uses_tunnels
+from .session import SESSION, Session, is_early_start, used_tunnels_before, uses_tunnels
 
 if TYPE_CHECKING:
     import socket
@@ -57,11 +57,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config,
 ) -> Generator[None, object, object]:
-    """Open the tunnel before any conftest is imported, if the settings say so."""
+    """Open the tunnel before any conftest is imported, if the settings say so; prepare to open it
+    if the last run used it."""
     if is_early_start(early_config):
         from .early_start import start_early
 
         start_early(early_config)
+    elif used_tunnels_before(early_config):
+        from .warm_start import started_warm
+
+        with started_warm(early_config):
+            return (yield)
     return (yield)
 
 

@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     from .hook_events import HookCaller
     from .keeper.ipc.client import KeeperClient
     from .keeper.ipc.messages import Event, Report
+    from .keeper.process.candidate import Candidate
     from .run_waits import AppWaits, RunWaits
     from .settings import Settings
 
 __all__ = [
+    "CANDIDATE",
     "FIXTURES",
     "SESSION",
     "Session",
     "is_early_start",
     "runs_tests",
     "runtime_base",
+    "used_tunnels_before",
     "uses_tunnels",
 ]
 
@@ -51,7 +54,9 @@ _SUFFIXES = tuple(f"-{number}" for number in range(2, 10))
 _FINISH_TIMEOUT_S = 20.0
 
 _USED = "synth_tunnels/used"
-"""What pytest's cache calls it that the last run used tunnels."""
+"""What pytest's cache calls it that the last run used tunnels, which could be opened ahead."""
+
+_WORKER_VARIABLE = "PYTEST_XDIST_WORKER"
 
 
 class Session:
@@ -95,6 +100,9 @@ class Session:
         self.possible_users: set[str] = set()
         self._is_ahead = False
         """Whether the keeper was started before a test needed it."""
+        self._candidate: Candidate | None = config.stash.get(CANDIDATE, None)
+        """A process that may become the keeper of this run, started before conftests were
+        imported."""
         self.environ = dict(os.environ)
         self.sys_path = [os.path.join(config.invocation_params.dir, entry) for entry in sys.path]
         self.report: Report | None = None
@@ -245,6 +253,24 @@ class Session:
         return self._keeper
 
     def _new_keeper(self) -> "KeeperClient":
+        """Return a hold on the run's keeper, which is started if nobody else can have done so."""
+        if not self.is_owner or self._is_keeper_up():
+            return self._new_client()
+        from .keeper.process.candidate import Candidate, no_signal_of_its_end
+
+        with no_signal_of_its_end():
+            candidate, self._candidate = self._candidate, None
+            if candidate is None:
+                candidate = Candidate.start(self.environ, self.sys_path)
+            try:
+                client = self._new_client()  # it is imported while the candidate imports the keeper
+            except BaseException:
+                candidate.dismiss()
+                raise
+            client.start(candidate)
+        return client
+
+    def _new_client(self) -> "KeeperClient":
         from .keeper.ipc.client import KeeperClient
         from .keeper.process.launch import Run
         from .keeper.process.run_directory import RunDirectory
@@ -434,16 +460,23 @@ class Session:
             self._dismiss_keeper()
 
     def start_ahead(self) -> None:
-        """Start the keeper beside collection, if the last run used tunnels and opening a lease
-        touches nothing beyond this machine, and no port that was chosen."""
-        cache: pytest.Cache | None = getattr(self.config, "cache", None)
-        if self.has_keeper or not (self.is_owner and cache and cache.get(_USED, False)):
+        """Start the keeper beside collection, if the last run used tunnels and so may this one."""
+        candidate = self._candidate
+        if candidate is None:
             return
+        if self.is_owner and not self.has_keeper and self._may_start_ahead():
+            self._start_before_need()
+        else:
+            self._candidate = None
+            candidate.dismiss()
+
+    def _may_start_ahead(self) -> bool:
+        """Whether opening the run's lease touches nothing beyond this machine, no port that was
+        chosen, and no program of the user's."""
         settings = self.settings
         is_local = settings.backend_url is None and settings.provider == "synthtunnel"
         is_local = is_local and settings.bind == "127.0.0.1" and settings.public_port is None
-        if is_local and settings.command is None:
-            self._start_before_need()
+        return is_local and settings.command is None
 
     def _start_before_need(self) -> None:
         """Start the keeper although no test needs it yet, and may never do."""
@@ -463,7 +496,7 @@ class Session:
         self._waits = None
 
     def _remember(self, is_used: bool) -> None:
-        """Note in pytest's cache whether this run used tunnels, for the next one."""
+        """Note in pytest's cache whether this run used tunnels, for :func:`used_tunnels_before`."""
         cache: pytest.Cache | None = getattr(self.config, "cache", None)
         if cache is None or cache.get(_USED, False) == is_used:
             return
@@ -552,7 +585,7 @@ class Session:
             return
         if not self.config.getoption("collectonly"):
             self._write_report()
-            self._remember(self._was_needed())
+            self._remember(self._was_needed() and self._may_start_ahead())
         if not self._is_keeper_up():
             return
         if not self._was_needed():
@@ -594,6 +627,9 @@ class Session:
 
 SESSION = pytest.StashKey[Session]()
 
+CANDIDATE = pytest.StashKey["Candidate"]()
+"""See :mod:`.warm_start`."""
+
 
 _RUNS_NO_TESTS = (
     *("help", "version", "collectonly", "markers", "cacheshow"),
@@ -618,6 +654,22 @@ def is_early_start(config: pytest.Config) -> bool:
         or config.getini(option.ini)
     )
     return value == "session" and runs_tests(options)
+
+
+def used_tunnels_before(config: pytest.Config) -> bool:
+    """Whether the last run of the same tests used tunnels that this run may open ahead; for a
+    configuration that has no cache yet, and of a process that owns its run."""
+    options = config.known_args_namespace
+    if getattr(options, "cacheclear", False) or not runs_tests(options):
+        return False
+    if _WORKER_VARIABLE in os.environ:
+        return False
+    try:
+        folder = os.path.expandvars(os.path.expanduser(config.getini("cache_dir")))
+        with open(os.path.join(config.rootpath, folder, "v", _USED), "rb") as file:
+            return file.read(8) == b"true"
+    except (OSError, ValueError):  # pytest's cache is off, or has nothing to say
+        return False
 
 
 def uses_tunnels(item: pytest.Item) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from ..._unpatched import unpatched
 from ...settings import find_missing_key
+from ..process.candidate import Candidate
 from ..process.launch import Run, launch
 from ..process.run_directory import RunDirectoryError
 from .connection import KeeperConnection, WaitListener
@@ -95,8 +96,19 @@ class KeeperClient:
         self._by_pid: dict[int, _Connections] = {}
         """This process's own connections; in a forked child its parent's too, until it asks."""
 
-    def start(self) -> None:
-        """Start a candidate, unless a process of this run has; do not wait for it."""
+    def start(self, candidate: Candidate | None = None) -> None:
+        """Start a candidate, unless a process of this run has; do not wait for it.
+
+        Args:
+            candidate: one that was started ahead, and is to stand for this run.
+        """
+        try:
+            self._start(candidate)
+        finally:
+            if candidate is not None:
+                candidate.dismiss()
+
+    def _start(self, candidate: Candidate | None) -> None:
         if self._error is not None:
             return
         if missing := find_missing_key(self.run.settings, self.run.environ):
@@ -111,7 +123,7 @@ class KeeperClient:
         try:
             self.run.directory.create()
             if self.run.directory.claim():
-                launch(self.run)
+                launch(self.run, candidate)
         except (RunDirectoryError, OSError) as error:
             self._error = KeeperError(
                 f"cannot start the tunnel keeper: {error}", code="KEEPER_NOT_STARTED"

@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 from ..._unpatched import unpatched
 from ...sdk.models import Secret
-from ..process.launch import Run, pause
+from ..process.candidate import pause
+from ..process.launch import Run
 from .errors import KeeperError
 from .messages import (
     MAX_LINE_BYTES,
