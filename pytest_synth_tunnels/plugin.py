@@ -64,10 +64,9 @@ def pytest_load_initial_conftests(
 
         start_early(early_config)
     elif used_tunnels_before(early_config):
-        from .warm_start import started_warm
+        from .warm_start import start_warm
 
-        with started_warm(early_config):
-            return (yield)
+        start_warm(early_config)
     return (yield)
 
 

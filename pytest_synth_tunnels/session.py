@@ -56,8 +56,6 @@ _FINISH_TIMEOUT_S = 20.0
 _USED = "synth_tunnels/used"
 """What pytest's cache calls it that the last run used tunnels, which could be opened ahead."""
 
-_WORKER_VARIABLE = "PYTEST_XDIST_WORKER"
-
 
 class Session:
     """The tunnels of this process's run.
@@ -658,11 +656,14 @@ def is_early_start(config: pytest.Config) -> bool:
 
 def used_tunnels_before(config: pytest.Config) -> bool:
     """Whether the last run of the same tests used tunnels that this run may open ahead; for a
-    configuration that has no cache yet, and of a process that owns its run."""
+    configuration that has no cache yet, and never for a worker of xdist, whose controller does
+    it."""
     options = config.known_args_namespace
     if getattr(options, "cacheclear", False) or not runs_tests(options):
         return False
-    if _WORKER_VARIABLE in os.environ:
+    # A worker is told so by its variable, and execnet starts it without a program; what one of its
+    # tests starts inherits the variable alone.
+    if "PYTEST_XDIST_WORKER" in os.environ and sys.argv[:1] == ["-c"]:
         return False
     try:
         folder = os.path.expandvars(os.path.expanduser(config.getini("cache_dir")))

@@ -1,46 +1,33 @@
 """Starts the keeper's process before conftests are imported, where the last run used tunnels.
 
 Importing the keeper takes longer than all else that the first test would wait for. So a process
-begins with that as early as possible, beside the import of conftests and the collection of tests;
-it learns which run it is for when conftests have said what they set (:mod:`.keeper.process.
-candidate`), and ends at once where no keeper is wanted after all.
+begins with that as early as possible, beside the import of conftests and the collection of tests.
+It learns which run it is for when conftests have said what they set, and ends at once where no
+keeper is wanted after all (:mod:`.keeper.process.candidate`).
 """
 
 import os
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import suppress
 
 import pytest
 
 from .keeper.process.candidate import EMBEDDED_BACKEND, Candidate
 from .session import CANDIDATE
 
-__all__ = ["started_warm"]
+__all__ = ["start_warm"]
 
 
-@contextmanager
-def started_warm(config: pytest.Config) -> Generator[None, None, None]:
-    """Start a candidate, which is no child of this process any more when the block ends.
+def start_warm(config: pytest.Config) -> None:
+    """Start a candidate for the run's keeper.
 
     Args:
-        config: before its conftests are imported; it keeps the candidate, and dismisses it when it
-            goes out of use.
+        config: before its conftests are imported; it keeps the candidate, which ends at the
+            latest when the configuration goes out of use.
     """
     folder = config.invocation_params.dir
-    try:
-        candidate = Candidate.start(
-            os.environ, [os.path.join(folder, entry) for entry in sys.path], [EMBEDDED_BACKEND]
-        )
-    except OSError:  # the first test that needs a tunnel says why
-        yield
-        return
-    config.add_cleanup(candidate.dismiss)
-    try:
-        yield
-    finally:
-        try:
-            candidate.reap()
-            config.stash[CANDIDATE] = candidate
-        except OSError:
-            candidate.dismiss()
+    sys_path = [os.path.join(folder, entry) for entry in sys.path]
+    with suppress(OSError):  # the first test that needs a tunnel says why
+        candidate = Candidate.start(os.environ, sys_path, [EMBEDDED_BACKEND])
+        config.stash[CANDIDATE] = candidate
+        config.add_cleanup(candidate.dismiss)

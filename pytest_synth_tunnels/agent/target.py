@@ -19,7 +19,7 @@ TARGET: Final = "target"
 PUBLIC: Final = "public"
 """The host by which the caller reached the tunnel."""
 
-_HOST = re.compile(r"[^\s/?#@\\,\x00-\x1f\x7f-\U0010ffff]+")
+_HOST = re.compile(r"(?:(?![/?#@\\,])[!-~])+")
 
 
 @dataclass(frozen=True, slots=True)

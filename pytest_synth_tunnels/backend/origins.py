@@ -22,7 +22,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..aio.runtime import open_files_allowed
 from ..http.exchange import Exchange, RequestHandler
@@ -57,8 +57,7 @@ _ADVICE: Final = {
 """What to do about an error."""
 
 
-@dataclass(frozen=True, slots=True)
-class OriginUrls:
+class OriginUrls(NamedTuple):
     """An origin, as those know it who call it. No URL has a trailing slash.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -23,8 +22,7 @@ _TRUTHS: Final = {"true": True, "1": True, "false": False, "0": False}
 _TUNNELS: Final = "/v1/tunnels"
 
 
-@dataclass(frozen=True, slots=True)
-class ApiCall:
+class ApiCall(NamedTuple):
     """A matched request, as its handler gets it."""
 
     id: str
@@ -45,8 +43,7 @@ class ApiCall:
 Handler = Callable[[Store, ApiCall], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A request that may be run: it has a route, and its caller may use it."""
 
     handler: Handler

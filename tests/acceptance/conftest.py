@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,8 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+
+from ..support.processes import living_processes
 
 API_KEY = "sk-test-0123456789abcdef"
 
@@ -100,16 +102,11 @@ class RuntimeDirectory:
     def processes(self) -> list[str]:
         """Return the command lines of the living processes that were started with this one."""
         found = []
-        mark = f"XDG_RUNTIME_DIR={self.path}".encode()
-        for process in Path("/proc").iterdir():
-            try:
-                environ = (process / "environ").read_bytes().split(b"\0")
-                state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except (OSError, ValueError):
-                continue
-            if mark in environ and state != "Z":
-                found.append(command)
+        for pid in living_processes(f"XDG_RUNTIME_DIR={self.path}"):
+            with suppress(OSError):  # it has ended meanwhile
+                found.append(
+                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                )
         return found
 
     def files(self) -> list[str]:

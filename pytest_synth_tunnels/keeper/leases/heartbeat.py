@@ -21,10 +21,9 @@ the lease ends, and again only if the end was put off meanwhile.
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from ...aio.backoff import Backoff
 
@@ -38,8 +37,7 @@ _OFFLINE_AFTER_S: Final = 60.0
 """How long the agent may be cut off without a notice: reconnecting takes seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(NamedTuple):
     """What one beat found out.
 
     Attributes:
@@ -71,8 +69,7 @@ class NoticeKind(StrEnum):
     MOVED = "moved"
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(NamedTuple):
     """Something that the lease's holders should know."""
 
     kind: NoticeKind
