@@ -54,6 +54,7 @@ def config(tmp_path: Path, *, hooks: dict[str, Any] | None = None, **worker: Any
     }
     found = SimpleNamespace(
         invocation_params=SimpleNamespace(dir=tmp_path),
+        stash=pytest.Stash(),
         hook=SimpleNamespace(
             **{name: Hook((hooks or {}).get(name), empty) for name, empty in names.items()}
         ),
