@@ -6,8 +6,10 @@ files, and beside those that are translated an extension module each, which Pyth
 """
 
 import os
+import shlex
 import shutil
 import sys
+import sysconfig
 import tempfile
 from contextlib import chdir
 from itertools import chain
@@ -29,6 +31,13 @@ INTERPRETED = (
 
 SHARED_LIBRARY = f"{PACKAGE}._compiled"
 """mypyc puts the code of all modules into one library, whose name it makes of this."""
+
+
+WHAT_TO_DO = (
+    "Install a C compiler (Debian: build-essential; macOS: xcode-select --install), or name yours "
+    "in CC. Or leave SYNTH_TUNNELS_COMPILE out: the wheel is then pure Python, does the same, and "
+    "needs none."
+)
 
 
 def is_wanted() -> bool:
@@ -63,18 +72,15 @@ class CompileHook(BuildHookInterface):
         """Compile, before the wheel is put together. An editable installation stays pure."""
         if version == "editable" or not is_wanted():
             return
+        require_compiler()
         self._built = tempfile.mkdtemp(prefix="synth-tunnels-build-")
         library = Path(self._built, "lib")
         try:
             with chdir(self.root):
                 compile_sources(sources(Path(self.root)), library, Path(self._built, "temp"))
-        except (Exception, SystemExit) as error:  # mypyc ends the process where it refuses
+        except BaseException:
             self._clean_up()
-            raise RuntimeError(
-                "the data path could not be compiled; what refused it is told above. A compiled "
-                "wheel needs a C compiler ($CC, or cc). Without SYNTH_TUNNELS_COMPILE the wheel is "
-                "pure Python, does the same, and needs none."
-            ) from error
+            raise
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         for path in sorted(library.rglob("*")):
@@ -90,6 +96,23 @@ class CompileHook(BuildHookInterface):
             shutil.rmtree(self._built, ignore_errors=True)
 
 
+def require_compiler() -> None:
+    """See that there is a C compiler, before mypyc works for a minute.
+
+    Raises:
+        SystemExit: there is none. It ends the build with its message alone.
+    """
+    if os.name == "nt":
+        return  # setuptools looks for Visual Studio, and says what it lacks
+    command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    program = shlex.split(command)[0]
+    if shutil.which(program) is None:
+        raise SystemExit(
+            f"SYNTH_TUNNELS_COMPILE=1 asks for a compiled wheel, but the C compiler {program!r} "
+            f"is not there. {WHAT_TO_DO}"
+        )
+
+
 def compile_sources(files: list[str], library: Path, temporary: Path) -> None:
     """Translate and compile.
 
@@ -103,6 +126,7 @@ def compile_sources(files: list[str], library: Path, temporary: Path) -> None:
     """
     from mypyc.build import mypycify
     from setuptools import Distribution
+    from setuptools.errors import BaseError, CCompilerError
 
     options = {
         "--config-file": "pyproject.toml",
@@ -123,4 +147,7 @@ def compile_sources(files: list[str], library: Path, temporary: Path) -> None:
     build.parallel = os.cpu_count()
     build.ensure_finalized()
     sys.stdout.flush()
-    build.run()
+    try:
+        build.run()
+    except (BaseError, CCompilerError) as error:
+        raise SystemExit(f"The data path could not be compiled: {error}. {WHAT_TO_DO}") from None
