@@ -251,24 +251,6 @@ class Session:
         return self._keeper
 
     def _new_keeper(self) -> "KeeperClient":
-        """Return a hold on the run's keeper, which is started if nobody else can have done so."""
-        if not self.is_owner or self._is_keeper_up():
-            return self._new_client()
-        from .keeper.process.candidate import Candidate, no_signal_of_its_end
-
-        with no_signal_of_its_end():
-            candidate, self._candidate = self._candidate, None
-            if candidate is None:
-                candidate = Candidate.start(self.environ, self.sys_path)
-            try:
-                client = self._new_client()  # it is imported while the candidate imports the keeper
-            except BaseException:
-                candidate.dismiss()
-                raise
-            client.start(candidate)
-        return client
-
-    def _new_client(self) -> "KeeperClient":
         from .keeper.ipc.client import KeeperClient
         from .keeper.process.launch import Run
         from .keeper.process.run_directory import RunDirectory
@@ -478,7 +460,7 @@ class Session:
 
     def _start_before_need(self) -> None:
         """Start the keeper although no test needs it yet, and may never do."""
-        self._hold_keeper().start()
+        self._start()
         self._is_ahead = True
         _import_all()  # while the keeper starts
 
@@ -509,8 +491,28 @@ class Session:
 
         That it cannot be started is told by the first request that needs it.
         """
-        self.keeper.start()
+        self.is_used = True
+        self._start()
         _import_all()  # while the keeper starts
+
+    def _start(self) -> None:
+        if self.has_keeper or not self.is_owner:
+            self._hold_keeper().start()
+            return
+        from .keeper.process.candidate import Candidate, no_signal_of_its_end
+
+        with no_signal_of_its_end():
+            candidate, self._candidate = self._candidate, None
+            try:
+                if candidate is None:
+                    candidate = Candidate.start(self.environ, self.sys_path)
+                # While it imports the keeper, this imports what talks to it.
+                self._hold_keeper().start(candidate)
+            except OSError:  # there is no process to be had, which the first request says
+                return
+            finally:
+                if candidate is not None:
+                    candidate.dismiss()  # unless it has been told
 
     def check(self) -> "list[Event]":
         """Return what happened to this process's tunnels since the last call.

@@ -1,5 +1,6 @@
 """What a pytest process knows of its run, with a configuration and a keeper that the test makes."""
 
+import errno
 import os
 import socket
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels import session as module
+from pytest_synth_tunnels._unpatched import unpatched
 from pytest_synth_tunnels.keeper.ipc.errors import KeeperError
 from pytest_synth_tunnels.keeper.ipc.messages import Event, Port, Report
 from pytest_synth_tunnels.run_waits import RunWaits, ToldWaits
@@ -133,6 +135,22 @@ def test_settings_are_resolved_once(tmp_path: Path) -> None:
     assert made.has_settings()
     assert made.settings is made.settings
     assert len(asked) == 1
+
+
+def test_no_process_to_be_had_is_told_by_the_first_request(
+    tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(unpatched, "posix_spawn", refuse)
+    made = session(tmp_path)
+
+    made.start_keeper()
+
+    with pytest.raises(KeeperError, match=r"cannot start the tunnel keeper: .*temporarily"):
+        made.reserve_port()
+    made.abandon()
 
 
 def test_all_threads_get_one_keeper(tmp_path: Path) -> None:

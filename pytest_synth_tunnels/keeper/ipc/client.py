@@ -100,15 +100,8 @@ class KeeperClient:
         """Start a candidate, unless a process of this run has; do not wait for it.
 
         Args:
-            candidate: one that was started ahead, and is to stand for this run.
+            candidate: one that was started ahead, and is told if it can stand for this run.
         """
-        try:
-            self._start(candidate)
-        finally:
-            if candidate is not None:
-                candidate.dismiss()
-
-    def _start(self, candidate: Candidate | None) -> None:
         if self._error is not None:
             return
         if missing := find_missing_key(self.run.settings, self.run.environ):

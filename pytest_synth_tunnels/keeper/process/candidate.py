@@ -138,7 +138,7 @@ class Candidate:
         return is_heard
 
     def dismiss(self) -> None:
-        """Have it end."""
+        """Have it end, unless it has been told."""
         self._process.close()
         with suppress(OSError):  # it has ended, which is what is wanted
             self.reap()

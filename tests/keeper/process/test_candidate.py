@@ -110,16 +110,6 @@ def test_it_ends_with_the_process_that_started_it(environ: dict[str, str]) -> No
     wait_until_gone(environ)
 
 
-def test_a_run_that_has_a_keeper_dismisses_it(environ: dict[str, str], run: KeeperClient) -> None:
-    run.start()
-    url = run.ask(GetBackend(), BackendInfo).url
-
-    run.start(Candidate.start({**environ, "XDG_CONFIG_HOME": "/none/second"}, sys.path))
-
-    wait_until_gone({"XDG_CONFIG_HOME": "/none/second"})
-    assert run.ask(GetBackend(), BackendInfo).url == url
-
-
 def test_another_is_started_for_one_that_was_killed(
     environ: dict[str, str], run: KeeperClient
 ) -> None:
