@@ -36,31 +36,38 @@ HOP_BY_HOP: Final = frozenset(
 """Headers, in lower case, that concern one connection and are never passed on. What a caller
 shows a proxy is none of them: the tunnel asks for nothing there, and an app may."""
 
-_CACHED_NAMES: Final = 1024
-_CACHED_NAME_CHARACTERS: Final = 64
-
-_Name = TypeVar("_Name", str, bytes)
+_Text = TypeVar("_Text", str, bytes)
 _Kind = TypeVar("_Kind")
 
 
-class HeaderTable(dict[_Name, _Kind]):
-    """Header names as they came → what a reader of headers has to know of them.
+class HeaderTable(dict[_Text, _Kind]):
+    """Header names, or whole header lines, as they came → what a reader has to know of them.
 
-    Messages repeat the same few names, so a name that was met before costs one look-up. The
-    table is bounded: names beyond its size, and long ones, are classified each time.
+    Messages repeat the same few, so one that was met before costs one look-up. The table is
+    bounded: those beyond its size, and long ones, are classified each time.
 
     Args:
-        classify: says what is to be known of a name, from the name alone.
+        classify: says what is to be known of a name or a line, from that alone.
+        max_entries: how many are remembered.
+        max_characters: the longest that is remembered.
     """
 
-    def __init__(self, classify: Callable[[_Name], _Kind]) -> None:
+    def __init__(
+        self,
+        classify: Callable[[_Text], _Kind],
+        *,
+        max_entries: int = 1024,
+        max_characters: int = 64,
+    ) -> None:
         super().__init__()
-        self._classify: Callable[[_Name], _Kind] = classify
+        self._classify: Callable[[_Text], _Kind] = classify
+        self._max_entries = max_entries
+        self._max_characters = max_characters
 
-    def __missing__(self, name: _Name) -> _Kind:
-        kind = self._classify(name)
-        if len(self) < _CACHED_NAMES and len(name) <= _CACHED_NAME_CHARACTERS:
-            self[name] = kind
+    def __missing__(self, text: _Text) -> _Kind:
+        kind = self._classify(text)
+        if len(self) < self._max_entries and len(text) <= self._max_characters:
+            self[text] = kind
         return kind
 
 
@@ -74,7 +81,7 @@ class _StatusLines(dict[int, str]):
         return line
 
 
-_status_lines = _StatusLines()
+_status_lines: Final = _StatusLines()
 
 
 def response_head(
@@ -174,7 +181,7 @@ def _response_kind(name: str) -> str:
     return lower if lower in HOP_BY_HOP or lower == "content-length" else ""
 
 
-_response_kinds = HeaderTable(_response_kind)
+_response_kinds: Final = HeaderTable(_response_kind)
 
 _NO_TRAILERS: Final = HOP_BY_HOP | {
     "authorization",
@@ -193,4 +200,4 @@ def _is_trailer(name: str) -> bool:
     return lower not in _NO_TRAILERS and not lower.startswith("x-synthtunnel-")
 
 
-_trailers = HeaderTable(_is_trailer)
+_trailers: Final = HeaderTable(_is_trailer)

@@ -1,6 +1,7 @@
 """The head and the body of a request, parsed strictly. No I/O."""
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 import httptools
@@ -23,12 +24,15 @@ _FRAMING: Final = frozenset(
 )
 _ONCE: Final = frozenset({"content-length", "host", "transfer-encoding"})
 _OPTIONAL_PROTOCOLS: Final = ("h2c", "http/", "tls/")
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
-_TARGET = re.compile(r"[!-~\x80-\xff]+")
-_HOST = re.compile(r"[^\s/?#@\\,]*")
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
+_TARGET: Final = re.compile(r"[!-~\x80-\xff]+")
+_HOST: Final = re.compile(r"[^\s/?#@\\,]*")
 _COMMON_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _NO_CALLBACKS: Final = object()
 _NOTHING: Final[Headers] = []
+
+_KNOWN_FIELDS: Final = 32
+_KNOWN_FIELD_CHARACTERS: Final = 256
 
 _EMPTY_LINE: Final = b"\r\n\r\n"
 _MAX_OVERHEAD_BYTES: Final = 65_536
@@ -57,7 +61,16 @@ def _framing_kind(name: str) -> str:
     return lower if lower in _FRAMING else ""
 
 
-_framing_kinds = HeaderTable(_framing_kind)
+_framing_kinds: Final = HeaderTable(_framing_kind)
+
+_Field = tuple[tuple[str, str], str]
+"""A header, and the lower case of its name if it frames a message, else an empty string."""
+
+
+def _field(line: str) -> _Field:
+    """Take a header line apart, which llhttp has found well-formed."""
+    name, _, value = line.partition(":")
+    return (name, value.strip(" \t")), _framing_kinds[name]
 
 
 class RequestHead:
@@ -159,6 +172,10 @@ class HeadParser:
         self._llhttp: httptools.HttpRequestParser | None = None
         self._host = ""
         """The last host that was found well-formed: a connection seldom names another."""
+        self._read_field: Callable[[str], _Field] = _field
+        """Reads a header line. From the second request on it knows what was said before: most
+        header lines are the same in all requests of a connection, and most connections that send
+        one request send no other."""
 
     def parse(self, block: bytes) -> RequestHead:
         """Read one head.
@@ -194,12 +211,10 @@ class HeadParser:
             raise BadRequest(431, "HEADERS_TOO_LARGE", f"more than {self._max_headers} headers")
         headers: Headers = []
         framing: dict[str, str] = {}
-        for line in lines[1:-2]:
-            name, _, value = line.partition(":")
-            value = value.strip(" \t")
-            headers.append((name, value))
-            kind = _framing_kinds[name]
+        for header, kind in map(self._read_field, lines[1:-2]):
+            headers.append(header)
             if kind:
+                value = header[1]
                 if kind in framing:
                     value = _joined(kind, framing[kind], value)
                 framing[kind] = value
@@ -231,6 +246,10 @@ class HeadParser:
             self._apply(framing, head)
         elif len(framing) > 1:
             self._apply(framing, head)
+        if self._read_field is _field:
+            self._read_field = HeaderTable(
+                _field, max_entries=_KNOWN_FIELDS, max_characters=_KNOWN_FIELD_CHARACTERS
+            ).__getitem__
         return head
 
     def _judge(self, block: bytes) -> None:

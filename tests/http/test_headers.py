@@ -72,6 +72,12 @@ def test_a_table_is_bounded():
     assert table[b"X" * 65] == b"x" * 65
 
 
+def test_the_bounds_of_a_table_may_be_others():
+    table = HeaderTable(str.lower, max_entries=2, max_characters=3)
+    assert [table[name] for name in ("A", "LONG", "B", "C")] == ["a", "long", "b", "c"]
+    assert table == {"A": "a", "B": "b"}
+
+
 def test_a_table_keeps_no_long_name():
     table = HeaderTable(str.lower)
     assert table["X" * 65] == "x" * 65

@@ -1,5 +1,6 @@
 """HeadParser and ChunkedBody: what is taken, and above all what is refused."""
 
+import gc
 from itertools import pairwise
 
 import pytest
@@ -62,6 +63,46 @@ def test_one_parser_reads_many_heads():
             head = parser.parse(b"PUT /%d HTTP/1.1\r\nHost: a\r\n%b\r\n" % (number, extra))
             assert head.path == f"/{number}"
             assert head.has_body is bool(extra)
+
+
+def test_lines_that_a_connection_repeats_are_read_as_before():
+    parser = HeadParser()
+    for number in range(100):
+        lines = [
+            "Host: a",
+            "X-Same:  one and the same \t",
+            f"X-Number: {number}",
+            f"x-same: {'long ' * number}",
+            f"Content-Length: {number % 3}",
+        ]
+        head = parser.parse("\r\n".join(["PUT / HTTP/1.1", *lines, "", ""]).encode())
+        assert head.headers == [
+            ("Host", "a"),
+            ("X-Same", "one and the same"),
+            ("X-Number", str(number)),
+            ("x-same", ("long " * number).strip()),
+            ("Content-Length", str(number % 3)),
+        ]
+        assert (head.host, head.content_length) == ("a", number % 3)
+
+
+def test_a_line_that_is_known_counts_each_time():
+    parser = HeadParser()
+    once = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+    for _ in range(3):
+        assert parser.parse(once).content_length == 5
+    for line in (b"Host: a\r\n", b"Content-Length: 5\r\n"):
+        with pytest.raises(BadRequest):
+            parser.parse(once.replace(line, line * 2))
+
+
+def test_what_a_connection_repeats_is_kept_within_bounds():
+    parser = HeadParser()
+    for number in range(500):
+        parser.parse(b"GET / HTTP/1.1\r\nHost: a\r\nX: %d\r\nY: %b\r\n\r\n" % (number, b"y" * 300))
+    kept = gc.get_referents(parser._read_field)
+    assert [len(each) for each in kept if isinstance(each, dict)] == [32]
+    assert max(map(len, kept[0])) <= 256
 
 
 def test_a_parser_survives_what_it_refuses():
