@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from ..aio.clock import clock_of
 from ..aio.deadlines import Deadlines, Expiring
 from ..http.errors import error_response
 from ..http.headers import Headers
@@ -28,6 +29,8 @@ __all__ = ["InflightRequest", "Uplink"]
 
 class InflightRequest(Expiring, Pausable, Protocol):
     """A request on its way to an app. Nothing here may raise or block."""
+
+    __slots__ = ()
 
     rid: str
     """The request's name on the link."""
@@ -87,7 +90,7 @@ class Uplink:
         """Wakes up what has waited too long."""
         self.recorder = recorder
         """Records what passes."""
-        self.now: Callable[[], float] = loop.time
+        self.now: Callable[[], float] = clock_of(loop)
         """Returns the loop's time, in seconds."""
         self.stall_s = 10.0
         """How long one slow app may hold up a link that knows no windows, in seconds."""

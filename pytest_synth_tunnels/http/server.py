@@ -9,6 +9,7 @@ costs the system less.
 import asyncio
 from dataclasses import replace
 
+from ..aio.clock import clock_of
 from ..aio.deadlines import Deadlines
 from ..aio.tick_writer import TickWriter
 from .connection import HttpLimits, ServerConnection, ServerContext
@@ -47,7 +48,7 @@ class HttpServer:
             limits=limits,
             limiter=self.limiter,
             deadlines=self.deadlines,
-            time=loop.time,
+            time=clock_of(loop),
             write_soon=TickWriter(loop).flush_soon,
             secure=secure,
         )

@@ -133,7 +133,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
         self._session = session
         self._use(flow_control=session.flow_control, link_paused=session.writing_paused)
         session.websockets[self.rid] = self
-        relay.deadlines.set(self, relay.loop.time() + relay.request_timeout_s)
+        relay.deadlines.set(self, relay.time() + relay.request_timeout_s)
         if session.exact_http and self._exchange.head.bare_query:
             self._frame.path = f"{self._frame.path.removesuffix('?')}?"
         session.link.send(self._frame)
@@ -148,7 +148,7 @@ class ProxiedWebSocket(TunnelledWebSocket):
             self.fail(offline())
             return
         relay.held.add(route.lease_id, self)
-        relay.deadlines.set(self, relay.loop.time() + hold_s)
+        relay.deadlines.set(self, relay.time() + hold_s)
 
     def release(self, session: AgentSession) -> None:
         """Go on with the agent that has come."""

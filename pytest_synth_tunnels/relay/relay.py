@@ -14,6 +14,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
+from ..aio.clock import clock_of
 from ..aio.deadlines import Deadlines
 from ..http.exchange import Exchange, RequestHandler
 from ..traffic.recorder import Recorder
@@ -54,6 +55,7 @@ class Relay:
         slow_readers: the requests whose callers read slowly, from agents that cannot be made to
             wait.
         ends: the callers' WebSockets that have a connection, those that are closing included.
+        time: the loop's clock, in seconds.
         deadlines: of requests and WebSockets.
     """
 
@@ -73,6 +75,7 @@ class Relay:
         self.idle_timeout_s = idle_timeout_s
         self.shared_connections = shared_connections
         self.recorder = recorder
+        self.time: Callable[[], float] = clock_of(loop)
         self.deadlines = Deadlines(loop)
         self.sessions: dict[str, AgentSession] = {}
         self.held = HeldRequests()
