@@ -43,7 +43,7 @@ from ..wire.frames import (
     WsFrame,
     WsOpen,
 )
-from ..wire.link import Link
+from ..wire.link import Link, LinkHandler
 from .forwarded_request import ForwardedRequest
 from .readiness import ReadinessProbes
 from .served_leases import OWN_PATH, READY_PATH, ServedLease, ServedLeases, read_nonce
@@ -59,7 +59,7 @@ _LOST_REASON: Final = "the tunnel's agent lost its relay"
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # for tests
-class Agent:
+class Agent(LinkHandler):
     """Serves leases over one link (a :class:`~..wire.link.LinkHandler`), with their own targets
     only.
 

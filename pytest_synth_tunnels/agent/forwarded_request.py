@@ -34,7 +34,7 @@ of the connection, so that a short answer is one frame.
 from math import inf
 from typing import Final
 
-from ..http.client_connection import ClientConnection, OriginError
+from ..http.client_connection import ClientConnection, OriginError, ResponseHandler
 from ..http.headers import Headers, field_lines
 from ..http.pool import ConnectionPool
 from ..traffic.recorder import RecordedRequest
@@ -52,7 +52,7 @@ from ..wire.frames import (
     Window,
 )
 from .served_leases import ServedLease
-from .uplink import Uplink
+from .uplink import InflightRequest, Uplink
 from .url_rewriter import UrlRewriter
 
 __all__ = ["ForwardedRequest"]
@@ -69,7 +69,7 @@ HEAR_OUT_S = 2.0
 """How long it is heard out, in seconds: a busy caller may not have got round to its body."""
 
 
-class ForwardedRequest:
+class ForwardedRequest(InflightRequest, ResponseHandler):
     """A request: an :class:`.uplink.InflightRequest` and a
     :class:`~..http.client_connection.ResponseHandler`.
 
@@ -113,7 +113,6 @@ class ForwardedRequest:
         "_trailers",
         "_uplink",
         "_whole_body",
-        "due_at",
         "lease",
         "lease_id",
         "rid",

@@ -94,7 +94,7 @@ class ServedLease:
             rest, found = path, destinations[""]
         if found is None and not address and len(destinations) - len(self.private) == 1:
             (found,) = self._listed().values()
-        return None if found is None else (*found, rest)
+        return None if found is None else (found.rewriter, found.pool, rest)
 
     def _listed(self) -> dict[str, Destination]:
         """Return the destinations of all addresses but the private ones."""

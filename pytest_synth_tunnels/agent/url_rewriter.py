@@ -66,10 +66,10 @@ _KEPT: Final = ("content-length", "x-forwarded-", "x-synthtunnel-")
 _MAX_DIGITS: Final = 19
 """Of a length in bytes; one with more is as good as unknown."""
 
-_ABSOLUTE = re.compile(r"(?:https?:)?//([^/?#\\]*)", re.IGNORECASE)
-_ADDRESS = re.compile(r"/(?:~|%7[Ee])([^/?*]+)")
-_BRACKETED = re.compile(r"<([^>]*)>")
-_REFRESH = re.compile(r"""(;\s*url\s*=\s*["']?)([^"']*)""", re.IGNORECASE)
+_ABSOLUTE: Final = re.compile(r"(?:https?:)?//([^/?#\\]*)", re.IGNORECASE)
+_ADDRESS: Final = re.compile(r"/(?:~|%7[Ee])([^/?*]+)")
+_BRACKETED: Final = re.compile(r"<([^>]*)>")
+_REFRESH: Final = re.compile(r"""(;\s*url\s*=\s*["']?)([^"']*)""", re.IGNORECASE)
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -91,9 +91,9 @@ def _response_kind(name: str) -> str:
     return lower if lower in _OUTWARD else ""
 
 
-_request_kinds = HeaderTable(_request_kind)
-_mapped_request_kinds = HeaderTable(_mapped_request_kind)
-_response_kinds = HeaderTable(_response_kind)
+_request_kinds: Final = HeaderTable(_request_kind)
+_mapped_request_kinds: Final = HeaderTable(_mapped_request_kind)
+_response_kinds: Final = HeaderTable(_response_kind)
 
 
 class UrlRewriter:

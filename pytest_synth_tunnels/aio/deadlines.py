@@ -20,6 +20,8 @@ _GRAIN_S: Final = 0.02
 class Expiring(Protocol):
     """Something with a deadline. It is compared by identity."""
 
+    __slots__ = ("due_at",)
+
     due_at: float
     """In the loop's time; infinite while there is no deadline. It may be moved later freely, and
     earlier through :meth:`Deadlines.set`."""

@@ -14,6 +14,8 @@ __all__ = ["Flushable", "TickWriter"]
 class Flushable(Protocol):
     """A connection that collects what is to be written."""
 
+    __slots__ = ()
+
     def flush(self) -> None:
         """Write what was collected, if anything was. This may not raise."""
 

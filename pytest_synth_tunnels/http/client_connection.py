@@ -48,6 +48,7 @@ from typing import Final, Protocol, cast
 
 import httptools
 
+from ..aio.tick_writer import Flushable
 from .head_normalization import normalize_head
 from .headers import HOP_BY_HOP, Headers, HeaderTable, may_be_trailer
 from .sockets import acknowledge_quickly, has_ended
@@ -95,6 +96,8 @@ class OriginError(Exception):
 class ConnectionWaiter(Protocol):
     """What waits for a connection. Its methods may neither raise nor block."""
 
+    __slots__ = ()
+
     def connected(self, connection: "ClientConnection") -> None:
         """Begin the request on this connection."""
 
@@ -104,6 +107,8 @@ class ConnectionWaiter(Protocol):
 
 class ResponseHandler(ConnectionWaiter, Protocol):
     """Sends a request and takes its response. Its methods may neither raise nor block."""
+
+    __slots__ = ()
 
     def response_interim(self, status: int, headers: Headers) -> None:
         """Take an interim response, after which another one comes.
@@ -199,8 +204,12 @@ class _Kind(Enum):
     DROPPED = auto()
 
 
-# Plain globals: looked up for each header that is not plain.
-_LOCATION, _LENGTH, _CODING, _CONNECTION, _DROPPED = _Kind
+# Globals of their own, which cost less: looked up for each header that is not plain.
+_LOCATION: Final = _Kind.LOCATION
+_LENGTH: Final = _Kind.LENGTH
+_CODING: Final = _Kind.CODING
+_CONNECTION: Final = _Kind.CONNECTION
+_DROPPED: Final = _Kind.DROPPED
 
 _KINDS: Final = {
     **dict.fromkeys(HOP_BY_HOP - {"trailer"}, _DROPPED),
@@ -222,7 +231,7 @@ def _note(name: bytes) -> tuple[str, _Kind | None]:
     return text, _KINDS.get(text.lower())
 
 
-_names = HeaderTable(_note)
+_names: Final = HeaderTable(_note)
 
 _USUAL_REASONS: Final = {
     status.value: status.phrase.encode()
@@ -246,8 +255,15 @@ class _Stage(Enum):
     FAILED = auto()
 
 
-# Plain globals: looked up several times for each response.
-_IDLE, _HEAD, _INTERIM, _BODY, _DONE, _SURPLUS, _UPGRADED, _FAILED = _Stage
+# Globals of their own, which cost less: looked up several times for each response.
+_IDLE: Final = _Stage.IDLE
+_HEAD: Final = _Stage.HEAD
+_INTERIM: Final = _Stage.INTERIM
+_BODY: Final = _Stage.BODY
+_DONE: Final = _Stage.DONE
+_SURPLUS: Final = _Stage.SURPLUS
+_UPGRADED: Final = _Stage.UPGRADED
+_FAILED: Final = _Stage.FAILED
 
 
 class ResponseReader:
@@ -569,7 +585,7 @@ class ResponseReader:
             self.headers = [header for header in self.headers if header[0].lower() not in named]
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol, Flushable):
     """One connection to an app.
 
     Args:
@@ -740,15 +756,16 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read on; the reader's callbacks tell the handler, and the end is told after them."""
         reader = self._reader
-        if reader.handler is None:
+        asked = reader.handler
+        if asked is None:
             self._transport.abort()  # nobody asked: a server saying that it is about to close
             return
         if self._answered:
             self._refuse_request()
             return
         reader.feed(data)
-        handler = cast("ResponseHandler | None", reader.handler)
-        if handler is None:  # it has abandoned its request meanwhile
+        handler = reader.handler
+        if handler is not asked:  # it has abandoned its request meanwhile
             return
         stage = reader.stage
         if stage is _DONE or stage is _SURPLUS:

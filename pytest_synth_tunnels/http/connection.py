@@ -45,7 +45,7 @@ from typing import Final, cast
 from ..aio.deadlines import Deadlines
 from ..aio.tick_writer import Flushable
 from .errors import error_response
-from .exchange import IGNORE, ConnectionObserver, Exchange, Router
+from .exchange import IGNORE, ConnectionObserver, Exchange, ResponseSink, Router
 from .headers import response_head
 from .limiter import Admission, ConnectionLimiter
 from .refusal_log import log_refusal
@@ -114,7 +114,7 @@ class ServerContext:
     secure: bool = False
 
 
-class ServerConnection(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol, ResponseSink, Flushable):
     """One caller's connection: a :class:`~.exchange.ResponseSink` for its exchanges.
 
     Args:
@@ -157,11 +157,8 @@ class ServerConnection(asyncio.Protocol):
         "_write_soon",
         "context",
         "due_at",
-        "keep",
         "made_at",
-        "observer",
         "transport",
-        "write_paused",
     )
 
     transport: asyncio.Transport
@@ -313,7 +310,12 @@ class ServerConnection(asyncio.Protocol):
         elif self._body_paused:
             self._look()
         elif self._exchange is not None:
-            self._refuse(408, "TUNNEL_TIMEOUT", "the request body did not come in time")
+            if self.body_open:
+                self._refuse(408, "TUNNEL_TIMEOUT", "the request body did not come in time")
+            else:
+                # Nothing is awaited from the caller. To keep a deadline all the same costs less
+                # than to drop it with each request, and to set another one behind it.
+                self._deadlines.set(self, self._time() + self._limits.idle_timeout_s)
         elif self._held and not self.write_paused:
             self._refuse(408, "TUNNEL_TIMEOUT", "the request did not come in time")
         elif not self._await_reader(self._limits.idle_timeout_s):
@@ -386,10 +388,10 @@ class ServerConnection(asyncio.Protocol):
         self._body_left = head.content_length
         if head.chunked:
             self._chunks = ChunkedBody()
-        if (head.content_length or head.chunked) and not head.expects_continue:
+        if head.expects_continue:
+            self.due_at = inf  # it runs from the answer that tells the caller to send the body
+        elif head.chunked or head.content_length > len(self._held):
             self._deadlines.set(self, self._time() + self._limits.body_timeout_s)
-        else:
-            self.due_at = inf
         handler = self._router(exchange)
         if exchange.connection is not None:
             if self._stranger:
@@ -446,7 +448,6 @@ class ServerConnection(asyncio.Protocol):
         """Bring a piece of the body to the handler."""
         exchange = self._exchange
         if ended:
-            self.due_at = inf
             if self._body_paused:
                 self._body_paused = self._body_kept = False
                 self.transport.resume_reading()
@@ -494,7 +495,11 @@ class ServerConnection(asyncio.Protocol):
         self._exchange = None
         self._handler = IGNORE
         self._unread_bytes = inf
-        self._deadlines.set(self, self._time() + self._limits.idle_timeout_s)
+        idle_until = self._time() + self._limits.idle_timeout_s
+        if idle_until >= self.due_at:
+            self.due_at = idle_until
+        else:
+            self._deadlines.set(self, idle_until)
         if self._held and not self._advancing:
             self._go_on()
         elif self._ended:
@@ -567,7 +572,8 @@ class ServerConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Write ``data`` now, behind what was collected."""
-        self.flush()
+        if self._out:
+            self.flush()
         self.transport.write(data)
 
     def flush(self) -> None:

@@ -34,6 +34,8 @@ _NO_TRAILERS: Final[Headers] = []
 class RequestHandler(Protocol):
     """What takes a request's body, and hears of the connection. Nothing here may block."""
 
+    __slots__ = ()
+
     def body_received(self, data: bytes) -> None:
         """Take a piece of the body, never empty."""
 
@@ -62,12 +64,16 @@ class RequestHandler(Protocol):
 class ConnectionObserver(Protocol):
     """What lives and dies with a caller's connection."""
 
+    __slots__ = ()
+
     def connection_ended(self) -> None:
         """No further request comes on the connection. Told once."""
 
 
 class ResponseSink(Protocol):
     """What an exchange writes to: the caller's connection."""
+
+    __slots__ = ("keep", "observer", "write_paused")
 
     keep: bool
     """Another request may follow; the exchange decides when it frames the response."""
@@ -82,9 +88,8 @@ class ResponseSink(Protocol):
             Whether it is ended.
         """
 
-    @property
-    def write_paused(self) -> bool:
-        """The caller reads slowly."""
+    write_paused: bool
+    """The caller reads slowly."""
 
     @property
     def unread_bytes(self) -> int:

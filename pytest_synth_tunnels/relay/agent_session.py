@@ -31,7 +31,7 @@ from ..wire.frames import (
     WsOpenAck,
     WsOpenReject,
 )
-from ..wire.link import Link
+from ..wire.link import Link, LinkHandler
 from .auth import same_secret
 from .failures import RelayFailure, unreachable, websocket_failed
 from .route import Route
@@ -48,6 +48,8 @@ __all__ = [
 
 class Carried(Pausable, Protocol):
     """A caller's request or WebSocket that a session carries."""
+
+    __slots__ = ()
 
     route: Route
 
@@ -73,6 +75,8 @@ class Carried(Pausable, Protocol):
 
 class CarriedRequest(Carried, Protocol):
     """One request in flight, as its session sees it."""
+
+    __slots__ = ()
 
     def response_interim(self, frame: RespInterim) -> None:
         """Take an interim response, which comes before the answer."""
@@ -123,7 +127,7 @@ class RouteLookup(Protocol):
         """Lead a route's requests nowhere until another session begins."""
 
 
-class AgentSession:
+class AgentSession(LinkHandler):
     """One agent's link, the relay's end of it (a :class:`~..wire.link.LinkHandler`).
 
     Args:

@@ -55,7 +55,7 @@ def _kind(name: str) -> int:
     return _PASS
 
 
-_kinds = HeaderTable(_kind)
+_kinds: Final = HeaderTable(_kind)
 
 
 def admit(

@@ -36,7 +36,8 @@ from typing import Final
 
 import msgspec
 
-from ..http.exchange import Exchange
+from ..aio.deadlines import Expiring
+from ..http.exchange import Exchange, RequestHandler
 from ..http.headers import Headers, end_to_end
 from ..http.refusal_log import log_refusal
 from ..http.request import as_ascii
@@ -54,7 +55,7 @@ from ..wire.frames import (
     RespInterim,
     Window,
 )
-from .agent_session import AgentSession
+from .agent_session import AgentSession, CarriedRequest
 from .caller_connection import CallerConnection
 from .failures import (
     RelayFailure,
@@ -70,6 +71,7 @@ from .failures import (
 )
 from .relay import Relay
 from .route import Route
+from .slow_readers import SlowReader
 
 __all__ = ["Phase", "ProxiedRequest"]
 
@@ -93,11 +95,15 @@ class Phase(Enum):
     DONE = auto()
 
 
-# Plain globals, which cost less: they are looked up several times for each request.
-HELD, FORWARDED, ANSWERING, UPLOADING, DONE = Phase
+# Globals of their own, which cost less: they are looked up several times for each request.
+HELD: Final = Phase.HELD
+FORWARDED: Final = Phase.FORWARDED
+ANSWERING: Final = Phase.ANSWERING
+UPLOADING: Final = Phase.UPLOADING
+DONE: Final = Phase.DONE
 
 
-class ProxiedRequest:
+class ProxiedRequest(RequestHandler, CarriedRequest, Expiring, SlowReader):
     """One request: takes the caller's side as a :class:`~..http.exchange.RequestHandler`, the
     agent's as a :class:`~.agent_session.CarriedRequest`, and the clock's as an
     :class:`~..aio.deadlines.Expiring`.
@@ -133,7 +139,6 @@ class ProxiedRequest:
         "_send_window",
         "_session",
         "_timeout_s",
-        "due_at",
         "rid",
         "route",
     )
@@ -204,7 +209,7 @@ class ProxiedRequest:
         self._phase = FORWARDED
         self._session = session
         session.requests[self.rid] = self
-        relay.deadlines.set(self, relay.loop.time() + self._timeout_s)
+        relay.deadlines.set(self, relay.time() + self._timeout_s)
         if session.caller_connections:
             self._tie(session)
         if session.exact_http:
@@ -244,7 +249,7 @@ class ProxiedRequest:
         if hold_s <= 0 or relay.held.count(route.lease_id) >= route.limits.max_held:
             self.fail(offline(reason))
             return
-        self._held_since = relay.loop.time()
+        self._held_since = relay.time()
         relay.held.add(route.lease_id, self)
         relay.deadlines.set(self, self._held_since + hold_s)
         self._exchange.pause_body()
@@ -254,7 +259,7 @@ class ProxiedRequest:
         body, ended = self._held_body, not self._request_open
         self._leave_held()
         if self._repeated:
-            waited_s = self._relay.loop.time() - self._held_since
+            waited_s = self._relay.time() - self._held_since
             self._timeout_s = max(self._timeout_s - waited_s, 0.0)
             self._frame = msgspec.structs.replace(
                 self._frame, rid=self.rid, deadline_ms=int(self._timeout_s * 1000)
@@ -292,7 +297,7 @@ class ProxiedRequest:
         self._repeated = True
         # The agent may still answer to the first name, even on its next link.
         self.rid += ".2"
-        self._timeout_s = max(self.due_at - self._relay.loop.time(), 0.0)
+        self._timeout_s = max(self.due_at - self._relay.time(), 0.0)
         self._relay.deadlines.forget(self)
         self.hold(reason)
 
@@ -484,7 +489,7 @@ class ProxiedRequest:
             self.fail(offline("waited for one in vain"))
         elif self._moved:
             self._moved = False
-            relay.deadlines.set(self, relay.loop.time() + relay.idle_timeout_s)
+            relay.deadlines.set(self, relay.time() + relay.idle_timeout_s)
         else:
             self.fail(timed_out(relay.request_timeout_s))
 
@@ -591,7 +596,7 @@ class ProxiedRequest:
     def _progress(self) -> None:
         """Move the deadline: a piece of the request came, or went."""
         if self._phase is FORWARDED:
-            self.due_at = self._relay.loop.time() + self._relay.request_timeout_s
+            self.due_at = self._relay.time() + self._relay.request_timeout_s
         else:
             self._moved = True
 

@@ -17,6 +17,8 @@ _MAX_UNREAD_BYTES = 64 * 1024 * 1024
 class SlowReader(Protocol):
     """A request whose caller reads its answer slowly."""
 
+    __slots__ = ()
+
     @property
     def unread_bytes(self) -> int:
         """How much of the answer waits for the caller, in bytes."""

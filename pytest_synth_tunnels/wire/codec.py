@@ -46,24 +46,24 @@ _PAYLOADS: Final = {
 """Kinds of frames with much in them, and where that is."""
 
 # No string can hold these bytes: a quotation mark in it would be escaped.
-_PAYLOAD = re.compile(rb'"(?:body|chunk|data)_b64"\s*:\s*"')
+_PAYLOAD: Final = re.compile(rb'"(?:body|chunk|data)_b64"\s*:\s*"')
 _PLACEHOLDER: Final = os.urandom(12)
 """Stands for a long payload while the JSON codec sees the rest. Nobody can guess it, so the field
 that has this value after decoding is the one whose text was replaced."""
 
 _PLACEHOLDER_B64: Final = pybase64.b64encode(_PLACEHOLDER)
 
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Frame)
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder(Frame)
 
-_envelope_decoder = msgspec.json.Decoder(FrameEnvelope)
+_envelope_decoder: Final = msgspec.json.Decoder(FrameEnvelope)
 _TYPES: Final = frozenset(kind.__struct_config__.tag for kind in get_args(Frame))
 _WITH_HEADERS: Final = frozenset(
     {ReqHeaders, RespInterim, RespHeaders, WsOpen, WsOpenAck, WsOpenReject}
 )
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_UNSAFE_TARGET = re.compile(r"[\x00-\x20\x7f#\u0100-\U0010ffff]")
-_FIELD_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_UNSAFE_TARGET: Final = re.compile(r"[\x00-\x20\x7f#\u0100-\U0010ffff]")
+_FIELD_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
 
 
 def _is_token(name: str) -> bool:
@@ -71,7 +71,7 @@ def _is_token(name: str) -> bool:
     return _TOKEN.fullmatch(name) is not None
 
 
-_tokens = HeaderTable(_is_token)
+_tokens: Final = HeaderTable(_is_token)
 
 
 def encode(frame: Frame) -> bytes:

@@ -103,6 +103,8 @@ class ReceiveWindow:
 class Pausable(Protocol):
     """A request or a WebSocket whose body waits while the link is full."""
 
+    __slots__ = ()
+
     def pause(self) -> None:
         """Send nothing of any size for now: the link is full."""
 

@@ -8,11 +8,13 @@ fast as a WebSocket; elsewhere :mod:`.websocket_link` carries them.
 from collections.abc import Callable
 from typing import Protocol
 
+from ..compiled import mypyc_attr
 from .frames import Frame, FrameError
 
 __all__ = ["Link", "LinkHandler", "MemoryLink", "memory_links"]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # for that of an agent
 class LinkHandler(Protocol):
     """What an end of a link does with what arrives. Nothing here may raise or block."""
 
@@ -56,7 +58,7 @@ class Link(Protocol):
         """Go on after :meth:`pause_reading`."""
 
 
-class MemoryLink:
+class MemoryLink(Link):
     """One end of a link inside a process. Frames arrive before ``send`` returns."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ from .frames import (
     in_pieces,
 )
 from .handshake import MAX_MESSAGE_BYTES, HandshakeError, accept, explain, server_protocol
-from .link import LinkHandler
+from .link import Link, LinkHandler
 
 __all__ = ["HandshakeError", "WebSocketLink", "accept"]
 
@@ -48,7 +48,7 @@ _MAX_BACKLOG_BYTES = 64 * 1024 * 1024
 _QUICK_ACK: Final = getattr(socket, "TCP_QUICKACK", None)
 
 
-class WebSocketLink(Endpoint):
+class WebSocketLink(Endpoint, Link):
     """One end of a WebSocket that carries frames (see :class:`~.link.Link`).
 
     Args:

@@ -453,6 +453,24 @@ def test_idle_connections_close(world):
     assert not world.wire.aborted
 
 
+def test_a_short_idle_time_counts_from_the_answer(loop, wire):
+    world = OneConnection(loop, wire, idle_timeout_s=3)
+    world.feed(GET % b"")
+    world.loop.advance(1)
+    world.handler.exchange.respond(200, [], b"")
+    world.loop.advance(2.9)
+    assert not world.wire.closed
+    world.loop.advance(0.2)
+    assert world.wire.closed
+
+
+def test_an_answer_may_take_longer_than_any_other_wait(world):
+    world.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab")
+    world.loop.advance(1000)
+    assert world.handler.events == ["body", "end"]
+    assert not world.wire.closed
+
+
 def test_connections_that_say_nothing_close(world):
     world.loop.advance(16)
     assert world.wire.closed
