@@ -27,10 +27,10 @@ NAME = "caller.test.internal"
 
 CALLER = """
 # caller.py: everything that a caller in a container does with a public URL; prints what came.
-import json, ssl, sys
+import asyncio, json, ssl, sys
 
 import httpx
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect  # of one thread, as OpenSSL wants a connection used
 
 url, headers, ca_file = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 trust = ssl.create_default_context(cafile=ca_file) if ca_file else None
@@ -48,9 +48,13 @@ with httpx.Client(headers=headers, **options) as client:
     at_root = url.split("/")[:3]
     found["at root"] = client.get("/".join([*at_root, "seen"])).status_code
 socket_url = url.replace("http", "ws", 1) + "/socket"
-with connect(socket_url, additional_headers=headers, ssl=trust) as socket:
-    socket.send("ping")
-    found["socket"] = socket.recv()
+
+async def talk():
+    async with connect(socket_url, additional_headers=headers, ssl=trust, proxy=None) as socket:
+        await socket.send("ping")
+        return await socket.recv()
+
+found["socket"] = asyncio.run(talk())
 print(json.dumps(found))
 """
 
