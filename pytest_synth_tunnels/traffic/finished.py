@@ -1,26 +1,29 @@
-"""What the log holds of a request that was answered before anybody looked at it, as most are.
+"""What the log holds of requests that were answered before anybody looked at them, as most are.
 
-All that is known of such a request is packed into one piece of memory. The log holds thousands of
-requests for a while. The many small objects that a request is made of while it is in flight would
-be out of the processor's caches by the time that the log drops them, and the next request would
-get memory that is as cold. So they go with the request, while they are warm, and the next one is
-made of the same memory.
+Such requests are packed, many at a time: all that is known of them becomes one piece of memory.
+The log holds thousands of requests for a while. The many small objects that a request is made of
+while it is in flight would be out of the processor's caches by the time that the log drops them,
+and the next request would get memory that is as cold. So they go soon, while they are warm, and
+the next requests are made of the same memory.
 """
 
 from typing import Final, NamedTuple
 
 import msgspec
 
-from .place import Place, RecordedApp
+from .place import RecordedApp
 
-__all__ = ["LONG_BYTES", "Contents", "CutBody", "Finished", "pack_into"]
+__all__ = ["BATCH", "LONG_BYTES", "Batch", "Contents", "CutBody", "pack_into"]
+
+BATCH: Final = 32
+"""Requests that are packed at a time. What packing costs each hardly falls with more of them."""
 
 LONG_BYTES: Final = 4096
-"""What bodies that are packed have together at most; to copy longer ones would cost more than it
-saves."""
+"""What the bodies of a request that are packed have together at most; to copy longer ones would
+cost more than it saves."""
 
 pack_into: Final = msgspec.msgpack.Encoder().encode_into
-"""Writes the items of a :class:`Contents`, as any tuple, into a ``bytearray``."""
+"""Packs a list of :class:`Contents`, or of tuples of the same items, into a ``bytearray``."""
 
 
 class Contents(NamedTuple):
@@ -28,6 +31,7 @@ class Contents(NamedTuple):
 
     Attributes:
         head: its head as the app got it.
+        arrived_s: when it came.
         status: of the answer.
         reason: of the answer; ``None`` for the usual one of the status.
         headers: of the answer.
@@ -37,6 +41,7 @@ class Contents(NamedTuple):
     """
 
     head: str
+    arrived_s: float
     status: int
     reason: str | None
     headers: list[tuple[str, str]]
@@ -57,33 +62,28 @@ class CutBody(NamedTuple):
     size_bytes: int
 
 
-class Finished(msgspec.Struct, gc=False):
-    """A request that was answered before anybody looked at it. The garbage collector leaves it
-    alone, because nothing in it can lead back to it.
+class Batch(msgspec.Struct, gc=False, eq=False):
+    """Requests that came one after the other into the log. The garbage collector leaves them
+    alone, because nothing in them can lead back to them.
 
     Attributes:
-        app: where it went.
-        arrived_s: when it came.
-        size_bytes: what it takes of the log's memory.
-        packed: its :class:`Contents`, packed.
-        bodies: those of request and answer, where they are kept apart because they are long or
-            cut.
+        apps: where each went.
+        packed: the :class:`Contents` of each.
+        bodies: those of request and answer, for each request where they are kept apart, by its
+            index, because they are long or cut.
+        size_bytes: what all of it takes of the log's memory.
+        first_sequence: the number of the first among all requests of the run; the log sets it.
     """
 
-    app: RecordedApp
-    arrived_s: float
-    size_bytes: int
+    apps: list[RecordedApp]
     packed: bytes
-    bodies: tuple[CutBody, CutBody] | None = None
+    bodies: dict[int, tuple[CutBody, CutBody]]
+    size_bytes: int
+    first_sequence: int = 0
 
-    @property
-    def place(self) -> Place:
-        """Where it came."""
-        return self.app.place
-
-    def unpack(self) -> Contents:
-        """Return the rest of it."""
+    def unpack(self) -> list[Contents]:
+        """Return the rest of each request."""
         return _unpack(self.packed)
 
 
-_unpack: Final = msgspec.msgpack.Decoder(Contents).decode
+_unpack: Final = msgspec.msgpack.Decoder(list[Contents]).decode

@@ -1,20 +1,25 @@
 """The bounded log of a run's traffic, and who is told when it changes.
 
 The log is a ring: it takes each request once, when it begins or, if nobody wants to know earlier,
-when it is finished, and drops the oldest when there are too many or too many bytes of them. A
-request belongs to a *place*: the lease
-and the address on it by which it came. Each test has a place of its own, which has its name and
-goes on being its own after the test; what arrives there then is late, and never another test's.
+when it is finished, and drops the oldest when there are too many or too many bytes of them. What
+comes finished comes in batches, of which the last is collected elsewhere; the log asks for it
+(:attr:`TrafficLog.flush`) before it tells anybody anything. It holds a batch as it is until
+somebody looks at a request of it.
+
+A request belongs to a *place*: the lease and the address on it by which it came. Each test has a
+place of its own, which has its name and goes on being its own after the test; what arrives there
+then is late, and never another test's.
 
 All times are seconds of one clock, which the caller chooses.
 """
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Final, NamedTuple, Protocol
 
-from .finished import Finished
+from .finished import Batch
 from .place import EVERYWHERE, NOWHERE, Place
 
 __all__ = [
@@ -97,10 +102,15 @@ class Watch:
         """Each with the time from which on requests count."""
         self.changed = changed
 
-    def covers(self, request: Logged | Finished) -> bool:
+    def covers(self, request: Logged) -> bool:
         """Say whether a request came to one of the places, and not before its time."""
         since_s = self.places.get(request.place, self.places.get(EVERYWHERE))
         return since_s is not None and request.arrived_s >= since_s
+
+    def may_cover(self, batch: Batch) -> bool:
+        """Say whether a request of a batch came to one of the places, at whatever time."""
+        places = self.places
+        return EVERYWHERE in places or any(app.place in places for app in batch.apps)
 
     def close(self) -> None:
         """Stop being told. Harmless if done already."""
@@ -115,21 +125,23 @@ class TrafficLog:
         max_bytes: how many bytes of them.
 
     Attributes:
-        dropped: how many requests were dropped so far.
-        size_bytes: what is held now.
         watched: the places that somebody watches. The code that changes a request looks here
             first, so that nothing is done for nobody.
-        unfold: makes a request of one that was logged when it was finished.
+        flush: hands over, by :meth:`add_batch`, what is collected of finished requests.
+        unfold: makes the requests of a batch.
     """
 
     def __init__(self, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES) -> None:
-        self.dropped = 0
-        self.size_bytes = 0
         self.watched: dict[Place, set[Watch]] = {}
-        self.unfold: Callable[[Finished], Logged] = _no_unfolding
+        self.flush: Callable[[], None] = _nothing_collected
+        self.unfold: Callable[[Batch], Sequence[Logged]] = _no_batches
         self._max_requests = max_requests
         self._max_bytes = max_bytes
-        self._held: deque[Logged | Finished] = deque()
+        self._held: deque[Logged | Batch] = deque()
+        """The requests in the order of their numbers, without gaps; instead of each at which
+        nobody has looked its batch."""
+        self._dropped = 0
+        self._size_bytes = 0
         self._known: set[Place] = set()
         self._same_lease: dict[str, str] = {}
         """Later ids of leases that were made anew, each with the first one."""
@@ -143,50 +155,60 @@ class TrafficLog:
     # --- requests
 
     def __len__(self) -> int:
+        self.flush()
         return len(self._held)
+
+    @property
+    def dropped(self) -> int:
+        """How many requests were dropped so far."""
+        self.flush()
+        return self._dropped
+
+    @property
+    def size_bytes(self) -> int:
+        """What is held now."""
+        self.flush()
+        return self._size_bytes
 
     @property
     def last_sequence(self) -> int:
         """The number of the youngest request; 0 if there has been none."""
-        return self.dropped + len(self._held)
+        self.flush()
+        return self._dropped + len(self._held)
 
     def add(self, request: Logged) -> None:
         """Take a new request, and make room for it."""
+        self.flush()
+        self._add(request)
+
+    def _add(self, request: Logged) -> None:
         if self._same_lease:
             lease_id, address = request.place
             request.place = Place(self._same_lease.get(lease_id, lease_id), address)
-        held = self._held
-        held.append(request)
-        self.size_bytes += request.size_bytes
-        request.sequence = self.dropped + len(held)
-        if len(held) > self._max_requests or self.size_bytes > self._max_bytes:
-            self._make_room()
+        self._held.append(request)
+        self._size_bytes += request.size_bytes
+        request.sequence = self._dropped + len(self._held)
+        self._make_room()
         if self._ended:
             self._note_if_late(request)
         if self.watched:
             self.changed(request)
 
-    def add_finished(self, request: Finished) -> None:
-        """Take a request that changes no more, and that nobody watches."""
-        if self._same_lease or (self._ended and request.place in self._ended):
-            self.add(self.unfold(request))
+    def add_batch(self, batch: Batch) -> None:
+        """Take requests that change no more, and that nobody watches."""
+        ended = self._ended
+        if self._same_lease or (ended and any(app.place in ended for app in batch.apps)):
+            for request in self.unfold(batch):
+                self._add(request)
             return
-        held = self._held
-        size = self.size_bytes + request.size_bytes
-        if len(held) >= self._max_requests:  # as mostly in a long run: one comes, one goes
-            oldest = held.popleft()
-            if not isinstance(oldest, Finished):
-                oldest.dropped = True
-            size -= oldest.size_bytes
-            self.dropped += 1
-        held.append(request)
-        self.size_bytes = size
-        if size > self._max_bytes:
-            self._make_room()
+        batch.first_sequence = self._dropped + len(self._held) + 1
+        self._held.extend(repeat(batch, len(batch.apps)))
+        self._size_bytes += batch.size_bytes
+        self._make_room()
 
     def _note_if_late(self, request: Logged) -> None:
         ended_s = self._ended.get(request.place)
-        if ended_s is not None:
+        if ended_s is not None and request.arrived_s >= ended_s:
             self._late_number += 1
             if len(self._late) < _MAX_LATE:
                 test, _ = self._tests[request.place]
@@ -197,39 +219,55 @@ class TrafficLog:
         if request.dropped or not request.sequence:
             request.size_bytes = size_bytes
             return
-        self.size_bytes += size_bytes - request.size_bytes
+        self._size_bytes += size_bytes - request.size_bytes
         request.size_bytes = size_bytes
-        if self.size_bytes > self._max_bytes:
-            self._make_room()
+        self._make_room()
 
     def _make_room(self) -> None:
         """Drop the oldest, but never the only one: its own bodies are bounded."""
         held = self._held
+        number, size = len(held), self._size_bytes
         max_requests, max_bytes = self._max_requests, self._max_bytes
-        number, size = len(held), self.size_bytes
-        while (number > max_requests or size > max_bytes) and number > 1:
+        if number <= max_requests and size <= max_bytes:
+            return
+        dropped = 0
+        while number > 1 and (number > max_requests or size > max_bytes):
             oldest = held.popleft()
-            if not isinstance(oldest, Finished):
-                oldest.dropped = True
             number -= 1
+            dropped += 1
+            if isinstance(oldest, Batch):
+                if held[0] is oldest:
+                    continue  # its memory is free when the last of it is dropped
+            else:
+                oldest.dropped = True
             size -= oldest.size_bytes
-            self.dropped += 1
-        self.size_bytes = size
+        self._dropped += dropped
+        self._size_bytes = size
 
     def find(self, sequence: int) -> Logged | None:
         """Return a request by its number; ``None`` if it is not held, or no more."""
-        # Requests are held in the order of their numbers, without gaps.
-        index = sequence - self.dropped - 1
+        self.flush()
+        index = sequence - self._dropped - 1
         return self._unfolded(index) if 0 <= index < len(self._held) else None
 
     def _unfolded(self, index: int) -> Logged:
-        """Return what is held at a place of the ring, as a request that has its number."""
-        request = self._held[index]
-        if isinstance(request, Finished):
-            request = self.unfold(request)
-            request.sequence = self.dropped + index + 1
-            self._held[index] = request
-        return request
+        """Return the request at a place of the ring."""
+        held = self._held[index]
+        return self._unfold(held)[index] if isinstance(held, Batch) else held
+
+    def _unfold(self, batch: Batch) -> dict[int, Logged]:
+        """Hold the requests of a batch instead of it, and return them by their places in the
+        ring."""
+        unfolded = {}
+        index = batch.first_sequence - self._dropped - 1
+        for request in self.unfold(batch):
+            if index >= 0:  # it is not dropped yet
+                request.sequence = self._dropped + index + 1
+                self._held[index] = unfolded[index] = request
+                self._size_bytes += request.size_bytes
+            index += 1
+        self._size_bytes -= batch.size_bytes
+        return unfolded
 
     # --- places
 
@@ -278,11 +316,16 @@ class TrafficLog:
         Returns:
             The watch, and the requests that are there already, oldest first.
         """
+        self.flush()
         watch = Watch(self, places, changed)
         for place in places:
             self.watched.setdefault(place, set()).add(watch)
-        there = [i for i, request in enumerate(self._held) if watch.covers(request)]
-        return watch, sorted(map(self._unfolded, there), key=lambda request: request.arrived_s)
+        batches = dict.fromkeys(held for held in self._held if isinstance(held, Batch))
+        for batch in filter(watch.may_cover, batches):
+            self._unfold(batch)
+        logged = (held for held in self._held if not isinstance(held, Batch))
+        there = sorted(filter(watch.covers, logged), key=lambda request: request.arrived_s)
+        return watch, there
 
     def forget(self, watch: Watch) -> None:
         """Tell a watch nothing any more. Harmless if it is forgotten already."""
@@ -301,12 +344,13 @@ class TrafficLog:
                 watch.changed(request)
 
     def __iter__(self) -> Iterator[Logged]:
-        return map(self._unfolded, range(len(self._held)))
+        return map(self._unfolded, range(len(self)))
 
     # --- the tests
 
     def begin_test(self, place: Place, test: str, worker: str = "") -> None:
         """Have a place belong to a test, and to the worker that runs it."""
+        self.flush()
         self._known.add(place)
         self._tests[place] = test, worker
         self._ended.pop(place, None)
@@ -333,13 +377,19 @@ class TrafficLog:
     @property
     def late(self) -> list[LateArrival]:
         """What came after its test, oldest first; the first hundred."""
+        self.flush()
         return list(self._late)
 
     @property
     def late_number(self) -> int:
         """How much came after its test."""
+        self.flush()
         return self._late_number
 
 
-def _no_unfolding(request: Finished) -> Logged:
-    raise RuntimeError("this log holds no finished requests")
+def _nothing_collected() -> None:
+    """Hand nothing over."""
+
+
+def _no_batches(batch: Batch) -> Sequence[Logged]:
+    raise RuntimeError("this log takes no batches")

@@ -5,7 +5,8 @@ there already, and nothing waits for it. What costs time, such as taking a head 
 somebody wants to see the request (:meth:`RecordedRequest.data`), which for most is never.
 
 Nobody looks at most requests while they are in flight, and most are answered in one piece. Such a
-one is logged once, when it is finished (:meth:`Recorder.finished`). Any other is a
+one is logged once, when it is finished (:meth:`Recorder.finished`), together with those that
+finish next, unless somebody looks before. Any other is a
 :class:`RecordedRequest` from the moment on when something of it is worth telling, or when somebody
 watches: :meth:`Recorder.watch` asks all sources for what they have in flight.
 
@@ -23,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from .finished import LONG_BYTES, CutBody, Finished, pack_into
+from .finished import BATCH, LONG_BYTES, Batch, Contents, CutBody, pack_into
 from .log import Logged, TrafficLog, Watch
 from .place import NOWHERE, Place, RecordedApp
 
@@ -133,24 +134,36 @@ class RecordedRequest:
         """The request's head as the app gets it."""
 
     @classmethod
-    def of(cls, recorder: "Recorder", finished: Finished) -> "RecordedRequest":
-        """Return the request that was logged when it was finished."""
-        contents = finished.unpack()
-        body, response_body = finished.bodies or (
+    def of(
+        cls,
+        recorder: "Recorder",
+        app: RecordedApp,
+        contents: Contents,
+        bodies: tuple[CutBody, CutBody] | None,
+    ) -> "RecordedRequest":
+        """Return a request of a batch.
+
+        Args:
+            recorder: made the batch.
+            app: where the request went.
+            contents: what was packed of it.
+            bodies: those of request and answer, if they were not packed.
+        """
+        request = cls(recorder, app, contents.head, contents.arrived_s)
+        request.ended = request.reached = request.over = True
+        request.answered_by = app.name
+        request.status = contents.status
+        request._response_reason = contents.reason
+        request._response_headers = contents.headers
+        request._response_complete = True
+        request._ended_s = contents.ended_s
+        body, response = bodies or (
             CutBody(contents.body, len(contents.body)),
             CutBody(contents.response_body, len(contents.response_body)),
         )
-        request = cls(recorder, finished.app, contents.head, finished.arrived_s)
-        request.size_bytes = finished.size_bytes
-        request.ended = request.reached = request.over = True
-        request.answered_by = finished.app.name
-        request.status = contents.status
         request._body, request._body_size = body
-        request._response_reason = contents.reason
-        request._response_headers = contents.headers
-        request._response_body, request._response_size = response_body
-        request._response_complete = True
-        request._ended_s = contents.ended_s
+        request._response_body, request._response_size = response
+        request.size_bytes += len(body.kept) + len(response.kept) + request._answer_cost_bytes()
         return request
 
     # --- the request
@@ -228,11 +241,14 @@ class RecordedRequest:
         """Be over."""
         self.over = True
         self._ended_s = self._recorder.now()
-        size = self.size_bytes
-        for name, value in self._response_headers:
-            size += len(name) + len(value) + _HEADER_COST_BYTES
-        self.log.resize(self, size)
+        self.log.resize(self, self.size_bytes + self._answer_cost_bytes())
         self.changed()
+
+    def _answer_cost_bytes(self) -> int:
+        """Return what the head of the answer takes of the log's memory."""
+        return sum(
+            len(name) + len(value) + _HEADER_COST_BYTES for name, value in self._response_headers
+        )
 
     # --- a WebSocket
 
@@ -419,9 +435,14 @@ class Recorder:
         """Each begins to record what it has in flight."""
         self._wall = wall
         self._packed_bytes = min(body_bytes, LONG_BYTES)
-        """What bodies that are packed have together at most."""
-        self._buffer = bytearray()
-        """For packing."""
+        """What the bodies of a request that are packed have together at most."""
+        self._apps: list[RecordedApp] = []
+        """Where each request went that is finished and not logged yet."""
+        self._contents: list[tuple[Any, ...]] = []
+        """The :class:`.finished.Contents` of each, as a plain tuple."""
+        self._bodies: dict[int, tuple[CutBody, CutBody]] = {}
+        """Their bodies that are not packed, by index."""
+        log.flush = self._flush
         log.unfold = self._unfold
 
     def wall_s(self, moment_s: float) -> float:
@@ -458,22 +479,45 @@ class Recorder:
             response_body: of the answer.
             reason: of the answer; ``None`` for the usual one of the status.
         """
-        size = _REQUEST_COST_BYTES + _HEADER_COST_BYTES * len(headers)
-        bodies = None
-        if len(body) + len(response_body) > self._packed_bytes:
-            bodies = self._cut(body), self._cut(response_body)
-            size += len(bodies[0].kept) + len(bodies[1].kept)
+        contents = self._contents
+        is_long = len(body) + len(response_body) > self._packed_bytes
+        if is_long:
+            self._bodies[len(contents)] = self._cut(body), self._cut(response_body)
             body = response_body = b""
-        buffer = self._buffer
-        pack_into((head, status, reason, headers, self.now(), body, response_body), buffer)
-        packed = bytes(buffer)
-        self.log.add_finished(Finished(app, arrived_s, size + len(packed), packed, bodies))
+        now = self.now()
+        contents.append((head, arrived_s, status, reason, headers, now, body, response_body))
+        self._apps.append(app)
+        if len(contents) >= BATCH or is_long:
+            self._flush()
 
     def _cut(self, body: bytes) -> CutBody:
         return CutBody(body[: self.body_bytes], len(body))
 
-    def _unfold(self, finished: Finished) -> RecordedRequest:
-        return RecordedRequest.of(self, finished)
+    def _flush(self) -> None:
+        """Log what is finished."""
+        contents = self._contents
+        if not contents:
+            return
+        buffer = bytearray()
+        pack_into(contents, buffer)
+        packed = bytes(buffer)
+        # So much it takes once somebody has looked at it.
+        size = len(packed) + _REQUEST_COST_BYTES * len(contents)
+        size += _HEADER_COST_BYTES * sum([len(finished[4]) for finished in contents])
+        bodies = self._bodies
+        if bodies:
+            size += sum(len(body.kept) for pair in bodies.values() for body in pair)
+            self._bodies = {}
+        apps, self._apps = self._apps, []
+        contents.clear()
+        self.log.add_batch(Batch(apps, packed, bodies, size))
+
+    def _unfold(self, batch: Batch) -> list[RecordedRequest]:
+        """Return the requests of a batch."""
+        return [
+            RecordedRequest.of(self, app, contents, batch.bodies.get(index))
+            for index, (app, contents) in enumerate(zip(batch.apps, batch.unpack(), strict=True))
+        ]
 
     def watch(
         self, places: Mapping[Place, float], changed: Callable[[Logged], None]

@@ -1,14 +1,16 @@
 """What is recorded of requests, answers and messages, and what it takes."""
 
 import tracemalloc
+from random import Random
 from typing import Any
 
 import msgspec
 import pytest
 
 from pytest_synth_tunnels.traffic.exchange import InboundRequest
+from pytest_synth_tunnels.traffic.finished import BATCH
 from pytest_synth_tunnels.traffic.log import TrafficLog
-from pytest_synth_tunnels.traffic.place import NOWHERE, Place, RecordedApp
+from pytest_synth_tunnels.traffic.place import EVERYWHERE, NOWHERE, Place, RecordedApp
 from pytest_synth_tunnels.traffic.recorder import RecordedRequest, Recorder
 
 PLACE = Place("lease", "t1")
@@ -241,13 +243,13 @@ class TestFinished:
         assert (len(request.body), request.truncated) == (100, True)
         assert (len(request.response.body), request.response.size_bytes) == (100, 300)
 
-    def test_looking_at_it_changes_no_size(self) -> None:
+    def test_looking_at_it_makes_it_no_larger(self) -> None:
         world = World(body_bytes=65_536)
         self.finish(world, b"x" * 200, b"y" * 300)
         before = world.log.size_bytes
         assert before > 500
         assert world.read().size_bytes == 200
-        assert world.log.size_bytes == before
+        assert before - 100 < world.log.size_bytes <= before
         assert world.log.find(1) is next(iter(world.log))
 
     def test_it_is_late_like_any_other(self) -> None:
@@ -280,6 +282,91 @@ class TestFinished:
             self.finish(world)
         assert [request.sequence for request in world.log] == [2, 3]
         assert world.log.dropped == 1
+
+    def test_the_memory_of_a_batch_is_free_when_its_last_is_dropped(self) -> None:
+        world = World(max_requests=BATCH)
+        for _ in range(BATCH):
+            self.finish(world)
+        full = world.log.size_bytes
+        for number in range(1, BATCH):
+            self.finish(world)
+            assert world.log.size_bytes == pytest.approx(full * (1 + number / BATCH), rel=0.1)
+            assert world.log.dropped == number
+        self.finish(world)
+        assert world.log.size_bytes == pytest.approx(full, rel=0.1)
+        assert world.log.find(BATCH) is None
+        assert world.log.last_sequence == 2 * BATCH
+        assert len(world.log) == BATCH
+
+    def test_too_many_bytes(self) -> None:
+        world = World(max_bytes=100_000)
+        for _ in range(500):
+            self.finish(world)
+        log = world.log
+        assert 50_000 < log.size_bytes <= 100_000
+        assert log.dropped + len(log) == 500
+        assert [request.sequence for request in log] == list(range(log.dropped + 1, 501))
+        assert log.size_bytes <= 100_000
+        self.finish(world, b"x" * 100, b"y" * 100)
+        assert log.last_sequence == 501
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_it_matters_to_nobody_when_somebody_looks(self, seed: int) -> None:
+        """One log is looked at after each step, the other now and then."""
+        random = Random(seed)
+        worlds = [World(max_requests=100) for _ in range(2)]
+        apps = [RecordedApp(Place("lease", f"t{i}"), "") for i in range(3)]
+        for step in range(400):
+            app = random.choice(apps)
+            action = random.choices(["finish", "long", "begin", "look", "end"], [90, 4, 4, 2, 1])[0]
+            for i, world in enumerate(worlds):
+                world.clock.now += 1
+                now = world.clock.now
+                body = b"x" * (5000 if action == "long" else step)
+                if action == "begin":
+                    world.recorder.begin(app, HEAD, now).broken_off("why")
+                elif action == "end":
+                    world.log.begin_test(app.place, "test")
+                    world.log.end_test(app.place, now)
+                elif action != "look":
+                    world.recorder.finished(
+                        app, f"GET /{step} HTTP/1.1\r\n", now, body, 200, [], b""
+                    )
+                if i or action == "look":
+                    world.log.find(random.randint(1, 400))
+                    places = {random.choice(apps).place: now - 20}
+                    watch, there = world.recorder.watch(places, lambda _: None)
+                    watch.close()
+                    assert all(request.place in places for request in there)
+        data, others = ([request.data() for request in world.log] for world in worlds)
+        assert data == others
+        assert worlds[0].log.dropped == worlds[1].log.dropped > 0
+        assert worlds[0].log.size_bytes == worlds[1].log.size_bytes
+        late, other_late = (world.log.late for world in worlds)
+        assert [(entry.test, entry.after_s) for entry in late] == [
+            (entry.test, entry.after_s) for entry in other_late
+        ]
+
+    def test_who_watches_one_place_leaves_the_others_packed(self) -> None:
+        world = World()
+        self.finish(world)
+        before = next(iter(world.log))
+        self.finish(world)
+        other = Place("lease", "other")
+        _, there = world.recorder.watch({other: 0.0}, lambda _: None)
+        assert there == []
+        _, there = world.recorder.watch({EVERYWHERE: 0.0}, lambda _: None)
+        assert [request.sequence for request in there] == [1, 2]
+        assert there[0] is before
+
+    def test_one_before_a_test_ends_is_not_late(self) -> None:
+        world = World()
+        world.log.begin_test(PLACE, "test_a")
+        self.finish(world)
+        world.log.end_test(PLACE, 101.0)
+        assert world.log.late_number == 0
+        world.log.begin_test(PLACE, "test_a")  # it runs again
+        assert world.log.late == []
 
     def test_in_the_order_of_arrival(self) -> None:
         world = World()
