@@ -82,7 +82,7 @@ class HttpLimits:
     """
 
     max_connections: int = 2_048
-    max_unauthenticated: int = 1_024
+    max_unauthenticated: int = 2_048
     max_head_bytes: int = 65_536
     max_headers: int = 128
     head_timeout_s: float = 15.0

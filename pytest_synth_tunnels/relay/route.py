@@ -28,7 +28,8 @@ class Limits:
         header_timeout_s: from a request's first byte to the end of its headers, in seconds.
         idle_timeout_s: how long a connection may be kept between two requests, in seconds.
         max_unauthenticated_connections: connections, of the whole relay, on which nobody has
-            shown a token.
+            shown a token. More than the requests that a lease may ask to have in flight: all its
+            callers may connect in a moment in which the relay reads none of them.
         hold_s: how long requests wait for an agent that is away, in seconds; 0 for not at all.
         max_held: how many may wait so.
     """
@@ -42,7 +43,7 @@ class Limits:
     max_headers: int = 128
     header_timeout_s: float = 15.0
     idle_timeout_s: float = 75.0
-    max_unauthenticated_connections: int = 1_024
+    max_unauthenticated_connections: int = 2_048
     hold_s: float = 5.0
     max_held: int = 128
 

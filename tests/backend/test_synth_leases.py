@@ -83,7 +83,7 @@ def test_a_new_lease_says_all_of_itself(world: World) -> None:
         "max_headers": 128,
         "header_timeout_s": 15.0,
         "idle_timeout_s": 75.0,
-        "max_unauthenticated_connections": 1024,
+        "max_unauthenticated_connections": 2048,
         "hold_s": 5.0,
         "max_held": 128,
     }

@@ -2,7 +2,9 @@
 
 import pytest
 
+from pytest_synth_tunnels.backend.synth_leases import MAX_INFLIGHT
 from pytest_synth_tunnels.http.exchange import IGNORE
+from pytest_synth_tunnels.relay.route import Limits
 
 from ..support.http_server import GET, OneConnection
 
@@ -29,6 +31,17 @@ def test_callers_that_say_nothing_are_bounded(loop, wire):
     assert wires[-1].take() == b""
     world.feed(GET % b"")
     assert world.handlers
+
+
+def test_all_callers_of_a_lease_may_come_in_one_moment(loop, wire):
+    limit = Limits().max_unauthenticated_connections
+    world = OneConnection(loop, wire, max_unauthenticated=limit)
+    callers = [knock(world) for _ in range(MAX_INFLIGHT + 100)]  # with some that come and go
+    for connection, _ in callers:
+        connection.data_received(GET % b"")
+    loop.tick()
+    assert len(world.handlers) == len(callers)
+    assert not any(wire.closed for _, wire in callers)
 
 
 def test_the_oldest_stranger_makes_room(loop, wire):
