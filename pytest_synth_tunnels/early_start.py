@@ -16,6 +16,7 @@ import pytest
 
 from .keeper.ipc.errors import KeeperError
 from .keeper.ipc.messages import LeaseInfo, OpenAddress
+from .preload import preload
 from .session import SESSION, Session
 
 __all__ = ["PUBLIC_URL_VARIABLE", "RUN_VARIABLE", "hand_on_run", "start_early"]
@@ -59,6 +60,7 @@ def start_early(config: pytest.Config) -> Session:
     settings = session.settings
     try:
         session.start_keeper()
+        preload()
         lease = session.keeper.ask(OpenAddress(), LeaseInfo, settings.start_timeout_s)
     except KeeperError as error:
         source = settings.sources.get("start", "synth_tunnels_start")

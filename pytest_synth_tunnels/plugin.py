@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .synth_inbox import Inbox
     from .synth_traffic import Traffic
-    from .traffic.har import HarRecord
-
-TRAFFIC = pytest.StashKey["list[Traffic]"]()
-"""What a test was given as ``synth_traffic`` and ``synth_inbox``."""
 
 FAILED = pytest.StashKey[bool]()
 """Set for a test that uses tunnels and has failed, in its set-up and tear-down too."""
@@ -160,6 +156,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         ours.start_ahead()
         ours.remove_old_har_files()
         ours.open_inspector()
+        if ours.has_keeper:
+            from .preload import preload
+
+            preload()
         if ours.inspector_url and not _has_header(session.config):
             terminal = session.config.pluginmanager.get_plugin("terminalreporter")
             if terminal is not None:
@@ -187,8 +187,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if not session.config.option.collectonly:
-        session.config.stash[SESSION].start(session.items)
+    if session.config.option.collectonly:
+        return
+    ours = session.config.stash[SESSION]
+    names = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    ours.start(names)
+    if ours.has_keeper or "request" in names:
+        from .preload import preload
+
+        preload(names)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -213,8 +220,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     if uses_tunnels(item):
         session = item.config.stash[SESSION]
         session.tell()
-        if session.settings.har != "off" and session.has_keeper:
-            _write_har(item, session)
+        if session.has_keeper and _wants_har(item, session.settings.har):
+            from .item_traffic import ItemTraffic
+
+            ItemTraffic(item, session).write_har()
     return done
 
 
@@ -230,89 +239,20 @@ def pytest_runtest_makereport(
         if report.when == "call":
             add_section(report, _happened(session))
         if report.failed and uses_tunnels(item):
-            add_section(report, _came(item, session), TRAFFIC_SECTION)
+            from .item_traffic import ItemTraffic
+
+            traffic = ItemTraffic(item, session)
+            add_section(report, traffic.sections(), TRAFFIC_SECTION)
             if item.config.getoption("htmlpath", None) and not item.stash.get(FAILED, False):
-                _add_html_extra(item, session, report)
+                traffic.add_to_html(report)
             item.stash[FAILED] = True
         clean(report, session.secrets())
     return report
 
 
-def _came(item: pytest.Item, session: Session) -> list[str]:
-    """Return what came through the tunnels of a test: to its own addresses and, since it began, to
-    its lease."""
-    from .keeper.ipc.errors import KeeperError
-
-    texts = []
-    try:
-        own = item.stash.get(TRAFFIC, [])
-        texts = [traffic.section() for traffic in own]
-        lease = _lease_traffic(session)
-        if lease is not None:
-            text = lease.section()
-            heading = "By the lease's own URL, since this test began:\n"
-            texts.append(f"{heading}{text}" if own and text else text)
-    except KeeperError:
-        pass  # it is told elsewhere what became of the keeper
-    except Exception as error:  # a report that cannot be completed must not end the run
-        texts.append(f"what came cannot be shown: {error!r}")
-    return [text for text in texts if text]
-
-
-def _lease_traffic(session: Session) -> "Traffic | None":
-    """Return what came to the lease's own URL since the running test began; ``None`` where nothing
-    is recorded."""
-    from .synth_traffic import traffic_of_lease
-
-    if not (session.lease_id and session.settings.traffic):
-        return None
-    return traffic_of_lease(session.keeper, session.lease_id, since_s=session.test_began_s)
-
-
-def _har_records(item: pytest.Item, session: Session) -> "list[HarRecord]":
-    """Return what came for a test, oldest first, with keys masked.
-
-    Raises:
-        KeeperError: the keeper is gone.
-    """
-    from .traffic.har import HarRecord
-
-    traffics = [*item.stash.get(TRAFFIC, []), _lease_traffic(session)]
-    requests = {
-        request.sequence: request
-        for traffic in traffics
-        if traffic is not None
-        for request in traffic.masked_requests()
-    }
-    return [
-        HarRecord(requests[number], item.nodeid, session.worker_id) for number in sorted(requests)
-    ]
-
-
-def _add_html_extra(item: pytest.Item, session: Session, report: pytest.TestReport) -> None:
-    """Add what came for a failing test to its entry in the page of pytest-html."""
-    from .reporting import add_har
-
-    try:
-        add_har(report, _har_records(item, session))
-    except Exception:  # the section says why
-        return
-
-
-def _write_har(item: pytest.Item, session: Session) -> None:
-    """Write the HAR file of a test that has ended, if the settings want it."""
-    from .keeper.ipc.errors import KeeperError
-
-    if session.settings.har == "retain-on-failure" and not item.stash.get(FAILED, False):
-        return
-    try:
-        session.har_files.write(item.nodeid, session.worker_id, _har_records(item, session))
-    except KeeperError:
-        pass  # it is told elsewhere what became of the keeper
-    except OSError as error:
-        trouble = f"HAR files cannot be written to {session.settings.output}: {error}"
-        if trouble not in session.trouble:
-            session.trouble.append(trouble)
+def _wants_har(item: pytest.Item, har: str) -> bool:
+    """Whether a HAR file of a test that has ended is wanted by the setting."""
+    return har == "on" or (har != "off" and item.stash.get(FAILED, False))
 
 
 def _happened(session: Session) -> list[str]:
@@ -454,6 +394,7 @@ def synth_inbox(request: pytest.FixtureRequest) -> "Iterator[Inbox]":
 
 def _test_traffic(request: pytest.FixtureRequest, open_one: "Callable[..., _T]") -> "Iterator[_T]":
     """Open an address for a test, and note the end of the test."""
+    from .item_traffic import TRAFFIC
     from .keeper.ipc.errors import KeeperError
     from .traffic.masking import Masker
 

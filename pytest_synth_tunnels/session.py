@@ -7,7 +7,7 @@ environment while nothing has patched it yet, and imports everything else on fir
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -421,21 +421,16 @@ class Session:
             "address": worker_id,
         }
 
-    def start(self, items: Iterable[pytest.Item]) -> None:
-        """Start the keeper if a test needs it, without waiting for it.
+    def start(self, fixture_names: Collection[str]) -> None:
+        """Start the keeper if a test needs it, without waiting for it, and end one that none needs.
 
-        A test with ``request`` may need it too, while something is patched: an import would then
-        be seen by the patch, go wrong by it, or be forgotten with it.
+        Args:
+            fixture_names: what the tests ask for.
         """
-        names = {name for item in items for name in getattr(item, "fixturenames", ())}
-        if not FIXTURES.isdisjoint(names):
+        if not FIXTURES.isdisjoint(fixture_names):
             self.start_keeper()
-            if "synth_serve" in names:
-                from . import serving
-
-                _ = serving
-        elif "request" in names:
-            _import_all()
+        elif "request" in fixture_names:
+            return  # by which a test may ask for any of them
         elif self._is_ahead and not self.possible_users and not self.inspector_url:
             self._dismiss_keeper()
 
@@ -462,7 +457,6 @@ class Session:
         """Start the keeper although no test needs it yet, and may never do."""
         self._start()
         self._is_ahead = True
-        _import_all()  # while the keeper starts
 
     def _dismiss_keeper(self) -> None:
         """End a keeper that was started ahead, and that no test needs."""
@@ -493,7 +487,6 @@ class Session:
         """
         self.is_used = True
         self._start()
-        _import_all()  # while the keeper starts
 
     def _start(self) -> None:
         if self.has_keeper or not self.is_owner:
@@ -684,25 +677,6 @@ def _installed_providers(from_hooks: "Mapping[str, str]") -> list[str]:
     from .connectors.registry import known_names
 
     return known_names(from_hooks)
-
-
-def _import_all() -> None:
-    """Import, before the first test, all that a test process needs of us."""
-    from . import (
-        hook_events,
-        lease,
-        listener,
-        pytest_screen,
-        reporting,
-        run_waits,
-        socket_table,
-        synth_inbox,
-        synth_traffic,
-    )
-    from .keeper.ipc import client
-
-    _ = client, hook_events, lease, listener, pytest_screen, reporting, run_waits, socket_table
-    _ = synth_inbox, synth_traffic
 
 
 def runtime_base(environ: Mapping[str, str]) -> str:
