@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pluggy import HookimplMarker
 
-from .reporting import redact
+from .redact import redact
 
 __all__ = ["AllureRedaction", "clean_allure_results"]
 

@@ -39,10 +39,10 @@ from .keeper.ipc.messages import (
 from .keeper.process.launch import Run
 from .keeper.process.run_directory import RunDirectory
 from .options import OPTIONS, Option
-from .reporting import redact
+from .redact import redact
 from .run_waits import RunWaits
+from .runtime_base import runtime_base
 from .sdk.resolve import is_loopback
-from .session import runtime_base
 from .settings import Settings, SettingsError, apply_hooks, resolve
 from .socket_table import has_loopback_listener
 from .traffic.exchange import InboundRequest

@@ -6,8 +6,7 @@ environment while nothing has patched it yet, and imports everything else on fir
 
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from ._unpatched import unpatched
 from .options import API_KEY_VARIABLE, OPTIONS, Option
+from .runtime_base import runtime_base
 
 if TYPE_CHECKING:
     from .har_files import HarFiles
@@ -32,7 +32,6 @@ __all__ = [
     "Session",
     "is_early_start",
     "runs_tests",
-    "runtime_base",
     "used_tunnels_before",
     "uses_tunnels",
 ]
@@ -45,11 +44,6 @@ FIXTURES = frozenset(
     }
 )
 """The fixtures that need a keeper."""
-
-_MAX_BASE_BYTES = 80
-"""AF_UNIX paths end at 104 bytes on macOS, and the run's own part of it has 19."""
-_SUFFIXES = tuple(f"-{number}" for number in range(2, 10))
-"""For the name of a place that another user has taken."""
 
 _FINISH_TIMEOUT_S = 20.0
 
@@ -331,7 +325,7 @@ class Session:
             from pathlib import Path
 
             from .har_files import HarFiles
-            from .reporting import redact
+            from .redact import redact
 
             self._har_files = HarFiles(
                 self.config.rootpath / self.settings.output,
@@ -677,38 +671,3 @@ def _installed_providers(from_hooks: "Mapping[str, str]") -> list[str]:
     from .connectors.registry import known_names
 
     return known_names(from_hooks)
-
-
-def runtime_base(environ: Mapping[str, str]) -> str:
-    """Return where this user's run directories lie, fixed before a test changes TMPDIR.
-
-    That is the first usable place: one that can be written to, leaves room for the path of a
-    socket, and is not another user's.
-    """
-    name = f"synth-tunnels-{unpatched.getuid()}" if os.name == "posix" else "synth-tunnels"
-    for folder in _runtime_folders(environ):
-        if not os.access(folder, os.W_OK):
-            continue
-        for suffix in ("", *_SUFFIXES):
-            base = f"{folder}/{name}{suffix}"
-            if len(os.fsencode(base)) <= _MAX_BASE_BYTES and _is_ours_or_free(base):
-                return base
-    return f"{tempfile.gettempdir()}/{name}"  # RunDirectory says what is wrong with it
-
-
-def _runtime_folders(environ: Mapping[str, str]) -> Iterator[str]:
-    folder = environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(folder):
-        yield folder
-    yield tempfile.gettempdir()
-    if os.name == "posix":
-        yield from ("/tmp", "/var/tmp")  # noqa: S108 - a private directory is made there
-
-
-def _is_ours_or_free(path: str) -> bool:
-    if os.name != "posix":
-        return True
-    try:
-        return unpatched.lstat(path).st_uid == unpatched.getuid()
-    except OSError:
-        return True

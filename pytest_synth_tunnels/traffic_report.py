@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ._version import __version__
-from .reporting import redact
+from .redact import redact
 from .traffic.har import HarRecord, har_log
 from .traffic.page import page
 
