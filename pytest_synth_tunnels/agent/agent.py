@@ -240,21 +240,22 @@ class Agent(LinkHandler):
             message = f"{lease.inflight} requests are in flight, which is the lease's limit"
             self._refuse(frame, 429, "TOO_MANY_IN_FLIGHT_REQUESTS", message)
             return
-        if OWN_PATH in frame.path and self._answer_itself(frame, lease):
+        path = frame.path
+        if OWN_PATH in path and self._answer_itself(frame, lease):
             return
-        found = lease.resolve(frame.path)
+        found = lease.resolve(path)
         if found is None:
             head_only = frame.method == "HEAD"
-            message = lease.explain(frame.path)
+            message = lease.explain(path)
             self._record_refusal(frame, 404, "UNKNOWN_ADDRESS", message)
             self.uplink.respond_error(
                 rid, lease_id, 404, "UNKNOWN_ADDRESS", message, head_only=head_only
             )
             return
         rewriter, pool, path = found
-        timeout_s = self._timeout_s
-        if 0 < frame.deadline_ms < timeout_s * 1000:
-            timeout_s = frame.deadline_ms / 1000
+        timeout_s = frame.deadline_ms / 1000
+        if not 0 < timeout_s < self._timeout_s:
+            timeout_s = self._timeout_s
         request = ForwardedRequest(self.uplink, frame, lease, rewriter, pool, path, timeout_s)
         self.uplink.add(request, self.uplink.now() + timeout_s)
         if frame.end:

@@ -198,14 +198,17 @@ class UrlRewriter:
         length = ""
         length_at = 0
         connection = ""
+        callers_host = ""
         inward: list[tuple[int, str, str, str]] | None = None
-        said: dict[str, str] = {}
+        said: set[str] = set()
         for name, value in frame.headers:
             kind = kinds[name]
             if not kind:
                 lines.append(f"{name}: {value}\r\n")
             elif kind in _FORWARDED:
-                said[kind] = value
+                said.add(kind)
+                if kind == "x-forwarded-host":
+                    callers_host = value
                 lines.append(f"{name}: {value}\r\n")
             elif kind == "content-length":
                 if not length_at:
@@ -220,7 +223,6 @@ class UrlRewriter:
                     inward = []
                 inward.append((len(lines), kind, name, value))
                 lines.append("")
-        callers_host = said.get("x-forwarded-host", "")
         if callers_host and self._callers_host:
             lines[1] = f"Host: {callers_host}\r\n{self._prefix_line}"
         if inward is not None:

@@ -136,7 +136,14 @@ class Backend:
             head_timeout_s=limits.header_timeout_s,
             idle_timeout_s=limits.idle_timeout_s,
         )
-        http = HttpServer(self._route, loop=loop, limits=http_limits)
+        relay = Relay(
+            loop=loop,
+            now=self._now,
+            request_timeout_s=self._request_timeout_s,
+            recorder=self._recorder,
+        )
+        ingress = Ingress(relay, self._route, behind_edge=self._is_behind_proxy)
+        http = HttpServer(ingress, loop=loop, limits=http_limits)
         # "localhost" may mean two addresses, and with port 0 that would be two ports.
         server = await loop.create_server(
             http,
@@ -148,12 +155,6 @@ class Backend:
         netloc = _netloc(host, server.sockets[0].getsockname()[1])
         self.url = f"http://{netloc}"
         self.public_url = self.public_url or self.url
-        relay = Relay(
-            loop=loop,
-            now=self._now,
-            request_timeout_s=self._request_timeout_s,
-            recorder=self._recorder,
-        )
         edge = PublicEdge(relay, self.public_url)
         store = Store(
             relay=relay,
@@ -163,7 +164,6 @@ class Backend:
             limits=limits,
             now=self._now,
         )
-        ingress = Ingress(relay, behind_edge=self._is_behind_proxy)
         self._parts = _Running(
             server=server,
             http=http,
@@ -304,12 +304,11 @@ class Backend:
         self._running.origins.end(lease_id, address, reason)
 
     def _route(self, exchange: Exchange) -> RequestHandler:
-        """Return the handler of a request."""
-        parts = self._parts
-        path = exchange.head.path
-        if parts is not None and path[:3] in _PUBLIC:
-            return parts.ingress(exchange)
+        """Return the handler of a request that names no lease's route."""
         running = self._running
+        path = exchange.head.path
+        if path[:3] in _PUBLIC:
+            return running.ingress.refuse_unknown(exchange)
         if path == AGENT_PATH:
             self._accept_agent(exchange)
             return IGNORE

@@ -90,6 +90,7 @@ class RequestHead:
         secure: whether the caller used TLS.
         content_length: of the body, in bytes; 0 without one, and where ``chunked``.
         chunked: the body's length is told as it comes.
+        has_body: a body follows.
         expects_continue: the caller waits for ``100 Continue`` before it sends the body.
         takes_trailers: the caller wants the fields behind a response's body.
         negotiated: ``Expect``, ``TE`` and ``Trailer``, which concern the next server alone, as the
@@ -103,6 +104,7 @@ class RequestHead:
         "chunked",
         "content_length",
         "expects_continue",
+        "has_body",
         "headers",
         "host",
         "http_version",
@@ -132,15 +134,11 @@ class RequestHead:
         self.secure = False
         self.content_length = 0
         self.chunked = False
+        self.has_body = False
         self.expects_continue = False
         self.takes_trailers = False
         self.negotiated: Headers = _NOTHING
         self.upgrade = ""
-
-    @property
-    def has_body(self) -> bool:
-        """Whether a body follows."""
-        return self.chunked or self.content_length > 0
 
     def get(self, name: str) -> str | None:
         """Return the first value of the header ``name`` (in lower case), or ``None``."""
@@ -271,6 +269,7 @@ class HeadParser:
         length = framing.get("content-length")
         if length is not None:
             head.content_length = int(length)
+            head.has_body = head.content_length > 0
             # llhttp now waits for the body, which the connection counts by itself.
             self._llhttp = None
         coding = framing.get("transfer-encoding")
@@ -279,7 +278,7 @@ class HeadParser:
                 raise BadRequest(501, "BAD_REQUEST", "only chunked transfer-encoding is supported")
             if head.http_version == "1.0":
                 raise BadRequest(400, "BAD_REQUEST", "transfer-encoding in an HTTP/1.0 request")
-            head.chunked = True
+            head.chunked = head.has_body = True
             self._llhttp = None
         connection = framing.get("connection")
         if connection is not None:

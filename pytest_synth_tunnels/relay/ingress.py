@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from ..http.exchange import Exchange, RequestHandler
+from ..http.exchange import Exchange, RequestHandler, Router
 from ..http.headers import Headers
 from ..http.request import RequestHead
 from .auth import AuthError, admit, same_secret
@@ -27,12 +27,16 @@ class Ingress:
 
     Args:
         relay: knows the routes and the agents.
+        elsewhere: answers what names no route; by default that is refused.
         behind_edge: callers come through a provider's edge, on the route's public URL, and the
             edge says who they are, in ``X-Forwarded-`` headers.
     """
 
-    def __init__(self, relay: Relay, *, behind_edge: bool = False) -> None:
+    def __init__(
+        self, relay: Relay, elsewhere: Router | None = None, *, behind_edge: bool = False
+    ) -> None:
         self._relay = relay
+        self._elsewhere = elsewhere or self.refuse_unknown
         self._behind_edge = behind_edge
 
     def __call__(self, exchange: Exchange) -> RequestHandler:
@@ -41,7 +45,7 @@ class Ingress:
         end = path.find("/", path.find("/", 1) + 1)
         route = self._relay.by_prefix(path if end < 0 else path[:end])
         if route is None:
-            return self._relay.refuse(exchange, self._relay.new_rid(), unknown())
+            return self._elsewhere(exchange)
         return self.forward(exchange, route, "/" if end < 0 else path[end:])
 
     def at_origin(self, exchange: Exchange, route: Route, address: str) -> RequestHandler:
@@ -59,8 +63,12 @@ class Ingress:
             end = path.find("/", 1)
             shown, path = (path, "/") if end < 0 else (path[:end], path[end:])
             if not same_secret(shown, route.origin_prefix):
-                return self._relay.refuse(exchange, self._relay.new_rid(), unknown())
+                return self.refuse_unknown(exchange)
         return self.forward(exchange, route, f"/~{address}{path}" if address else path, root=True)
+
+    def refuse_unknown(self, exchange: Exchange) -> RequestHandler:
+        """Answer a request that names no route with 404."""
+        return self._relay.refuse(exchange, self._relay.new_rid(), unknown())
 
     def refuse_over(self, exchange: Exchange, reason: str) -> RequestHandler:
         """Answer a request with 410.
@@ -108,10 +116,10 @@ class Ingress:
             # An edge has added its own element, and what is behind it is this machine.
             headers[-1:] = _chains(chains, peer, element, extend=not self._behind_edge)
         path = head.path if route.whole_path else rest
-        if head.upgrade and head.upgrade != "websocket":
-            failure = upgrade_unsupported(head.upgrade)
-            return relay.refuse(exchange, rid, failure, route.lease_id, rest)
         if head.upgrade:
+            if head.upgrade != "websocket":
+                failure = upgrade_unsupported(head.upgrade)
+                return relay.refuse(exchange, rid, failure, route.lease_id, rest)
             # Most runs have no WebSockets, and never need the library for them.
             from .proxied_websocket import open_websocket
 
