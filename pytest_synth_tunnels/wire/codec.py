@@ -8,7 +8,8 @@ library that knows the processor's vector instructions.
 import os
 import re
 from binascii import Error as Base64Error
-from typing import Final, get_args
+from collections.abc import Callable
+from typing import Any, Final, get_args
 
 import msgspec
 import pybase64
@@ -58,9 +59,6 @@ _decoder: Final = msgspec.json.Decoder(Frame)
 
 _envelope_decoder: Final = msgspec.json.Decoder(FrameEnvelope)
 _TYPES: Final = frozenset(kind.__struct_config__.tag for kind in get_args(Frame))
-_WITH_HEADERS: Final = frozenset(
-    {ReqHeaders, RespInterim, RespHeaders, WsOpen, WsOpenAck, WsOpenReject}
-)
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UNSAFE_TARGET: Final = re.compile(r"[\x00-\x20\x7f#\u0100-\U0010ffff]")
 _FIELD_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\u0100-\U0010ffff]*")
@@ -110,10 +108,9 @@ def decode(data: bytes | str) -> Frame | None:
             if refusal is None:
                 return None
             raise refusal from None
-    if type(frame) in _WITH_HEADERS:
-        _check(frame)  # type: ignore[arg-type]
-    elif isinstance(frame, ReqEnd | RespEnd) and frame.trailers:
-        _check_headers(frame.trailers, frame.rid)
+    check = _CHECKS.get(type(frame))
+    if check is not None:
+        check(frame)
     return frame
 
 
@@ -147,34 +144,61 @@ def _refuse(data: bytes | str, error: Exception) -> FrameError | None:
     return FrameError(f"{envelope.type}: {error}", envelope.rid)
 
 
-def _check(
-    frame: ReqHeaders | RespInterim | RespHeaders | WsOpen | WsOpenAck | WsOpenReject,
-) -> None:
-    """Refuse what would change the HTTP message that the frame becomes."""
+def _check_request(frame: ReqHeaders) -> None:
+    """Refuse what would change the request that the frame becomes."""
     _check_headers(frame.headers, frame.rid)
-    if isinstance(frame, ReqHeaders) and frame.negotiated:
+    if frame.negotiated:
         _check_headers(frame.negotiated, frame.rid)
-    if isinstance(frame, RespHeaders | WsOpenReject):
-        if not 200 <= frame.status <= 999:
-            raise FrameError(f"status {frame.status} is not a final HTTP status", frame.rid)
-        if frame.reason and not _FIELD_VALUE.fullmatch(frame.reason):
-            raise FrameError("the reason phrase cannot travel in HTTP", frame.rid)
-    elif isinstance(frame, RespInterim):
-        if not 100 <= frame.status <= 199 or frame.status == 101:
-            raise FrameError(f"status {frame.status} is not an interim HTTP status", frame.rid)
-    elif isinstance(frame, ReqHeaders | WsOpen):
-        target = f"{frame.path}?{frame.query}"
-        # OPTIONS * is for the server as a whole (RFC 9112, section 3.2.4).
-        is_path = frame.path.startswith("/") or frame.path == "*"
-        if not is_path or _UNSAFE_TARGET.search(target):
-            raise FrameError("path or query cannot travel in a request line", frame.rid)
-        if not (frame.rid.isascii() and frame.rid.isprintable()):
-            raise FrameError("the rid cannot travel in a header", frame.rid)  # the app gets it
-        if isinstance(frame, ReqHeaders) and not _TOKEN.fullmatch(frame.method):
-            raise FrameError("method is not an HTTP token", frame.rid)
+    _check_target(frame)
+    if not _TOKEN.fullmatch(frame.method):
+        raise FrameError("method is not an HTTP token", frame.rid)
+
+
+def _check_response(frame: RespHeaders | WsOpenReject) -> None:
+    """Refuse what would change the response that the frame becomes."""
+    _check_headers(frame.headers, frame.rid)
+    if not 200 <= frame.status <= 999:
+        raise FrameError(f"status {frame.status} is not a final HTTP status", frame.rid)
+    if frame.reason and not _FIELD_VALUE.fullmatch(frame.reason):
+        raise FrameError("the reason phrase cannot travel in HTTP", frame.rid)
+
+
+def _check_interim(frame: RespInterim) -> None:
+    """Refuse what would change the interim response that the frame becomes."""
+    _check_headers(frame.headers, frame.rid)
+    if not 100 <= frame.status <= 199 or frame.status == 101:
+        raise FrameError(f"status {frame.status} is not an interim HTTP status", frame.rid)
+
+
+def _check_handshake(frame: WsOpen) -> None:
+    """Refuse what would change the handshake that the frame becomes."""
+    _check_headers(frame.headers, frame.rid)
+    _check_target(frame)
+
+
+def _check_accepted(frame: WsOpenAck) -> None:
+    """Refuse what would change the answer to a handshake that the frame becomes."""
+    _check_headers(frame.headers, frame.rid)
+
+
+def _check_end(frame: ReqEnd | RespEnd) -> None:
+    """Refuse trailers that would change the message that they end."""
+    if frame.trailers:
+        _check_headers(frame.trailers, frame.rid)
+
+
+def _check_target(frame: ReqHeaders | WsOpen) -> None:
+    """Refuse what would change a request line, or the header that names the request."""
+    path = frame.path
+    # OPTIONS * is for the server as a whole (RFC 9112, section 3.2.4).
+    if not (path.startswith("/") or path == "*") or _UNSAFE_TARGET.search(f"{path}?{frame.query}"):
+        raise FrameError("path or query cannot travel in a request line", frame.rid)
+    if not (frame.rid.isascii() and frame.rid.isprintable()):
+        raise FrameError("the rid cannot travel in a header", frame.rid)  # the app gets it
 
 
 def _check_headers(headers: Headers, rid: str) -> None:
+    """Refuse headers that would change the message that they are written into."""
     values = "".join([value for _, value in headers])
     sound = map(_tokens.__getitem__, [name for name, _ in headers])
     if values.isascii() and values.isprintable() and all(sound):
@@ -182,3 +206,16 @@ def _check_headers(headers: Headers, rid: str) -> None:
     for name, value in headers:
         if not _tokens[name] or not _FIELD_VALUE.fullmatch(value):
             raise FrameError(f"header {name[:40]!r} cannot travel in HTTP", rid)
+
+
+_CHECKS: Final[dict[type[Any], Callable[[Any], None]]] = {
+    ReqHeaders: _check_request,
+    ReqEnd: _check_end,
+    RespInterim: _check_interim,
+    RespHeaders: _check_response,
+    RespEnd: _check_end,
+    WsOpen: _check_handshake,
+    WsOpenAck: _check_accepted,
+    WsOpenReject: _check_response,
+}
+"""The kinds of frames that become parts of HTTP messages, and what refuses the unsound ones."""

@@ -98,13 +98,13 @@ class WebSocketLink(Endpoint, Link):
         """Send one frame (see :class:`~.link.Link`)."""
         if self._silenced:
             return
-        if isinstance(frame, ReqHeaders | RespHeaders):
+        if isinstance(frame, (ReqHeaders, RespHeaders)):
             if frame.end and not self._whole_messages:
                 *first, last = in_pieces(frame)
                 for piece in first:
                     self.send(piece)
                 frame = last
-        elif isinstance(frame, RespBody | ReqBody) and len(frame.chunk) > MAX_CHUNK_BYTES:
+        elif isinstance(frame, (RespBody, ReqBody)) and len(frame.chunk) > MAX_CHUNK_BYTES:
             kind, chunk = type(frame), frame.chunk
             for start in range(0, len(chunk), MAX_CHUNK_BYTES):
                 part = chunk[start : start + MAX_CHUNK_BYTES]
@@ -253,7 +253,7 @@ class WebSocketLink(Endpoint, Link):
             return
         if frame is None:
             return
-        if isinstance(frame, Attach | AttachAck):
+        if isinstance(frame, (Attach, AttachAck)):
             self._whole_messages = frame.capabilities.whole_messages
             if frame.capabilities.flow_control:
                 self.quick_ack = False  # one of ours: it writes whole ticks, without Nagle
