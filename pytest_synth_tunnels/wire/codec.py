@@ -55,7 +55,8 @@ that has this value after decoding is the one whose text was replaced."""
 _PLACEHOLDER_B64: Final = pybase64.b64encode(_PLACEHOLDER)
 
 _encoder: Final = msgspec.json.Encoder()
-_decoder: Final = msgspec.json.Decoder(Frame)
+_decoder = msgspec.json.Decoder(Frame)
+"""Not Final: a test puts another in its place."""
 
 _envelope_decoder: Final = msgspec.json.Decoder(FrameEnvelope)
 _TYPES: Final = frozenset(kind.__struct_config__.tag for kind in get_args(Frame))

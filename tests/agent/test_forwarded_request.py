@@ -12,7 +12,6 @@ from pytest_synth_tunnels.wire.frames import (
     ReqBody,
     ReqEnd,
 )
-from pytest_synth_tunnels.wire.link import MemoryLink
 
 from ..support.agent_bench import (
     AgentBench,
@@ -360,14 +359,24 @@ def test_a_relay_that_ignores_its_window_fails_the_request_alone() -> None:
     run(scenario)
 
 
-def test_a_relay_without_windows_waits_for_a_slow_app_and_then_loses_it_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    log: list[str] = []
-    monkeypatch.setattr(MemoryLink, "pause_reading", lambda _: log.append("pause"))
-    monkeypatch.setattr(MemoryLink, "resume_reading", lambda _: log.append("resume"))
+class NotedLink:
+    """The agent's end of a link, with a note of each pause."""
 
+    def __init__(self, bench: AgentBench) -> None:
+        self.log: list[str] = []
+        self.send, self.close = bench.near.send, bench.near.close
+        bench.agent.uplink._link = self
+
+    def pause_reading(self) -> None:
+        self.log.append("pause")
+
+    def resume_reading(self) -> None:
+        self.log.append("resume")
+
+
+def test_a_relay_without_windows_waits_for_a_slow_app_and_then_loses_it_alone() -> None:
     async def scenario(bench: AgentBench) -> None:
+        log = NotedLink(bench).log
         bench.agent.uplink.stall_s = 0.05
         reached = asyncio.Event()
 
@@ -389,12 +398,9 @@ def test_a_relay_without_windows_waits_for_a_slow_app_and_then_loses_it_alone(
     run(scenario, flow_control=False)
 
 
-def test_a_link_that_waited_goes_on_when_the_app_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    log: list[str] = []
-    monkeypatch.setattr(MemoryLink, "pause_reading", lambda _: log.append("pause"))
-    monkeypatch.setattr(MemoryLink, "resume_reading", lambda _: log.append("resume"))
-
+def test_a_link_that_waited_goes_on_when_the_app_reads() -> None:
     async def scenario(bench: AgentBench) -> None:
+        log = NotedLink(bench).log
         go_on = asyncio.Event()
 
         async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
