@@ -347,7 +347,7 @@ class TestFinished:
             (entry.test, entry.after_s) for entry in other_late
         ]
 
-    def test_who_watches_one_place_leaves_the_others_packed(self) -> None:
+    def test_a_watch_gets_what_came_to_its_places(self) -> None:
         world = World()
         self.finish(world)
         before = next(iter(world.log))
