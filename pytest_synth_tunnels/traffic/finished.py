@@ -72,6 +72,7 @@ class Batch(msgspec.Struct, gc=False, eq=False):
         bodies: those of request and answer, for each request where they are kept apart, by its
             index, because they are long or cut.
         size_bytes: what all of it takes of the log's memory.
+        ended_s: when the answer to the last was complete.
         first_sequence: the number of the first among all requests of the run; the log sets it.
     """
 
@@ -79,6 +80,7 @@ class Batch(msgspec.Struct, gc=False, eq=False):
     packed: bytes
     bodies: dict[int, tuple[CutBody, CutBody]]
     size_bytes: int
+    ended_s: float
     first_sequence: int = 0
 
     def unpack(self) -> list[Contents]:

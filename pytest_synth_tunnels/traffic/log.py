@@ -17,6 +17,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
+from math import inf
 from typing import Final, NamedTuple, Protocol
 
 from .finished import Batch
@@ -108,9 +109,11 @@ class Watch:
         return since_s is not None and request.arrived_s >= since_s
 
     def may_cover(self, batch: Batch) -> bool:
-        """Say whether a request of a batch came to one of the places, at whatever time."""
-        places = self.places
-        return EVERYWHERE in places or any(app.place in places for app in batch.apps)
+        """Say whether a request of a batch can be one that is covered. It cannot if it went
+        elsewhere, or if all of the batch was over before its time."""
+        places, ended_s = self.places, batch.ended_s
+        otherwise = places.get(EVERYWHERE, inf)
+        return any(ended_s >= places.get(app.place, otherwise) for app in batch.apps)
 
     def close(self) -> None:
         """Stop being told. Harmless if done already."""

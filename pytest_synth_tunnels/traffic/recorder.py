@@ -509,8 +509,9 @@ class Recorder:
             size += sum(len(body.kept) for pair in bodies.values() for body in pair)
             self._bodies = {}
         apps, self._apps = self._apps, []
+        ended_s = contents[-1][5]
         contents.clear()
-        self.log.add_batch(Batch(apps, packed, bodies, size))
+        self.log.add_batch(Batch(apps, packed, bodies, size, ended_s))
 
     def _unfold(self, batch: Batch) -> list[RecordedRequest]:
         """Return the requests of a batch."""
