@@ -8,6 +8,7 @@ from ...environment import allowed_environment
 from ...options import API_KEY_VARIABLE, BACKEND_URL_VARIABLE
 from ...settings import Settings
 from .candidate import Candidate, no_signal_of_its_end
+from .process_start import process_start
 from .run_directory import RunDirectory
 
 __all__ = ["Run", "launch"]
@@ -37,13 +38,6 @@ class Run:
     environ: Mapping[str, str] = field(repr=False)  # it holds keys
     cwd: str
     sys_path: list[str]
-
-
-def process_start(pid: int) -> str | None:
-    """Return the start time of a process as the kernel writes it (Linux), else ``None``."""
-    stat = RunDirectory(f"/proc/{pid}").read(f"/proc/{pid}/stat")
-    # The second field is the program's name, in brackets, and may hold anything.
-    return stat.rpartition(b")")[2].split()[19].decode() if stat else None
 
 
 def launch(run: Run, candidate: Candidate | None = None) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from .launch import process_start
+from .process_start import process_start
 
 __all__ = ["ProcessWatch", "watch_process"]
 
@@ -32,7 +32,7 @@ def watch_process(pid: int, died: Callable[[], None], *, start: str | None = Non
     Args:
         pid: the process.
         died: called once, from the loop and never from inside this function, when it has died.
-        start: when it started, as :func:`.launch.process_start` says; a process that started at
+        start: when it started, by :func:`.process_start.process_start`; a process that started at
             another time only has the same id, so the one meant is dead.
     """
     watch = _watch(pid, died)

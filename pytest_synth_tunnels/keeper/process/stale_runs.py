@@ -14,7 +14,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from .launch import process_start
+from .process_start import process_start
 from .run_directory import RunDirectory
 
 __all__ = ["remove_stale_runs"]

@@ -26,7 +26,7 @@ from pytest_synth_tunnels.keeper.ipc.messages import (
     decode,
     encode,
 )
-from pytest_synth_tunnels.keeper.process.launch import process_start
+from pytest_synth_tunnels.keeper.process.process_start import process_start
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="AF_UNIX")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_synth_tunnels.keeper.process import process_watch as module
-from pytest_synth_tunnels.keeper.process.launch import process_start
+from pytest_synth_tunnels.keeper.process.process_start import process_start
 from pytest_synth_tunnels.keeper.process.process_watch import watch_process
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pytest_synth_tunnels.keeper.process.launch import process_start
+from pytest_synth_tunnels.keeper.process.process_start import process_start
 from pytest_synth_tunnels.keeper.process.run_directory import RunDirectory
 from pytest_synth_tunnels.keeper.process.stale_runs import remove_stale_runs
 
