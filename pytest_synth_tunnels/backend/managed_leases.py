@@ -6,8 +6,8 @@ passing of its time, end it: an ended lease never becomes live again, its traffi
 moment, and its record stays as history until room is needed.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from ..sdk.models import GATEWAY_PORT
@@ -21,8 +21,7 @@ _LIVE: Final = ("pending", "active")
 _SECRETS: Final = ("tunnel_token", "access_client_id", "access_client_secret")
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRequest:
+class LeaseRequest(NamedTuple):
     """A client's request for a managed lease, already validated."""
 
     client_instance_id: str
@@ -267,7 +266,7 @@ class ManagedLeases:
 
     def _whole(self, lease: ManagedLease) -> dict[str, Any]:
         """Return all that the client who created the lease gets."""
-        return asdict(lease.request) | {
+        return lease.request._asdict() | {
             "lease_id": lease.lease_id,
             "status": lease.status,
             "requested_ttl_seconds": lease.requested_ttl_seconds,

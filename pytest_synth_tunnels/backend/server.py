@@ -3,9 +3,8 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
@@ -53,8 +52,7 @@ Control = Callable[[Exchange, Routes], RequestHandler]
 """Answers the requests of the control plane."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+class _Running(NamedTuple):
     """The parts of a backend that listens."""
 
     server: asyncio.Server

@@ -6,7 +6,7 @@ its tokens, and ends it. A lease is *pending* until an agent has attached, then 
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..relay.route import Limits, Route
 from .common import Clock, RefusedError, TokenMaker, clamp_ttl, make_room, timestamp
@@ -40,8 +40,7 @@ class RouteTable(Protocol):
         """Forget a closed lease: its URL is unknown from now on."""
 
 
-@dataclass(frozen=True, slots=True)
-class SynthLeaseRequest:
+class SynthLeaseRequest(NamedTuple):
     """A client's request for a SynthTunnel lease, already validated."""
 
     client_instance_id: str

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -49,7 +48,7 @@ class World:
         assert self.led.pop(prefix) == managed_tunnel_id
 
     def create(self, **changes: Any) -> dict[str, Any]:
-        return self.leases.create(replace(REQUEST, **changes))
+        return self.leases.create(REQUEST._replace(**changes))
 
     def status(self, lease_id: str) -> str | None:
         listed = self.leases.list(client_instance_id=None, include_ended=True)

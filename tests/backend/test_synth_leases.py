@@ -1,5 +1,4 @@
 import re
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -60,7 +59,7 @@ class World:
         )
 
     def create(self, **changes: Any) -> dict[str, Any]:
-        return self.leases.create(replace(REQUEST, **changes))
+        return self.leases.create(REQUEST._replace(**changes))
 
     def route(self, lease: dict[str, Any]) -> Route:
         return self.relay.routes[lease["lease_id"]]
