@@ -25,7 +25,8 @@ What always holds:
   pauses when those are many.
 - There is at most one deadline, ``due_at``, for whatever is awaited from the caller: a head, the
   next piece of a body, that it reads, or a look at whether it is still there (a caller that is
-  not read is not seen to leave).
+  not read is not seen to leave). While a request is with its handler nothing is awaited, and
+  the last deadline only moves on.
 - A handler that the router has returned hears of the end: of the body (``body_ended``), or of the
   exchange (``aborted``), unless it has ended the exchange itself.
 - A caller that ends its side (``_ended``) behind a complete request still gets its response, if
