@@ -5,8 +5,9 @@
 A backend and its agents (in memory and over WebSocket) run in a process of their own. Callers ask,
 upload, download, stream, talk on WebSockets, leave in the middle, show wrong tokens and send
 nonsense; agents lose their links; leases come and go. At every interval all of them pause, and
-once it is quiet the process tells its memory, objects, descriptors and tasks. The exit code is 1
-if any of those has grown, if an answer was wrong, or if too little of the traffic came through.
+once it is quiet the process tells its memory, objects, blocks, descriptors and tasks. The exit code
+is 1 if any of those has grown, if an answer was wrong, or if too little of the traffic came
+through.
 """
 
 import argparse
@@ -37,6 +38,10 @@ MAY_GROW_KIB = 6 * 1024
 """Leases that are over stay in the backend's history for a while, a few KiB each."""
 MAY_GROW_OBJECTS = 300
 """Those that the garbage collector knows, which tell a leak of a few bytes from the allocator's."""
+MAY_GROW_BLOCKS = 6_000
+"""Pieces of memory that the interpreter has given out. They tell a leak of what the garbage
+collector does not know, such as bytes that compiled code does not let go: one in each request would
+be ten times as many in ten minutes."""
 MAY_GROW_DESCRIPTORS = 2
 MAY_GROW_TASKS = 1
 MIN_SAMPLES = 3
@@ -66,6 +71,7 @@ class Sample:
     at_s: float
     memory_kib: int
     objects: int
+    blocks: int
     descriptors: int
     tasks: int
     under_way: int
@@ -73,6 +79,7 @@ class Sample:
     def __str__(self) -> str:
         return (
             f"{self.at_s:7.1f} s {self.memory_kib / 1024:8.1f} MiB {self.objects:7d} objects"
+            f" {self.blocks:8d} blocks"
             f" {self.descriptors:5d} descriptors {self.tasks:4d} tasks"
             f" {self.under_way:3d} under way"
         )
@@ -336,6 +343,7 @@ def grown(samples: list[Sample]) -> list[str]:
     for name, unit, allowed in (
         ("memory_kib", "KiB", MAY_GROW_KIB),
         ("objects", "objects", MAY_GROW_OBJECTS),
+        ("blocks", "blocks", MAY_GROW_BLOCKS),
         ("descriptors", "descriptors", MAY_GROW_DESCRIPTORS),
         ("tasks", "tasks", MAY_GROW_TASKS),
         ("under_way", "requests under way", 0),

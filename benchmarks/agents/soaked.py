@@ -20,6 +20,8 @@ from pytest_synth_tunnels.sdk import requests
 
 OBJECTS_OF_A_LEASE = 5
 """As long as one that is over stays in the backend's history."""
+BLOCKS_OF_A_LEASE = 25
+"""Pieces of memory that it holds as long."""
 
 
 class Subject:
@@ -119,6 +121,7 @@ class Subject:
         return {
             "memory_kib": int(memory.split()[1]),
             "objects": len(gc.get_objects()) - OBJECTS_OF_A_LEASE * self.leases_over,
+            "blocks": sys.getallocatedblocks() - BLOCKS_OF_A_LEASE * self.leases_over,
             "descriptors": len(os.listdir("/proc/self/fd")),
             "tasks": len(asyncio.all_tasks()),
             "under_way": under_way + sum(agent.inflight for agent in self.agents),

@@ -39,12 +39,22 @@ def soak(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("soak")
 
 
-STEADY = {"memory_kib": 30_000, "objects": 26_000, "descriptors": 12, "tasks": 3, "under_way": 0}
+STEADY = {
+    "memory_kib": 30_000,
+    "objects": 26_000,
+    "blocks": 120_000,
+    "descriptors": 12,
+    "tasks": 3,
+    "under_way": 0,
+}
 
 
 @pytest.mark.parametrize(
     ("name", "by"),
-    [("memory_kib", 7000), ("objects", 400), ("descriptors", 4), ("tasks", 2), ("under_way", 1)],
+    [
+        *[("memory_kib", 7000), ("objects", 400), ("blocks", 7000)],
+        *[("descriptors", 4), ("tasks", 2), ("under_way", 1)],
+    ],
 )
 def test_what_grows_is_named(soak: ModuleType, name: str, by: int) -> None:
     steady = [soak.Sample(at_s, **STEADY) for at_s in range(8)]
