@@ -105,7 +105,7 @@ def test_a_connector_that_takes_its_time_to_stop_is_waited_for(
         monkeypatch.setattr(FakeConnector, "stop", stop)
         await failure_of(managed.lease())
 
-    run(scenario, timeout_s=0.1)
+    run(scenario, timeout_s=0.5)
     assert FakeConnector.made[0].state == "stopped"
 
 
