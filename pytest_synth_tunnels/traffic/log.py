@@ -113,7 +113,9 @@ class Watch:
         elsewhere, or if all of the batch was over before its time."""
         places, ended_s = self.places, batch.ended_s
         otherwise = places.get(EVERYWHERE, inf)
-        return any(ended_s >= places.get(app.place, otherwise) for app in batch.apps)
+        return ended_s >= min(places.values(), default=inf) and any(
+            ended_s >= places.get(app.place, otherwise) for app in batch.apps
+        )
 
     def close(self) -> None:
         """Stop being told. Harmless if done already."""
@@ -323,9 +325,9 @@ class TrafficLog:
         watch = Watch(self, places, changed)
         for place in places:
             self.watched.setdefault(place, set()).add(watch)
-        batches = dict.fromkeys(held for held in self._held if isinstance(held, Batch))
-        for batch in filter(watch.may_cover, batches):
-            self._unfold(batch)
+        for held in set(self._held):
+            if isinstance(held, Batch) and watch.may_cover(held):
+                self._unfold(held)
         logged = (held for held in self._held if not isinstance(held, Batch))
         there = sorted(filter(watch.covers, logged), key=lambda request: request.arrived_s)
         return watch, there
