@@ -111,7 +111,7 @@ def tables(bench: Bench, figures: Figures) -> list[Table]:
         measures = (_SMALL, _MANY, _WAITED)
         table.rows.append((name, *(spread(figures.get(name, measure)) for measure in measures)))
     table.notes.append(
-        "Wall time of whole pytest runs whose last run used tunnels, so that the keeper starts "
-        "beside collection."
+        "Wall time of whole pytest runs whose last run used tunnels, so that the keeper's process "
+        "starts before conftests are imported, and the keeper beside collection."
     )
     return [table]
