@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bench import Bench
 from load import Endpoint, ask, wrk
-from ours import Embedded
+from ours import Embedded, EmbeddedUnrecorded
 from processes import BenchmarkError, memory_kib, poll
 from report import Figures, Table, spread
 
@@ -17,16 +17,20 @@ NAME = Embedded.name
 
 
 def measure(bench: Bench, figures: Figures) -> None:
-    """Look at the keeper of a new run in each round."""
+    """Look at the keepers of new runs in each round, with the recording of traffic and without."""
 
     def once(round_: int) -> None:
-        embedded = Embedded()
+        for kind in (Embedded, EmbeddedUnrecorded):
+            look(kind, round_)
+
+    def look(kind: type[Embedded], round_: int) -> None:
+        embedded = kind()
         with bench.tunnels([embedded], figures) as tunnels:
             for tunnel in tunnels:
                 pid = embedded.keeper_pid
 
                 def note(measure_: str, pid: int = pid) -> None:
-                    figures.add(NAME, measure_, round_, memory_kib(pid) / 1024)
+                    figures.add(kind.name, measure_, round_, memory_kib(pid) / 1024)
 
                 note("idle")
                 wrk(tunnel.endpoint, post=True, connections=64, duration_s=bench.duration_s)
@@ -84,12 +88,16 @@ def _answered(caller: socket.socket) -> bool:
 
 def tables(bench: Bench, figures: Figures) -> list[Table]:
     """Return one table."""
-    table = Table("Memory of the keeper's process, resident", ("", "MiB"))
+    table = Table("Memory of the keeper's process, resident", ("", "MiB", "MiB, recording off"))
     for measure_, what in (
         ("idle", "idle, with a lease and an agent"),
         ("after load", "after 64 connections of POST"),
         ("held", f"with {HELD:,} requests held, each with its connections to caller and app"),
         ("after holding", "after they were answered"),
     ):
-        table.rows.append((what, spread(figures.get(NAME, measure_))))
+        names = (NAME, EmbeddedUnrecorded.name)
+        table.rows.append((what, *(spread(figures.get(name, measure_)) for name in names)))
+    table.notes.append(
+        "Traffic is recorded up to 32 MiB or 10,000 requests a run, and the load fills that."
+    )
     return [table]
