@@ -53,7 +53,13 @@ class Load:
 
 
 def wrk(
-    endpoint: Endpoint, *, post: bool, connections: int, duration_s: int, once: bool = False
+    endpoint: Endpoint,
+    *,
+    post: bool,
+    connections: int,
+    duration_s: int,
+    once: bool = False,
+    path: str = "/",
 ) -> Load:
     """Send as many requests as are answered.
 
@@ -63,6 +69,7 @@ def wrk(
         connections: how many are open at the same time.
         duration_s: for how long, in seconds.
         once: open a connection for each request, instead of keeping them.
+        path: of the app, where it is not ``once``.
 
     Raises:
         BenchmarkError: nothing was answered.
@@ -73,8 +80,8 @@ def wrk(
     headers = {**endpoint.headers, **({"Connection": "close"} if once else {})}
     for name, value in headers.items():
         command += ["-H", f"{name}: {value}"]
-    path = f"{endpoint.path}/{'once' if once else ''}"
-    command.append(f"http://127.0.0.1:{endpoint.port}{path}")
+    target = f"{endpoint.path}{'/once' if once else path}"
+    command.append(f"http://127.0.0.1:{endpoint.port}{target}")
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=duration_s + 30, check=False
     )

@@ -31,7 +31,10 @@ from summary import overview, shares, targets
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 _TOO_BUSY = 0.15
-PARTS = ("traffic", "path", "bulk", "first_answer", "memory", "plugin", "felt", "sdk", "growth")
+PARTS = (
+    *("traffic", "recording", "path", "bulk", "first_answer"),
+    *("memory", "plugin", "felt", "sdk", "growth"),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
