@@ -141,7 +141,10 @@ def test_a_lease_at_the_root_has_a_gateway_and_a_connector_of_its_own() -> None:
         worker = Target("127.0.0.1", 9)
         assert await leases[0].open_address("gw1", worker) == f"{leases[0].url('')}/~gw1"
 
-        first, url = FakeConnector.made[0], leases[0].url("")
+        url = leases[0].url("")
+        first = next(
+            one for one in FakeConnector.made if url.startswith(one.assignment.gateway_url)
+        )
         await leases[0].release(5)
         await first.stopped.wait()
         with pytest.raises(OSError, match=r"."):
