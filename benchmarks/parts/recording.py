@@ -73,8 +73,8 @@ def tables(bench: Bench, figures: Figures) -> list[Table]:
             )
         )
     table.notes.append(
-        "MiB: of the keeper's process, with all that it holds of the traffic. Such a body is kept "
-        "whole, so each is written to memory that is in no cache of the processor's; asyncio, "
-        "which receives into new memory each time, does that twice, and uvloop once."
+        "MiB: of the keeper's process, with all that it holds of the traffic. Half of what it "
+        "costs is to receive into memory that is in no cache of the processor's, since the last "
+        "bodies are kept; the rest is to record an answer that comes in more than one piece."
     )
     return [table]
