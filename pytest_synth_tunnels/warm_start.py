@@ -2,8 +2,8 @@
 
 Importing the keeper takes longer than all else that the first test would wait for. So a process
 begins with that as early as possible, beside the import of conftests and the collection of tests.
-It learns which run it is for when conftests have said what they set, and ends at once where no
-keeper is wanted after all (:mod:`.keeper.process.candidate`).
+It learns which run it is for when conftests have said what they set, and ends where no keeper is
+wanted after all (:mod:`.keeper.process.candidate`).
 """
 
 import os

@@ -121,6 +121,11 @@ class RuntimeDirectory:
         not for the process. That gets a second to leave, and no file meanwhile.
         """
         assert self.files() == []
+        self.assert_no_process()
+
+    def assert_no_process(self) -> None:
+        """Check that the runs have left no process: a keeper that is over, or a process that was
+        started ahead and is no keeper's, gets a second to leave."""
         deadline_s = time.monotonic() + _EXIT_TIMEOUT_S
         while (left := self.processes()) and time.monotonic() < deadline_s:
             threading.Event().wait(0.005)

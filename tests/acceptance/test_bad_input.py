@@ -147,7 +147,7 @@ def test_a_runtime_directory_that_is_open_to_others(
 
     result.assert_outcomes(errors=4)
     result.stdout.fnmatch_lines([f"*{user_directory.parent}*is open to others*Remove it*"])
-    assert runtime.processes() == []
+    runtime.assert_no_process()
 
 
 COMMAND_ERRORS = {

@@ -9,7 +9,8 @@ of that is ever in its arguments.
 Theory of operation. A candidate is *starting* from :meth:`Candidate.start` on: it imports the
 keeper, which takes most of the time that a keeper needs to start, and waits for what to do. It is
 *told* once, by :meth:`Candidate.tell`, for which run it stands as keeper; or *dismissed*, by
-:meth:`Candidate.dismiss` or by the end of the process that started it, and then ends.
+:meth:`Candidate.dismiss` or by the end of the process that started it, and then ends as soon as its
+imports are done, within a moment.
 """
 
 import os
